@@ -17,13 +17,12 @@ use exitmark_policy::packet::MacAddr;
 use futures_util::stream::TryStreamExt;
 use ipnet::IpNet;
 use queues::Queues;
-use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
-    LinkLayerType, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkLayerType, LinkMessage,
 };
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
@@ -79,10 +78,8 @@ pub struct Nic {
 }
 
 fn runtime() -> Result<Runtime, NicError> {
-    Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .map_err(NicError::Netlink)
+    let runtime = Builder::new_current_thread().enable_io().build();
+    runtime.map_err(NicError::Netlink)
 }
 
 /// Runs one exchange with the kernel to its end.
@@ -125,54 +122,41 @@ impl Nic {
         message: &LinkMessage,
         relatives: Relatives,
     ) -> Result<Self, NicError> {
-        let mut mac = None;
-        let mut mtu = 0;
-        let mut kind = None;
         let (mut bus, mut device) = (None, None);
         for attribute in &message.attributes {
             match attribute {
-                LinkAttribute::Address(bytes) => {
-                    mac = bytes.as_slice().try_into().ok().map(MacAddr::new);
-                }
-                LinkAttribute::Mtu(bytes) => mtu = *bytes,
-                LinkAttribute::LinkInfo(infos) => {
-                    kind = infos.iter().find_map(|info| match info {
-                        LinkInfo::Kind(kind) => Some(kind),
-                        _ => None,
-                    });
-                }
                 LinkAttribute::ParentDevBusName(name) => bus = Some(name),
                 LinkAttribute::ParentDevName(name) => device = Some(name),
                 _ => {}
             }
         }
+        let state = LinkState::of_message(message);
         let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
-        let Some(mac) = mac.filter(|mac: &MacAddr| mac.is_unicast() && is_ethernet) else {
+        let Some(mac) = state.mac.filter(|mac| mac.is_unicast() && is_ethernet) else {
             // A bridge or bond without ports has no MAC address either.
             relatives.refuse_bundles(name)?;
             return Err(NicError::NotEthernet(name.to_owned()));
         };
-        let flags = message.header.flags;
         let driver = bus
             .zip(device)
-            .and_then(|(bus, device)| driver(bus, device))
-            .or_else(|| kind.map(ToString::to_string));
+            .and_then(|(bus, device)| driver(bus, device));
+        let driver = driver.or_else(|| relatives.kind.clone());
         let queues = Queues::look(name, driver.as_deref()).await?;
         Ok(Self {
             name: name.to_owned(),
-            index: message.header.index,
+            index: state.index,
             mac,
-            mtu,
-            is_up: flags.contains(LinkFlags::Up),
-            has_carrier: flags.contains(LinkFlags::LowerUp),
-            is_promiscuous: flags.contains(LinkFlags::Promisc),
+            mtu: state.mtu,
+            is_up: state.is_up,
+            has_carrier: state.has_carrier,
+            is_promiscuous: state.is_promiscuous,
             queues: queues.now,
             most_queues: queues.most,
             has_combined_queues: queues.are_combined,
-            is_veth: kind == Some(&InfoKind::Veth),
+            is_veth: relatives.kind.as_deref() == Some("veth"),
             sets_queues: queues.can_be_set,
             driver,
-            addresses: addresses(handle, message.header.index).await?,
+            addresses: addresses(handle, state.index).await?,
             offloads: Offloads::look(name).await?,
             relatives,
         })
@@ -190,18 +174,12 @@ impl Nic {
         };
         converse(async {
             let handle = connect()?;
-            let mut entries = handle
-                .neighbours()
-                .get()
-                .set_address_family(family)
-                .execute();
-            let mut found = None;
-            while let Some(entry) = entries.try_next().await.map_err(unanswered)? {
-                if entry.header.ifindex == self.index {
-                    found = found.or(way::mac_of(&entry, address));
-                }
-            }
-            Ok(found)
+            let request = handle.neighbours().get().set_address_family(family);
+            let entries: Vec<_> = request.execute().try_collect().await.map_err(unanswered)?;
+            let mut here = entries
+                .iter()
+                .filter(|one| one.header.ifindex == self.index);
+            Ok(here.find_map(|entry| way::mac_of(entry, address)))
         })
     }
 
@@ -211,21 +189,10 @@ impl Nic {
     /// [`NicError::Netlink`]: the socket cannot be made, or the kernel does not answer.
     pub fn names() -> Result<Vec<String>, NicError> {
         converse(async {
-            let handle = connect()?;
-            let mut links = handle.link().get().execute();
-            let mut names = Vec::new();
-            while let Some(link) = links.try_next().await.map_err(unanswered)? {
-                let is_ethernet = link.header.link_layer_type == LinkLayerType::Ether;
-                names.extend(
-                    link.attributes
-                        .into_iter()
-                        .find_map(|attribute| match attribute {
-                            LinkAttribute::IfName(name) if is_ethernet => Some(name),
-                            _ => None,
-                        }),
-                );
-            }
-            Ok(names)
+            let mut links = link::all(&connect()?).await?;
+            links.retain(|link| link.header.link_layer_type == LinkLayerType::Ether);
+            let names = links.iter().filter_map(link::name_of);
+            Ok(names.map(str::to_owned).collect())
         })
     }
 
@@ -276,11 +243,8 @@ impl Nic {
     /// [`NicError::Promiscuous`]: CAP_NET_ADMIN is missing, or the NIC is gone.
     pub fn set_promiscuous(&self, on: bool) -> Result<(), NicError> {
         converse(async {
-            let change = LinkUnspec::new_with_index(self.index)
-                .promiscuous(on)
-                .build();
-            let handle = connect()?;
-            let done = handle.link().set(change).execute().await;
+            let change = LinkUnspec::new_with_index(self.index).promiscuous(on);
+            let done = connect()?.link().set(change.build()).execute().await;
             done.map_err(|error| NicError::Promiscuous {
                 name: self.name.clone(),
                 wanted: if on { "on" } else { "off" },
@@ -295,15 +259,7 @@ impl Nic {
     /// # Errors
     /// As [`Nic::set_up`].
     pub fn set_up_anew(&self, may_send: bool) -> Result<(), NicError> {
-        converse(async {
-            let change = LinkUnspec::new_with_index(self.index).down().build();
-            let handle = connect()?;
-            let done = handle.link().set(change).execute().await;
-            done.map_err(|error| NicError::Up {
-                name: self.name.clone(),
-                reason: error.to_string(),
-            })
-        })?;
+        converse(self.change(LinkUnspec::new_with_index(self.index).down()))?;
         self.set_up(may_send)
     }
 
@@ -314,20 +270,23 @@ impl Nic {
     /// [`NicError::Up`]: CAP_NET_ADMIN is missing, the NIC is gone, or the driver refuses.
     pub fn set_up(&self, may_send: bool) -> Result<(), NicError> {
         converse(async {
-            let handle = connect()?;
             if !may_send {
                 let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
                 let silent = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![silent])]);
                 let change = LinkUnspec::new_with_index(self.index).append_extra_attribute(silent);
                 // A kernel without IPv6 refuses this, and makes no address.
-                let _ = handle.link().set(change.build()).execute().await;
+                let _ = self.change(change).await;
             }
-            let change = LinkUnspec::new_with_index(self.index).up();
-            let done = handle.link().set(change.build()).execute().await;
-            done.map_err(|error| NicError::Up {
-                name: self.name.clone(),
-                reason: error.to_string(),
-            })
+            self.change(LinkUnspec::new_with_index(self.index).up())
+                .await
+        })
+    }
+
+    async fn change(&self, change: LinkMessageBuilder<LinkUnspec>) -> Result<(), NicError> {
+        let done = connect()?.link().set(change.build()).execute().await;
+        done.map_err(|error| NicError::Up {
+            name: self.name.clone(),
+            reason: error.to_string(),
         })
     }
 }
@@ -370,33 +329,31 @@ fn driver(bus: &str, device: &str) -> Option<String> {
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
-/// The box's own addresses on a NIC.
 async fn addresses(handle: &rtnetlink::Handle, ifindex: u32) -> Result<Vec<IpNet>, NicError> {
     let request = handle.address().get().set_link_index_filter(ifindex);
-    let mut replies = request.execute();
-    let mut addresses = Vec::new();
-    while let Some(message) = replies.try_next().await.map_err(unanswered)? {
-        addresses.extend(address(&message));
-    }
-    Ok(addresses)
+    let messages: Vec<_> = request.execute().try_collect().await.map_err(unanswered)?;
+    Ok(messages.iter().filter_map(address).collect())
+}
+
+/// All addresses of this network namespace, each with the index of its NIC.
+async fn all_addresses(handle: &rtnetlink::Handle) -> Result<Vec<(u32, IpNet)>, NicError> {
+    let replies = handle.address().get().execute();
+    let messages: Vec<_> = replies.try_collect().await.map_err(unanswered)?;
+    let on = |message: &AddressMessage| Some((message.header.index, address(message)?));
+    Ok(messages.iter().filter_map(on).collect())
 }
 
 /// The local address in a message, which on point-to-point links also has the peer's.
 fn address(message: &AddressMessage) -> Option<IpNet> {
-    let one = |choose: fn(&AddressAttribute) -> Option<IpAddr>| {
-        message.attributes.iter().find_map(choose)
-    };
-    let local = one(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    let address = local.or_else(|| {
-        one(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    });
-    IpNet::new(address?, message.header.prefix_len).ok()
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = local.or(Some(*ip)),
+            AddressAttribute::Address(ip) => address = address.or(Some(*ip)),
+            _ => {}
+        }
+    }
+    IpNet::new(local.or(address)?, message.header.prefix_len).ok()
 }
 
 fn connect_ethtool() -> Result<ethtool::EthtoolHandle, NicError> {

@@ -63,7 +63,7 @@ impl LinkState {
         })
     }
 
-    fn of_message(message: &LinkMessage) -> Self {
+    pub(super) fn of_message(message: &LinkMessage) -> Self {
         let flags = message.header.flags;
         let mut state = Self {
             index: message.header.index,
@@ -106,24 +106,25 @@ pub fn index_of(name: &str) -> Result<Option<u32>, NicError> {
 
 /// The index of the interface of which this one is a port.
 pub(super) fn master_of(message: &LinkMessage) -> Option<u32> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::Controller(master) if *master != 0 => Some(*master),
-            _ => None,
-        })
+    let mut attributes = message.attributes.iter();
+    attributes.find_map(|attribute| match attribute {
+        LinkAttribute::Controller(master) if *master != 0 => Some(*master),
+        _ => None,
+    })
 }
 
-/// The interface name in a message.
 pub(super) fn name_of(message: &LinkMessage) -> Option<&str> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name.as_str()),
-            _ => None,
-        })
+    let mut attributes = message.attributes.iter();
+    attributes.find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+/// All interfaces of this network namespace.
+pub(super) async fn all(handle: &rtnetlink::Handle) -> Result<Vec<LinkMessage>, NicError> {
+    let links = handle.link().get().execute();
+    links.try_collect().await.map_err(unanswered)
 }
 
 /// The NIC with this name or alternative name.
@@ -167,27 +168,26 @@ impl LinkWatch {
         begin: impl FnOnce() + Send + 'static,
         mut changed: impl FnMut() + Send + 'static,
     ) -> Result<Self, NicError> {
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(NicError::Netlink)?;
-        socket.bind_auto().map_err(NicError::Netlink)?;
-        socket.set_non_blocking(true).map_err(NicError::Netlink)?;
-        socket
-            .add_membership(MulticastGroup::Link as u32)
-            .map_err(NicError::Netlink)?;
-        let (stopping, stop) = io::pipe().map_err(NicError::Netlink)?;
-        let thread = thread::Builder::new()
-            .name("exitmark-links".to_owned())
-            .spawn(move || {
+        let start = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.set_non_blocking(true)?;
+            socket.add_membership(MulticastGroup::Link as u32)?;
+            let (stopping, stop) = io::pipe()?;
+            let builder = thread::Builder::new().name("exitmark-links".to_owned());
+            let thread = builder.spawn(move || {
                 begin();
                 while wait(&socket, &stopping) {
                     drain(&socket);
                     changed();
                 }
+            })?;
+            Ok(Self {
+                stop: Some(stop),
+                thread: Some(thread),
             })
-            .map_err(NicError::Netlink)?;
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        };
+        start().map_err(NicError::Netlink)
     }
 }
 
@@ -202,12 +202,7 @@ impl Drop for LinkWatch {
 
 /// Waits for a notification. Returns false if the watch is to end.
 fn wait(socket: &Socket, stopping: &PipeReader) -> bool {
-    let is_stopped = |patience: Duration| {
-        let mut fds = [PollFd::new(stopping.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-        matches!(poll(&mut fds, timeout), Ok(1..))
-    };
-    if is_stopped(REST) {
+    if is_closed(stopping, REST) {
         return false;
     }
     let mut fds = [
@@ -217,22 +212,26 @@ fn wait(socket: &Socket, stopping: &PipeReader) -> bool {
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) => fds[1].any() != Some(true),
         Err(nix::errno::Errno::EINTR) => true,
-        Err(_) => !is_stopped(FAULT_REST),
+        Err(_) => !is_closed(stopping, FAULT_REST),
     }
 }
 
-/// Discards the pending notifications.
+/// Waits until the other end of a pipe is closed. Returns false on timeout.
+pub(super) fn is_closed(pipe: &PipeReader, timeout: Duration) -> bool {
+    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    matches!(poll(&mut fds, timeout), Ok(1..))
+}
+
 fn drain(socket: &Socket) {
     let mut buffer = Vec::new();
     loop {
         buffer.clear();
-        match socket.recv_from(&mut buffer, 0) {
-            Ok(_) => {}
-            Err(error) => match error.raw_os_error() {
-                // An overrun of the socket's buffer is a change as well.
-                Some(libc::EINTR | libc::ENOBUFS) => {}
-                _ => return,
-            },
+        if let Err(error) = socket.recv_from(&mut buffer, 0)
+            // An overrun of the socket's buffer is a change as well.
+            && !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ENOBUFS))
+        {
+            return;
         }
     }
 }

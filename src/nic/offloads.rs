@@ -99,10 +99,8 @@ impl Offloads {
             let Some(feature) = hardware.iter().find(|feature| feature.name == name) else {
                 return OffloadState::Absent;
             };
-            match (
-                feature.value && !fixed.contains(&name),
-                active.contains(&name),
-            ) {
+            let can_change = feature.value && !fixed.contains(&name);
+            match (can_change, active.contains(&name)) {
                 (true, true) => OffloadState::On,
                 (true, false) => OffloadState::Off,
                 (false, true) => OffloadState::FixedOn,
@@ -128,17 +126,18 @@ impl Offloads {
     /// # Errors
     /// [`NicError::OffloadFixed`] with the first that is on and cannot be turned off.
     pub fn to_turn_off(&self, nic: &str) -> Result<Vec<Offload>, NicError> {
-        let on = Offload::ALL
-            .into_iter()
-            .filter(|&offload| self.state(offload).is_on());
-        on.map(|offload| match self.state(offload) {
-            OffloadState::FixedOn => Err(NicError::OffloadFixed {
+        let mut on = Offload::ALL.to_vec();
+        on.retain(|&offload| self.state(offload).is_on());
+        let mut fixed = on
+            .iter()
+            .filter(|&&one| self.state(one) == OffloadState::FixedOn);
+        match fixed.next() {
+            Some(&offload) => Err(NicError::OffloadFixed {
                 name: nic.to_owned(),
                 offload,
             }),
-            _ => Ok(offload),
-        })
-        .collect()
+            None => Ok(on),
+        }
     }
 
     /// Queries the NIC with this name. If the kernel does not support the query, all are absent.
@@ -293,10 +292,7 @@ async fn ask(ifindex: u32, offload: Offload, on: bool) -> Result<io::Result<()>,
     while let Some(answer) = answers.next().await {
         let answer = answer.map_err(|error| NicError::Netlink(io::Error::other(error)))?;
         if let NetlinkPayload::Error(error) = answer.payload {
-            return Ok(match error.code {
-                Some(_) => Err(error.to_io()),
-                None => Ok(()),
-            });
+            return Ok(error.code.map_or(Ok(()), |_| Err(error.to_io())));
         }
     }
     Ok(Ok(()))
@@ -310,17 +306,15 @@ mod tests {
         // The type has no public constructor.
         let mut bits = Vec::new();
         for (index, &(name, value)) in (1..).zip(features) {
-            bits.push(EthtoolFeatureBit {
-                index,
-                name: name.to_owned(),
-                value,
-            });
+            let name = name.to_owned();
+            bits.push(EthtoolFeatureBit { index, name, value });
         }
         bits
     }
 
     #[test]
     fn a_table_of_features_is_read() {
+        use OffloadState::{Absent, FixedOff, FixedOn, Off, On};
         let hardware = bits(&[
             ("rx-vlan-hw-parse", true),
             ("rx-vlan-stag-hw-parse", true),
@@ -328,50 +322,28 @@ mod tests {
             ("rx-gro", true),
         ]);
         let read = Offloads::of(&hardware, &["rx-vlan-hw-parse", "rx-gro"], &[]);
-        let states = Offload::ALL.map(|offload| read.state(offload));
-        let expected = [
-            OffloadState::On,
-            OffloadState::Off,
-            OffloadState::FixedOff,
-            OffloadState::Absent,
-        ];
-        assert_eq!(states, expected);
-        let read = Offloads::of(
-            &hardware,
-            &["rx-vlan-hw-parse", "rx-lro"],
-            &["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"],
-        );
-        let states = Offload::ALL.map(|offload| read.state(offload));
-        let expected = [
-            OffloadState::FixedOn,
-            OffloadState::FixedOff,
-            OffloadState::FixedOn,
-            OffloadState::Absent,
-        ];
-        assert_eq!(states, expected);
+        assert_eq!(read.0, [On, Off, FixedOff, Absent]);
+        let active = ["rx-vlan-hw-parse", "rx-lro"];
+        let fixed = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
+        let read = Offloads::of(&hardware, &active, &fixed);
+        assert_eq!(read.0, [FixedOn, FixedOff, FixedOn, Absent]);
     }
 
     #[test]
     fn offloads_that_are_on_are_turned_off_or_refused() {
         for offload in Offload::ALL {
             let with = |state| Offloads::default().with(offload, state);
-            let states = [
-                OffloadState::Absent,
-                OffloadState::FixedOff,
-                OffloadState::Off,
-            ];
-            for state in states {
+            use OffloadState::{Absent, FixedOff, Off};
+            for state in [Absent, FixedOff, Off] {
                 assert!(with(state).to_turn_off("nic0").unwrap().is_empty());
             }
             let on = with(OffloadState::On).to_turn_off("nic0").unwrap();
             assert_eq!(on, [offload]);
             let error = with(OffloadState::FixedOn).to_turn_off("nic0").unwrap_err();
             let said = error.to_string();
-            assert!(
-                said.contains("nic0") && said.contains(offload.name()),
-                "{said}"
-            );
-            assert!(said.contains(offload.harm()), "{said}");
+            for words in ["nic0", offload.name(), offload.harm()] {
+                assert!(said.contains(words), "{said}");
+            }
         }
     }
 
@@ -384,10 +356,8 @@ mod tests {
         assert_eq!(judge(Ok(()), true, OffloadState::On), Ok(()));
         let kept = judge(Ok(()), false, OffloadState::On).unwrap_err();
         assert!(kept.contains("the driver did not change it"), "{kept}");
-        assert!(
-            kept.contains("`ethtool -K nic0 rx-vlan-hw-parse off`"),
-            "{kept}"
-        );
+        let command = "`ethtool -K nic0 rx-vlan-hw-parse off`";
+        assert!(kept.contains(command), "{kept}");
         let lost = judge(Ok(()), true, OffloadState::Absent).unwrap_err();
         assert!(lost.contains("rx-vlan-hw-parse on`"), "{lost}");
         let denied = io::Error::from_raw_os_error(libc::EPERM);
@@ -395,9 +365,7 @@ mod tests {
         assert!(denied.contains("CAP_NET_ADMIN"), "{denied}");
         let busy = io::Error::from_raw_os_error(libc::EBUSY);
         let busy = judge(Err(busy), false, OffloadState::Off).unwrap_err();
-        assert!(
-            busy.contains("no XDP program") && !busy.contains("CAP_"),
-            "{busy}"
-        );
+        assert!(busy.contains("no XDP program"), "{busy}");
+        assert!(!busy.contains("CAP_"), "{busy}");
     }
 }

@@ -1,10 +1,9 @@
 //! The addresses of the box itself, on all NICs.
 
-use super::{NicError, address, connect, converse, unanswered};
+use super::{LinkState, NicError, all_addresses, connect, converse, link};
 use exitmark_policy::packet::MacAddr;
-use futures_util::stream::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_route::link::{LinkAttribute, Prop};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, Prop};
 
 /// A NIC of the box and its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,44 +31,28 @@ impl Own {
     pub fn all() -> Result<Vec<Self>, NicError> {
         converse(async {
             let handle = connect()?;
-            let mut addresses = Vec::new();
-            let mut replies = handle.address().get().execute();
-            while let Some(message) = replies.try_next().await.map_err(unanswered)? {
-                addresses.extend(address(&message).map(|net| (message.header.index, net)));
-            }
-            let mut nics = Vec::new();
-            let mut links = handle.link().get().execute();
-            while let Some(link) = links.try_next().await.map_err(unanswered)? {
-                let index = link.header.index;
-                let mut nic = Self {
-                    name: String::new(),
-                    alt_names: Vec::new(),
-                    mac: None,
-                    networks: addresses
-                        .iter()
-                        .filter(|(of, _)| *of == index)
-                        .map(|(_, net)| *net)
-                        .collect(),
-                };
-                for attribute in link.attributes {
-                    match attribute {
-                        LinkAttribute::IfName(name) => nic.name = name,
-                        LinkAttribute::PropList(properties) => {
-                            nic.alt_names
-                                .extend(properties.into_iter().filter_map(alt_name));
-                        }
-                        LinkAttribute::Address(bytes) => {
-                            let mac = bytes.as_slice().try_into().ok().map(MacAddr::new);
-                            nic.mac = mac.filter(|mac| mac.is_unicast());
-                        }
-                        _ => {}
-                    }
+            let addresses = all_addresses(&handle).await?;
+            let nic = |link: LinkMessage| {
+                let state = LinkState::of_message(&link);
+                let here = addresses.iter().filter(|(of, _)| *of == state.index);
+                Self {
+                    name: state.name,
+                    alt_names: alt_names(link),
+                    mac: state.mac.filter(|mac| mac.is_unicast()),
+                    networks: here.map(|(_, net)| *net).collect(),
                 }
-                nics.push(nic);
-            }
-            Ok(nics)
+            };
+            Ok(link::all(&handle).await?.into_iter().map(nic).collect())
         })
     }
+}
+
+fn alt_names(link: LinkMessage) -> Vec<String> {
+    let properties = link.attributes.into_iter().filter_map(|one| match one {
+        LinkAttribute::PropList(properties) => Some(properties),
+        _ => None,
+    });
+    properties.flatten().filter_map(alt_name).collect()
 }
 
 fn alt_name(property: Prop) -> Option<String> {

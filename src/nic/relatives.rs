@@ -5,7 +5,7 @@
 //! Sources: the kernel's include/uapi/linux/if_link.h (IFLA_LINKINFO, IFLA_MASTER, IFLA_LINK).
 
 use super::link::{master_of, name_of};
-use super::{Nic, NicError, address, connect, converse, unanswered};
+use super::{Nic, NicError, all_addresses, connect, converse, link};
 use futures_util::stream::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -57,11 +57,9 @@ impl Relatives {
             let found = Box::pin(by_index.execute()).try_next().await;
             // The master may have been removed meanwhile.
             let found = found.ok().flatten();
+            let name = found.as_ref().and_then(name_of).map(str::to_owned);
             relatives.master = Some(Relative {
-                name: found
-                    .as_ref()
-                    .and_then(name_of)
-                    .map_or_else(|| format!("interface {master}"), ToOwned::to_owned),
+                name: name.unwrap_or_else(|| format!("interface {master}")),
                 kind: found.as_ref().and_then(kind_of).unwrap_or_default(),
             });
         }
@@ -74,12 +72,12 @@ impl Relatives {
 
 /// The interfaces that are set up on top of this one, in this network namespace.
 async fn uppers(handle: &rtnetlink::Handle, index: u32) -> Result<Vec<Relative>, NicError> {
-    let mut links = handle.link().get().execute();
-    let mut uppers = Vec::new();
-    while let Some(link) = links.try_next().await.map_err(unanswered)? {
-        uppers.extend(upper(&link).filter(|(on, _)| *on == index));
-    }
-    Ok(uppers.into_iter().map(|(_, upper)| upper).collect())
+    let links = link::all(handle).await?;
+    let uppers = links
+        .iter()
+        .filter_map(upper)
+        .filter(|(on, _)| *on == index);
+    Ok(uppers.map(|(_, upper)| upper).collect())
 }
 
 /// The index of the NIC by which this interface sends, and the interface. `None` if it is down, or
@@ -115,24 +113,17 @@ impl Overview {
     pub fn look() -> Result<Self, NicError> {
         converse(async {
             let handle = connect()?;
-            let mut overview = Self::default();
-            let mut links = handle.link().get().execute();
-            while let Some(link) = links.try_next().await.map_err(unanswered)? {
-                overview.uppers.extend(upper(&link));
-                let relative = Relative {
-                    name: name_of(&link).unwrap_or_default().to_owned(),
-                    kind: kind_of(&link).unwrap_or_default(),
-                };
-                overview.links.push((link.header.index, relative));
-            }
-            let mut addresses = handle.address().get().execute();
-            while let Some(message) = addresses.try_next().await.map_err(unanswered)? {
-                let index = message.header.index;
-                overview
-                    .addresses
-                    .extend(address(&message).map(|one| (index, one)));
-            }
-            Ok(overview)
+            let links = link::all(&handle).await?;
+            let relative = |link: &LinkMessage| {
+                let name = name_of(link).unwrap_or_default().to_owned();
+                let kind = kind_of(link).unwrap_or_default();
+                (link.header.index, Relative { name, kind })
+            };
+            Ok(Self {
+                links: links.iter().map(relative).collect(),
+                uppers: links.iter().filter_map(upper).collect(),
+                addresses: all_addresses(&handle).await?,
+            })
         })
     }
 
@@ -156,9 +147,8 @@ impl Overview {
 }
 
 fn of(all: &[(u32, Relative)], index: u32) -> Option<&Relative> {
-    all.iter()
-        .find(|(on, _)| *on == index)
-        .map(|(_, found)| found)
+    let found = all.iter().find(|(on, _)| *on == index);
+    found.map(|(_, found)| found)
 }
 
 /// Whether the address is IPv6 link-local, which the kernel assigns by itself.
@@ -167,13 +157,11 @@ pub fn is_link_local(address: &IpNet) -> bool {
 }
 
 fn kind_of(message: &LinkMessage) -> Option<String> {
-    let infos = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => Some(infos),
-            _ => None,
-        })?;
+    let mut attributes = message.attributes.iter();
+    let infos = attributes.find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    })?;
     infos.iter().find_map(|info| match info {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
@@ -262,20 +250,16 @@ mod tests {
                 _ => "a",
             };
             let words = format!("eth0 is {article} {kind}, ");
-            assert!(
-                refused.contains(&words) && refused.contains("name "),
-                "{refused}"
-            );
+            assert!(refused.contains(&words), "{refused}");
+            assert!(refused.contains("name "), "{refused}");
         }
         // Also with a master of unknown kind.
         for master in BUNDLES.into_iter().chain([""]) {
             let refused = nic(Some("veth"), Some(master)).refuse_bundles();
             let refused = refused.unwrap_err().to_string();
-            let mend = "`ip link set dev eth0 nomaster`";
-            assert!(
-                refused.contains(mend) && refused.contains("over0"),
-                "{refused}"
-            );
+            for words in ["`ip link set dev eth0 nomaster`", "over0"] {
+                assert!(refused.contains(words), "{refused}");
+            }
         }
     }
 
@@ -294,14 +278,8 @@ mod tests {
 
     #[test]
     fn interfaces_on_top_count_if_they_are_set_up_here() {
-        for kind in [
-            InfoKind::Vlan,
-            InfoKind::MacVlan,
-            InfoKind::MacVtap,
-            InfoKind::IpVlan,
-            InfoKind::IpVtap,
-            InfoKind::MacSec,
-        ] {
+        use InfoKind::{IpVlan, IpVtap, MacSec, MacVlan, MacVtap, Vlan};
+        for kind in [Vlan, MacVlan, MacVtap, IpVlan, IpVtap, MacSec] {
             let found = upper(&on_top(kind.clone(), LinkFlags::Up, None));
             let expected = Relative {
                 name: "top0".to_owned(),

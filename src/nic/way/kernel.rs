@@ -3,6 +3,7 @@
 //! Answers and notifications share one socket, so that they are received in order.
 
 use super::pursuit::{Entry, State};
+use crate::LinkState;
 use exitmark_policy::packet::MacAddr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rtnetlink::MulticastGroup;
@@ -10,7 +11,7 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -87,7 +88,6 @@ impl Talk {
         self.ask(RouteNetlinkMessage::GetLink(message), 0)
     }
 
-    /// Queries the neighbour's entry.
     pub(super) fn look_at_neighbour(&mut self) -> io::Result<u32> {
         let message = self.entry(NeighbourState::None, NeighbourFlags::empty());
         self.ask(RouteNetlinkMessage::GetNeighbour(message), 0)
@@ -155,15 +155,13 @@ impl Talk {
         let sender = match self.socket.recv_from(&mut self.buffer, 0) {
             Ok((_, sender)) => sender,
             Err(error) => {
-                return match error.raw_os_error() {
-                    Some(libc::EAGAIN) => Ok(false),
-                    Some(libc::EINTR) => Ok(true),
-                    Some(libc::ENOBUFS) => {
-                        news.push(News::Missed);
-                        Ok(true)
-                    }
-                    _ => Err(error),
-                };
+                match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(false),
+                    Some(libc::EINTR) => {}
+                    Some(libc::ENOBUFS) => news.push(News::Missed),
+                    _ => return Err(error),
+                }
+                return Ok(true);
             }
         };
         // Other processes can send to this socket too; only the kernel has port 0.
@@ -199,16 +197,11 @@ impl Talk {
             }),
             NetlinkPayload::Overrun(_) => Some(News::Missed),
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                self.is_it(&link).then(|| News::Link {
-                    has_carrier: link.header.flags.contains(LinkFlags::LowerUp),
-                    mac: link
-                        .attributes
-                        .iter()
-                        .find_map(|attribute| match attribute {
-                            LinkAttribute::Address(bytes) => mac_address(bytes),
-                            _ => None,
-                        }),
-                })
+                let LinkState {
+                    has_carrier, mac, ..
+                } = LinkState::of_message(&link);
+                let mac = mac.filter(|mac| mac.is_unicast());
+                self.is_it(&link).then_some(News::Link { has_carrier, mac })
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
                 self.is_it(&link).then_some(News::LinkGone)
@@ -256,18 +249,12 @@ pub(in super::super) fn mac_of(entry: &NeighbourMessage, address: IpAddr) -> Opt
 }
 
 fn lladdr(entry: &NeighbourMessage) -> Option<MacAddr> {
-    entry
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac_address(bytes),
-            _ => None,
-        })
-}
-
-fn mac_address(bytes: &[u8]) -> Option<MacAddr> {
-    let mac = MacAddr::new(bytes.try_into().ok()?);
-    mac.is_unicast().then_some(mac)
+    let mut attributes = entry.attributes.iter();
+    let mac = attributes.find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+        _ => None,
+    });
+    mac.map(MacAddr::new).filter(|mac| mac.is_unicast())
 }
 
 fn state(state: NeighbourState) -> Option<State> {

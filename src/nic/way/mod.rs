@@ -9,6 +9,7 @@ mod next_hop;
 mod pursuit;
 
 use super::NicError;
+use super::link::is_closed;
 use exitmark_policy::packet::MacAddr;
 use kernel::{News, Talk};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -70,22 +71,20 @@ impl WayWatch {
         let (stopping, stop) = io::pipe().map_err(NicError::Netlink)?;
         let told = Arc::clone(&shared);
         let mut tell = tell;
-        let thread = thread::Builder::new()
-            .name("exitmark-way".to_owned())
-            .spawn(move || {
-                watch.follow(&stopping, |way| {
-                    *shared_way(&told.way) = way;
-                    tell(way);
-                    // `first` must not return a state before `tell` has returned for it.
-                    *shared_way(&told.told) = way;
-                    told.changed.notify_all();
-                });
-            })
-            .map_err(NicError::Netlink)?;
+        let builder = thread::Builder::new().name("exitmark-way".to_owned());
+        let thread = builder.spawn(move || {
+            watch.follow(&stopping, |way| {
+                *shared_way(&told.way) = way;
+                tell(way);
+                // `first` must not return a state before `tell` has returned for it.
+                *shared_way(&told.told) = way;
+                told.changed.notify_all();
+            });
+        });
         Ok(Self {
             shared,
             stop: Some(stop),
-            thread: Some(thread),
+            thread: Some(thread.map_err(NicError::Netlink)?),
         })
     }
 
@@ -99,10 +98,8 @@ impl WayWatch {
     pub fn first(&self, patience: Duration) -> Way {
         let way = shared_way(&self.shared.told);
         let is_closed = |way: &mut Way| !way.has_carrier || way.next_hop.is_none();
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(way, patience, is_closed);
+        let changed = &self.shared.changed;
+        let waited = changed.wait_timeout_while(way, patience, is_closed);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
@@ -191,7 +188,7 @@ impl Watch {
                 Ok(false) => return,
                 Err(error) => {
                     tracing::warn!("the next hop of steered frames cannot be monitored: {error}");
-                    if self.is_stopped(stopping, FAULT_REST) {
+                    if is_closed(stopping, FAULT_REST) {
                         return;
                     }
                     self.take(News::Missed);
@@ -346,12 +343,6 @@ impl Watch {
         Ok(true)
     }
 
-    fn is_stopped(&self, stopping: &PipeReader, patience: Duration) -> bool {
-        let mut fds = [PollFd::new(stopping.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-        matches!(poll(&mut fds, timeout), Ok(1..))
-    }
-
     /// Logs once that the next hop does not answer, and once that it answers again.
     fn complain(&mut self) {
         let Source::Sought(pursuit) = &self.source else {
@@ -376,17 +367,14 @@ impl Watch {
             );
         } else if pursuit.mac().is_some() && self.has_complained {
             self.has_complained = false;
-            tracing::info!(
-                "the router that steer.next_hop names answers on {}",
-                self.name()
-            );
+            let nic = self.name();
+            tracing::info!("the router that steer.next_hop names answers on {nic}");
         }
     }
 
     fn name(&self) -> String {
-        nix::net::if_::if_indextoname(self.ifindex)
-            .ok()
-            .and_then(|name| name.into_string().ok())
-            .unwrap_or_else(|| format!("interface {}", self.ifindex))
+        let name = nix::net::if_::if_indextoname(self.ifindex).ok();
+        let name = name.and_then(|name| name.into_string().ok());
+        name.unwrap_or_else(|| format!("interface {}", self.ifindex))
     }
 }

@@ -39,13 +39,10 @@ impl FromStr for NextHop {
         if let Ok(address) = text.parse::<IpAddr>() {
             let address = address.to_canonical();
             let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-            return match address.is_unspecified()
-                || address.is_loopback()
-                || address.is_multicast()
-                || is_broadcast
-            {
-                true => Err(NextHopError::NotOne(text.to_owned())),
-                false => Ok(Self::Address(address)),
+            let is_of_one = !address.is_unspecified() && !address.is_loopback();
+            return match is_of_one && !address.is_multicast() && !is_broadcast {
+                true => Ok(Self::Address(address)),
+                false => Err(NextHopError::NotOne(text.to_owned())),
             };
         }
         match text.parse::<MacAddr>() {

@@ -170,9 +170,7 @@ impl Pursuit {
     /// The kernel has carried out [`Order::Renew`] and is resolving the address.
     pub(super) fn renewed(&mut self, now: Instant) {
         if self.phase == Phase::Renewing {
-            self.phase = Phase::Resolving {
-                until: now + RESOLVE_PATIENCE,
-            };
+            self.resolve(now);
         }
     }
 
@@ -214,11 +212,7 @@ impl Pursuit {
             },
             (State::Sought, _) => match self.phase {
                 Phase::Resolving { .. } | Phase::Renewing => {}
-                _ => {
-                    self.phase = Phase::Resolving {
-                        until: now + RESOLVE_PATIENCE,
-                    };
-                }
+                _ => self.resolve(now),
             },
             (State::Failed, _) => match self.phase {
                 Phase::Resolving { .. } => self.give_up(now),
@@ -244,6 +238,11 @@ impl Pursuit {
         self.phase = Phase::Good { confirm: now };
     }
 
+    fn resolve(&mut self, now: Instant) {
+        let until = now + RESOLVE_PATIENCE;
+        self.phase = Phase::Resolving { until };
+    }
+
     fn give_up(&mut self, now: Instant) {
         self.mac = None;
         self.phase = Phase::GivenUp {
@@ -260,10 +259,8 @@ mod tests {
     const NEW: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 2]);
 
     fn entry(state: State, mac: MacAddr) -> Option<Entry> {
-        Some(Entry {
-            state,
-            mac: Some(mac),
-        })
+        let mac = Some(mac);
+        Some(Entry { state, mac })
     }
 
     /// A pursuit on a simulated clock.
@@ -374,10 +371,8 @@ mod tests {
         assert_eq!(chase.next(), Order::Renew);
         chase.pursuit.renewed(chase.now);
         assert_eq!(chase.pursuit.mac(), Some(OLD), "it may come back");
-        chase.see(Some(Entry {
-            state: State::Failed,
-            mac: None,
-        }));
+        let (state, mac) = (State::Failed, None);
+        chase.see(Some(Entry { state, mac }));
         assert_eq!(chase.pursuit.mac(), None);
         assert!(chase.pursuit.is_given_up());
         // The kernel clears its table.

@@ -123,10 +123,6 @@ pub enum Counter {
 impl Counter {
     /// Every counter, in display order.
     pub fn all() -> impl Iterator<Item = Self> {
-        let classes = Class::ALL.map(Self::Class);
-        let malformed = Malformed::ALL.map(Self::Malformed);
-        let received = Role::ALL.map(Self::Received);
-        let forwarded = Role::ALL.map(Self::Forwarded);
         let singles = [
             Self::Marked,
             Self::Cleared,
@@ -139,26 +135,23 @@ impl Counter {
             Self::UnseenFragment,
             Self::NoUserSpace,
         ];
-        let bytes = Class::ALL
-            .map(Self::ClassBytes)
-            .into_iter()
-            .chain(Role::ALL.map(Self::ReceivedBytes));
-        let drops = Role::ALL
-            .map(DropReason::TxFull)
-            .into_iter()
-            .chain([
-                DropReason::HostMacUnknown,
-                DropReason::NotForHost,
-                DropReason::NoEgress,
-                DropReason::SteerUnavailable,
-            ])
-            .chain(Role::ALL.map(DropReason::TxDown))
-            .chain(Role::ALL.map(DropReason::TxRefused))
-            .map(Self::Dropped);
-        (classes.into_iter().chain(singles).chain(malformed))
-            .chain(received.into_iter().chain(forwarded))
-            .chain(drops)
-            .chain(bytes)
+        let single_drops = [
+            DropReason::HostMacUnknown,
+            DropReason::NotForHost,
+            DropReason::NoEgress,
+            DropReason::SteerUnavailable,
+        ];
+        let dropped = |by: fn(Role) -> DropReason| Role::ALL.map(by).map(Self::Dropped);
+        (Class::ALL.map(Self::Class).into_iter().chain(singles))
+            .chain(Malformed::ALL.map(Self::Malformed))
+            .chain(Role::ALL.map(Self::Received))
+            .chain(Role::ALL.map(Self::Forwarded))
+            .chain(dropped(DropReason::TxFull))
+            .chain(single_drops.map(Self::Dropped))
+            .chain(dropped(DropReason::TxDown))
+            .chain(dropped(DropReason::TxRefused))
+            .chain(Class::ALL.map(Self::ClassBytes))
+            .chain(Role::ALL.map(Self::ReceivedBytes))
     }
 
     /// The slots whose sum this counter is.
@@ -233,7 +226,7 @@ impl fmt::Display for Counter {
 
 /// A worker's own counts since it last added them to its [`Counters`], one number per slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tally([u64; SLOTS]);
+pub struct Tally(pub(super) [u64; SLOTS]);
 
 impl Default for Tally {
     fn default() -> Self {
@@ -300,14 +293,13 @@ impl Tally {
         self.0[reason.slot()] += frames;
     }
 
-    /// Takes the XDP program's counts.
-    pub(super) const fn from_slots(slots: [u64; SLOTS]) -> Self {
-        Self(slots)
-    }
-
     /// The value of one counter: the sum of its slots.
     pub fn of(&self, counter: Counter) -> u64 {
         counter.slots().map(|slot| self.0[slot]).sum()
+    }
+
+    fn sum(&self, counters: impl IntoIterator<Item = Counter>) -> u64 {
+        counters.into_iter().map(|counter| self.of(counter)).sum()
     }
 
     /// Adds another tally to this one.
@@ -320,31 +312,20 @@ impl Tally {
 
     /// Frames received, by all ports.
     pub fn decided(&self) -> u64 {
-        Role::ALL
-            .map(|role| self.of(Counter::Received(role)))
-            .iter()
-            .sum()
+        self.sum(Role::ALL.map(Counter::Received))
     }
 
     /// Outbound frames, summed over the classes; each frame has exactly one class.
     pub fn classified(&self) -> u64 {
-        Class::ALL
-            .map(|class| self.of(Counter::Class(class)))
-            .iter()
-            .sum()
+        self.sum(Class::ALL.map(Counter::Class))
     }
 
     /// Whether every received frame was either forwarded or dropped, and every outbound one
     /// classified.
     pub fn is_complete(&self) -> bool {
-        let sum = |counters: &mut dyn Iterator<Item = Counter>| -> u64 {
-            counters.map(|counter| self.of(counter)).sum()
-        };
-        let received = sum(&mut Role::ALL.into_iter().map(Counter::Received));
-        let forwarded = sum(&mut Role::ALL.into_iter().map(Counter::Forwarded));
-        let dropped =
-            sum(&mut Counter::all().filter(|counter| matches!(counter, Counter::Dropped(_))));
-        received == forwarded + dropped
+        let forwarded = self.sum(Role::ALL.map(Counter::Forwarded));
+        let drops = Counter::all().filter(|counter| matches!(counter, Counter::Dropped(_)));
+        self.decided() == forwarded + self.sum(drops)
             && self.classified() == self.of(Counter::Received(Role::Host))
     }
 }
@@ -422,12 +403,8 @@ mod tests {
     fn every_slot_is_read_and_every_counter_has_a_name_of_its_own() {
         let slots: BTreeSet<_> = Counter::all().flat_map(Counter::slots).collect();
         // The bytes from the host are counted per rule.
-        assert_eq!(
-            slots,
-            (0..SLOTS)
-                .filter(|&slot| slot != slot!(inbound_bytes) + Role::Host.index())
-                .collect()
-        );
+        let unused = slot!(inbound_bytes) + Role::Host.index();
+        assert_eq!(slots, (0..SLOTS).filter(|&slot| slot != unused).collect());
         let names: BTreeSet<_> = Counter::all().map(|counter| counter.to_string()).collect();
         assert_eq!(names.len(), Counter::all().count());
         for (index, rule) in Rule::ALL.into_iter().enumerate() {

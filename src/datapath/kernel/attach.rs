@@ -96,11 +96,7 @@ impl Kernel {
         ifindex: u32,
     ) -> Result<Attachment, KernelError> {
         let program = self.program(role);
-        let failed = |source: io::Error| KernelError::Attach {
-            interface: interface.to_owned(),
-            hint: attach_hint(&source, interface, ifindex),
-            source,
-        };
+        let failed = |error| attach_error(error, interface, ifindex);
         let (link, before) = match pins.link(role)? {
             Some(link) => {
                 let target = sys::link_target(link.as_fd()).map_err(failed)?;
@@ -126,30 +122,20 @@ impl Kernel {
             }
             None => {
                 pins.pin_program(role, program)?;
-                let link = match sys::create_link(program, ifindex, XDP_FLAGS_DRV_MODE) {
-                    Ok(link) => Ok(link),
+                let native = sys::create_link(program, ifindex, XDP_FLAGS_DRV_MODE);
+                let link = native.or_else(|native| match native.raw_os_error() {
                     // Another program, possibly in generic mode, is attached, or the capabilities
                     // are missing: generic mode would fail as well.
-                    Err(error)
-                        if matches!(
-                            error.raw_os_error(),
-                            Some(libc::EBUSY | libc::EEXIST | libc::EPERM)
-                        ) =>
-                    {
-                        Err(error)
-                    }
-                    Err(native) => {
+                    Some(libc::EBUSY | libc::EEXIST | libc::EPERM) => Err(native),
+                    _ => {
                         let generic = sys::create_link(program, ifindex, XDP_FLAGS_SKB_MODE);
                         generic.map_err(|_| native)
                     }
-                };
-                let link = match link {
-                    Ok(link) => link,
-                    Err(error) => {
-                        pins.remove_program(role)?;
-                        return Err(failed(error));
-                    }
-                };
+                });
+                if link.is_err() {
+                    pins.remove_program(role)?;
+                }
+                let link = link.map_err(failed)?;
                 pins.pin_link(role, &link)?;
                 (link, None)
             }
@@ -158,10 +144,9 @@ impl Kernel {
         Ok(Attachment {
             role,
             link,
-            mode: if state.is_generic {
-                AttachMode::Generic
-            } else {
-                AttachMode::Native
+            mode: match state.is_generic {
+                true => AttachMode::Generic,
+                false => AttachMode::Native,
             },
             before,
         })
@@ -218,11 +203,7 @@ impl Kernel {
     ) -> Result<Attachment, KernelError> {
         pins.pin_program(role, self.program(role))?;
         let link = sys::create_link(self.program(role), ifindex, XDP_FLAGS_SKB_MODE);
-        let link = link.map_err(|source| KernelError::Attach {
-            interface: interface.to_owned(),
-            hint: attach_hint(&source, interface, ifindex),
-            source,
-        })?;
+        let link = link.map_err(|error| attach_error(error, interface, ifindex))?;
         pins.pin_link(role, &link)?;
         Ok(Attachment {
             role,
@@ -324,6 +305,14 @@ impl Kernel {
             }
         }
         Ok(watches)
+    }
+}
+
+fn attach_error(source: io::Error, interface: &str, ifindex: u32) -> KernelError {
+    KernelError::Attach {
+        interface: interface.to_owned(),
+        hint: attach_hint(&source, interface, ifindex),
+        source,
     }
 }
 

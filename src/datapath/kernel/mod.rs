@@ -313,29 +313,14 @@ impl Kernel {
     /// # Errors
     /// The image has another length, or memory is short.
     pub fn publish_image(&self, image: &[u8]) -> Result<(), KernelError> {
-        let options = libbpf_sys::bpf_map_create_opts {
-            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
-            ..Default::default()
-        };
         let bytes = u32::try_from(IMAGE_BYTES).unwrap_or(u32::MAX);
-        let inner = MapHandle::create(
-            MapType::Array,
-            Some("exitmark_policy"),
-            4,
-            bytes,
-            1,
-            &options,
-        )
-        .map_err(map_error("policies"))?;
-        inner
-            .update(&ONLY, image, MapFlags::ANY)
-            .map_err(map_error("policies"))?;
-        let fd = inner.as_fd().as_raw_fd().to_ne_bytes();
-        self.skeleton
-            .maps
-            .policies
-            .update(&ONLY, &fd, MapFlags::ANY)
-            .map_err(map_error("policies"))
+        let replace = || {
+            let inner = new_array("exitmark_policy", bytes, 1)?;
+            inner.update(&ONLY, image, MapFlags::ANY)?;
+            let fd = inner.as_fd().as_raw_fd().to_ne_bytes();
+            (self.skeleton.maps.policies).update(&ONLY, &fd, MapFlags::ANY)
+        };
+        replace().map_err(map_error("policies"))
     }
 
     /// Sets the NIC to which a role's frames are redirected; `None` for no NIC.
@@ -373,12 +358,10 @@ impl Kernel {
     /// # Errors
     /// The socket is bound to another queue, or `queue` is not below [`MAX_QUEUES`].
     pub fn admit(&self, role: Role, queue: u32, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
-        let fd = socket.as_raw_fd();
-        self.skeleton
-            .maps
-            .sockets
-            .update(&socket_slot(role, queue), &fd.to_ne_bytes(), MapFlags::ANY)
-            .map_err(map_error("sockets"))
+        let fd = socket.as_raw_fd().to_ne_bytes();
+        let sockets = &self.skeleton.maps.sockets;
+        let added = sockets.update(&socket_slot(role, queue), &fd, MapFlags::ANY);
+        added.map_err(map_error("sockets"))
     }
 
     /// Removes a socket from the XSKMAP: from the next frame on the program decides by itself.
@@ -404,11 +387,11 @@ impl Kernel {
     /// The map cannot be read.
     pub fn counts(&self) -> Result<KernelCounts, KernelError> {
         let sums = sums(&self.skeleton.maps.counters)?;
-        let mut slots = [0; SLOTS];
-        slots.copy_from_slice(&sums[..SLOTS]);
+        let mut tally = Tally::default();
+        tally.0.copy_from_slice(&sums[..SLOTS]);
         let per_role = |first: usize| PerRole::from_fn(|role| sums[first + role.index()]);
         Ok(KernelCounts {
-            tally: Tally::from_slots(slots),
+            tally,
             to_stack: per_role(index_of!(exitmark_counts, stack)),
             handed: per_role(index_of!(exitmark_counts, handed)),
             spilled: per_role(index_of!(exitmark_counts, spilled)),
@@ -459,11 +442,24 @@ fn layout() -> Result<u32, KernelError> {
         && constants.links_bytes as usize == LINK_NUMBERS * size_of::<u64>()
         && constants.guard_bytes as usize == GUARD_NUMBERS * size_of::<u64>()
         && constants.sample_bytes as usize == size_of::<exitmark_sample>();
-    if same {
-        Ok(constants.layout_version)
-    } else {
-        Err(KernelError::Layout)
-    }
+    same.then_some(constants.layout_version)
+        .ok_or(KernelError::Layout)
+}
+
+/// Makes an array map with values of this many bytes.
+fn new_array(name: &str, value_bytes: u32, entries: u32) -> libbpf_rs::Result<MapHandle> {
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    MapHandle::create(
+        MapType::Array,
+        Some(name),
+        4,
+        value_bytes,
+        entries,
+        &options,
+    )
 }
 
 fn slot(number: usize) -> [u8; 4] {

@@ -23,6 +23,8 @@ use libbpf_rs::MapHandle;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Gid, Uid, chown, faccessat};
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -161,12 +163,8 @@ impl Pins {
     /// A link cannot be read.
     pub fn are_attached(&self) -> Result<bool, PinError> {
         for role in Role::ALL {
-            if let Some(link) = self.link(role)? {
-                let path = self.link_path(role);
-                let target = sys::link_target(link.as_fd()).map_err(refused("look at", &path))?;
-                if target.ifindex != 0 {
-                    return Ok(true);
-                }
+            if self.attached_to(role)?.is_some_and(|ifindex| ifindex != 0) {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -177,7 +175,7 @@ impl Pins {
     }
 
     /// The directory of the maps of this layout.
-    pub(super) fn maps(&self, layout: u32) -> PathBuf {
+    pub(super) fn maps(&self, layout: impl Display) -> PathBuf {
         self.directory.join(format!("{MAPS}{layout}"))
     }
 
@@ -270,14 +268,12 @@ impl Pins {
 
     /// Removes the pinned maps of other layouts; returns those layouts.
     pub(super) fn remove_other_maps(&self, layout: u32) -> Result<Vec<String>, PinError> {
-        let mut removed = Vec::new();
-        for (name, path) in self.map_directories()? {
-            if path != self.maps(layout) {
-                remove_directory(&path)?;
-                removed.push(name.trim_start_matches(MAPS).to_owned());
-            }
+        let mut others = self.layouts()?;
+        others.retain(|other| *other != layout.to_string());
+        for other in &others {
+            remove_directory(&self.maps(other))?;
         }
-        Ok(removed)
+        Ok(others)
     }
 
     /// Makes the directory of this layout's maps.
@@ -295,18 +291,12 @@ impl Pins {
         pin(map, &self.maps(layout).join(name))
     }
 
-    fn map_directories(&self) -> Result<Vec<(String, PathBuf)>, PinError> {
+    /// The layouts of which maps are pinned.
+    fn layouts(&self) -> Result<Vec<String>, PinError> {
         let entries = fs::read_dir(&self.directory).map_err(refused("list", &self.directory))?;
-        Ok(entries
-            .flatten()
-            .map(|entry| {
-                (
-                    entry.file_name().to_string_lossy().into_owned(),
-                    entry.path(),
-                )
-            })
-            .filter(|(name, _)| name.starts_with(MAPS))
-            .collect())
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let layout = |name: OsString| Some(name.to_str()?.strip_prefix(MAPS)?.to_owned());
+        Ok(names.filter_map(layout).collect())
     }
 
     /// The settings to restore on the NIC in this role, if any.
@@ -357,8 +347,8 @@ impl Pins {
     /// # Errors
     /// The file system refuses a removal.
     pub fn remove(self) -> Result<(), PinError> {
-        for (_, path) in self.map_directories()? {
-            remove_directory(&path)?;
+        for layout in self.layouts()? {
+            remove_directory(&self.maps(layout))?;
         }
         remove(&self.directory.join(UNDO))?;
         match fs::remove_dir(&self.directory) {

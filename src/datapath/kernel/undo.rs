@@ -1,8 +1,10 @@
 //! The NIC settings that the box changed, in a pinned map that lasts as long as its links.
 
 use super::super::Role;
+use super::contract::ROLES;
 use super::pin_error::{PinError, as_io, pin, refused};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use super::{new_array, slot};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -57,20 +59,7 @@ pub(super) fn undo_map(path: &Path) -> Result<MapHandle, PinError> {
         }
         kept.extend(Role::ALL.map(|role| (role, read_undo(&map, role))));
     }
-    let options = libbpf_sys::bpf_map_create_opts {
-        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
-        ..Default::default()
-    };
-    let entries = u32::try_from(Role::ALL.len()).unwrap_or(3);
-    let map = MapHandle::create(
-        MapType::Array,
-        Some("exitmark_undo"),
-        4,
-        Undo::BYTES,
-        entries,
-        &options,
-    )
-    .map_err(failed("make"))?;
+    let map = new_array("exitmark_undo", Undo::BYTES, ROLES).map_err(failed("make"))?;
     for (role, undo) in kept {
         write_undo(&map, role, undo).map_err(failed("write to"))?;
     }
@@ -78,17 +67,13 @@ pub(super) fn undo_map(path: &Path) -> Result<MapHandle, PinError> {
     Ok(map)
 }
 
-fn undo_key(role: Role) -> [u8; 4] {
-    u32::try_from(role.index()).unwrap_or(0).to_ne_bytes()
-}
-
 pub(super) fn read_undo(map: &MapHandle, role: Role) -> Option<Undo> {
-    let value = map.lookup(&undo_key(role), MapFlags::ANY).ok()??;
+    let value = map.lookup(&slot(role.index()), MapFlags::ANY).ok()??;
     Undo::of_bytes(&value)
 }
 
 pub(super) fn write_undo(map: &MapHandle, role: Role, undo: Option<Undo>) -> libbpf_rs::Result<()> {
-    map.update(&undo_key(role), &Undo::to_bytes(undo), MapFlags::ANY)
+    map.update(&slot(role.index()), &Undo::to_bytes(undo), MapFlags::ANY)
 }
 
 #[cfg(test)]

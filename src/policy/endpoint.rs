@@ -397,15 +397,11 @@ mod tests {
 
     #[test]
     fn refuses_port_zero_and_too_many() {
+        let refused = |endpoints| EndpointSet::new(endpoints).unwrap_err();
         let zero = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 0);
-        assert_eq!(
-            EndpointSet::new([zero]).unwrap_err(),
-            EndpointSetError::PortZero
-        );
-        assert_eq!(
-            EndpointSet::new(endpoints(70_000)).unwrap_err(),
-            EndpointSetError::TooMany(70_000)
-        );
+        assert_eq!(refused(vec![zero]), EndpointSetError::PortZero);
+        let too_many = EndpointSetError::TooMany(70_000);
+        assert_eq!(refused(endpoints(70_000)), too_many);
     }
 
     #[test]

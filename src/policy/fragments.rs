@@ -128,14 +128,9 @@ mod tests {
         let start = Duration::from_secs(1000);
         table.remember(&packet, fragment, Rule::ToListedRelay, start);
         let just_before = start + FRAGMENT_LIFETIME - Duration::from_nanos(1);
-        assert_eq!(
-            table.recall(&packet, fragment, just_before),
-            Some(Rule::ToListedRelay)
-        );
-        assert_eq!(
-            table.recall(&packet, fragment, start + FRAGMENT_LIFETIME),
-            None
-        );
+        let recalled = |now| table.recall(&packet, fragment, now);
+        assert_eq!(recalled(just_before), Some(Rule::ToListedRelay));
+        assert_eq!(recalled(start + FRAGMENT_LIFETIME), None);
     }
 
     #[test]
@@ -191,11 +186,10 @@ mod tests {
     fn a_reused_id_takes_the_newer_rule() {
         let mut table = FragmentTable::default();
         let (packet, fragment) = packet(7);
+        let later = Duration::from_secs(1);
         table.remember(&packet, fragment, Rule::ExitProtocol, Duration::ZERO);
-        table.remember(&packet, fragment, Rule::ToResolver, Duration::from_secs(1));
-        assert_eq!(
-            table.recall(&packet, fragment, Duration::from_secs(1)),
-            Some(Rule::ToResolver)
-        );
+        table.remember(&packet, fragment, Rule::ToResolver, later);
+        let recalled = table.recall(&packet, fragment, later);
+        assert_eq!(recalled, Some(Rule::ToResolver));
     }
 }

@@ -210,10 +210,9 @@ impl Draft {
 mod tests {
     use super::*;
     use crate::{
-        Actions, Endpoint, EndpointSet, ExitProtocols, Intent, Listener, MAX_ENDPOINTS,
-        MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Rules,
+        Actions, AtUplink, Endpoint, EndpointSet, ExitProtocols, Intent, Listener, MAX_ENDPOINTS,
+        MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, Rules, Steer,
     };
-    use crate::{AtUplink, Mode, Steer};
     use ipnet::IpNet;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use std::sync::Arc;
@@ -231,6 +230,15 @@ mod tests {
         PrefixSet::new(nets)
     }
 
+    fn actions(steer: Steer) -> Actions {
+        Actions::new(Intent {
+            mode: Mode::Enforce,
+            mark: Dscp::AF11,
+            at_uplink: AtUplink::Keep,
+            steer,
+        })
+    }
+
     /// The largest snapshot that settings can make: every set at its maximum.
     fn largest(of_v6: usize) -> Snapshot {
         let endpoint = |number| Endpoint::new(v6(number), 443);
@@ -244,36 +252,19 @@ mod tests {
             resolvers: prefixes(MAX_RESOLVERS),
             exempt: prefixes(MAX_PREFIXES),
             exit_protocols: ExitProtocols::Tcp,
-            actions: Actions::new(Intent {
-                mode: Mode::Enforce,
-                mark: Dscp::AF11,
-                at_uplink: AtUplink::Keep,
-                steer: Steer::Both,
-            }),
+            actions: actions(Steer::Both),
         };
         let relays = (0..MAX_ENDPOINTS).map(|number| {
-            let address = if number < of_v6 {
-                v6(number)
-            } else {
-                v4(number)
-            };
-            Endpoint::new(address, 9001)
+            let address = if number < of_v6 { v6 } else { v4 };
+            Endpoint::new(address(number), 9001)
         });
         Snapshot::new(7, Arc::new(rules), EndpointSet::new(relays).unwrap())
     }
 
     #[test]
     fn the_largest_snapshots_fit() {
-        let half = MAX_ENDPOINTS / 2;
-        for of_v6 in [
-            0,
-            1,
-            half - 1,
-            half,
-            half + 1,
-            MAX_ENDPOINTS - 1,
-            MAX_ENDPOINTS,
-        ] {
+        let (half, all) = (MAX_ENDPOINTS / 2, MAX_ENDPOINTS);
+        for of_v6 in [0, 1, half - 1, half, half + 1, all - 1, all] {
             let image = image(&largest(of_v6)).unwrap();
             assert_eq!(image.len(), IMAGE_BYTES, "{of_v6} of IPv6");
             assert_eq!(Read(image).word(offset_of!(Fixed, generation) / 8), 7);
@@ -346,12 +337,7 @@ mod tests {
             resolvers: net(&["198.51.100.53/32"]),
             exempt: net(&["203.0.113.0/24"]),
             exit_protocols,
-            actions: Actions::new(Intent {
-                mode: Mode::Enforce,
-                mark: Dscp::AF11,
-                at_uplink: AtUplink::Keep,
-                steer,
-            }),
+            actions: actions(steer),
         };
         let relays = ["198.51.100.7:443", "[2001:db8:2::7]:9001"];
         let relays = relays.map(|text| text.parse::<Endpoint>().unwrap());
@@ -364,11 +350,10 @@ mod tests {
         let image = small(ClassifyBy::RelaySet, ExitProtocols::Tcp, Steer::Both);
         assert_eq!(image.word(offset_of!(Fixed, generation) / 8), 3);
 
-        let [addresses, relay_addresses] = [
-            offset_of!(Fixed, addresses),
-            offset_of!(Fixed, relay_addresses),
-        ];
-        let [resolvers, exempt] = [offset_of!(Fixed, resolvers), offset_of!(Fixed, exempt)];
+        let addresses = offset_of!(Fixed, addresses);
+        let relay_addresses = offset_of!(Fixed, relay_addresses);
+        let resolvers = offset_of!(Fixed, resolvers);
+        let exempt = offset_of!(Fixed, exempt);
         let second = size_of::<Ranges>();
         let v4 = |first: u64, last: u64| [first << 32 | last];
         let host = v4(0xc000_0200, 0xc000_0203);
@@ -413,33 +398,14 @@ mod tests {
     #[test]
     fn the_choices_are_bytes() {
         use crate::packet::Version::{V4, V6};
+        use ExitProtocols::{All, Tcp, TcpUdp};
         let relay_set = ClassifyBy::RelaySet;
         let host_mark = ClassifyBy::HostMark(Dscp::of(0x20));
         for (classify_by, protocols, steer, expected) in [
-            (
-                relay_set,
-                ExitProtocols::Tcp,
-                Steer::Both,
-                [0x28, 0, 1, 0, 3],
-            ),
-            (
-                relay_set,
-                ExitProtocols::TcpUdp,
-                Steer::Only(V4),
-                [0x28, 1, 1, 0, 1],
-            ),
-            (
-                host_mark,
-                ExitProtocols::All,
-                Steer::Only(V6),
-                [0x28, 2, 0, 0x20, 2],
-            ),
-            (
-                host_mark,
-                ExitProtocols::Tcp,
-                Steer::Off,
-                [0x28, 0, 0, 0x20, 0],
-            ),
+            (relay_set, Tcp, Steer::Both, [0x28, 0, 1, 0, 3]),
+            (relay_set, TcpUdp, Steer::Only(V4), [0x28, 1, 1, 0, 1]),
+            (host_mark, All, Steer::Only(V6), [0x28, 2, 0, 0x20, 2]),
+            (host_mark, Tcp, Steer::Off, [0x28, 0, 0, 0x20, 0]),
         ] {
             let image = small(classify_by, protocols, steer);
             let choices = [

@@ -52,7 +52,8 @@ impl Metrics<'_> {
         help: &str,
         values: impl IntoIterator<Item = (Labels, u64)>,
     ) -> fmt::Result {
-        self.counts(name, None, help, values)
+        let kind = MetricType::Counter;
+        self.family(name, None, help, kind, values, ConstCounter::new)
     }
 
     /// A counter of bytes; its name gets `_bytes_total`.
@@ -65,19 +66,8 @@ impl Metrics<'_> {
         help: &str,
         values: impl IntoIterator<Item = (Labels, u64)>,
     ) -> fmt::Result {
-        self.counts(name, Some(&Unit::Bytes), help, values)
-    }
-
-    fn counts(
-        &mut self,
-        name: &str,
-        unit: Option<&Unit>,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> fmt::Result {
-        let values = values.into_iter();
-        let values = values.map(|(labels, value)| (labels, ConstCounter::new(value)));
-        self.family(name, unit, help, MetricType::Counter, values)
+        let (kind, unit) = (MetricType::Counter, Some(&Unit::Bytes));
+        self.family(name, unit, help, kind, values, ConstCounter::new)
     }
 
     /// A gauge: a number that can fall.
@@ -90,9 +80,7 @@ impl Metrics<'_> {
         help: &str,
         values: impl IntoIterator<Item = (Labels, u64)>,
     ) -> fmt::Result {
-        let values = values.into_iter();
-        let values = values.map(|(labels, value)| (labels, ConstGauge::new(value)));
-        self.family(name, None, help, MetricType::Gauge, values)
+        self.family(name, None, help, MetricType::Gauge, values, ConstGauge::new)
     }
 
     /// A time in seconds since the Unix epoch; its name gets `_timestamp_seconds`.
@@ -105,10 +93,9 @@ impl Metrics<'_> {
         help: &str,
         values: impl IntoIterator<Item = (Labels, u64)>,
     ) -> fmt::Result {
-        let values = values.into_iter();
-        let values = values.map(|(labels, value)| (labels, ConstGauge::new(value)));
         let name = format!("{name}_timestamp");
-        self.family(&name, Some(&Unit::Seconds), help, MetricType::Gauge, values)
+        let (kind, unit) = (MetricType::Gauge, Some(&Unit::Seconds));
+        self.family(&name, unit, help, kind, values, ConstGauge::new)
     }
 
     fn family<M: EncodeMetric>(
@@ -117,15 +104,16 @@ impl Metrics<'_> {
         unit: Option<&Unit>,
         help: &str,
         kind: MetricType,
-        values: impl Iterator<Item = (Labels, M)>,
+        values: impl IntoIterator<Item = (Labels, u64)>,
+        metric: fn(u64) -> M,
     ) -> fmt::Result {
         let mut encoder = self.0.encode_descriptor(name, help, unit, kind)?;
         for (labels, value) in values {
             // A family without labels would be written with empty braces.
             if labels.is_empty() {
-                return value.encode(encoder);
+                return metric(value).encode(encoder);
             }
-            value.encode(encoder.encode_family(&labels)?)?;
+            metric(value).encode(encoder.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -130,10 +130,8 @@ mod tests {
             let l3 = 14 + 4 * tags;
             for options in [0, 1, 10] {
                 let frame = frame(tags, [0x08, 0x00], &v4(options));
-                assert_eq!(
-                    transport_of(&frame),
-                    Some(l3 + 20 + 4 * usize::from(options))
-                );
+                let header = 20 + 4 * usize::from(options);
+                assert_eq!(transport_of(&frame), Some(l3 + header));
             }
             let plain = frame(tags, [0x86, 0xdd], &v6(&[]));
             assert_eq!(transport_of(&plain), Some(l3 + 40));
@@ -187,29 +185,20 @@ mod tests {
         let bytes = whole.len();
         assert_eq!(refused(&whole, bytes), None);
         assert_eq!(refused(&whole, bytes - 1), Some(BeyondFrame));
-        assert_eq!(
-            refused(&whole[..18 + 20], bytes),
-            None,
-            "the rest is in another buffer"
-        );
+        // The rest is in another buffer.
+        assert_eq!(refused(&whole[..18 + 20], bytes), None);
         assert_eq!(refused(&whole[..18 + 19], bytes), Some(ShortHeader));
         assert_eq!(refused(&changed(0, 0x56), bytes), Some(WrongVersion));
         assert_eq!(refused(&changed(0, 0x45), bytes), None);
         assert_eq!(refused(&changed(0, 0x44), bytes), Some(BadLength));
-        assert_eq!(
-            refused(&changed(3, 24), bytes),
-            None,
-            "a header and nothing more"
-        );
+        // A header and nothing more.
+        assert_eq!(refused(&changed(3, 24), bytes), None);
         assert_eq!(refused(&changed(3, 23), bytes), Some(BadLength));
-        let mut tcp = v4(0);
-        tcp[3] = 20 + 4;
-        assert_eq!(refused(&frame(0, [0x08, 0x00], &tcp), 14 + 40), None);
-        tcp[3] = 20 + 3;
-        assert_eq!(
-            refused(&frame(0, [0x08, 0x00], &tcp), 14 + 40),
-            Some(ShortTransport)
-        );
+        for (length, expected) in [(20 + 4, None), (20 + 3, Some(ShortTransport))] {
+            let mut tcp = v4(0);
+            tcp[3] = length;
+            assert_eq!(refused(&frame(0, [0x08, 0x00], &tcp), 14 + 40), expected);
+        }
     }
 
     #[test]
@@ -240,10 +229,8 @@ mod tests {
         cut[5] = 7;
         assert_eq!(refused(&of(&cut), bytes + 8), Some(ShortExtension));
         let one = of(&chain(1));
-        assert_eq!(
-            refused(&one[..18 + 40 + 7], one.len()),
-            Some(ShortExtension)
-        );
+        let readable = &one[..18 + 40 + 7];
+        assert_eq!(refused(readable, one.len()), Some(ShortExtension));
     }
 
     #[test]
@@ -270,10 +257,8 @@ mod tests {
             // Every byte of the ports is 1; a later fragment has none.
             let ports = if expected == Some(false) { 0 } else { 0x0101 };
             assert_eq!(packet.ports.destination, ports, "{flags:#06x}");
-            assert_eq!(
-                (packet.source, packet.destination),
-                (0xc000_020a, 0xc633_6407)
-            );
+            let addresses = (packet.source, packet.destination);
+            assert_eq!(addresses, (0xc000_020a, 0xc633_6407));
         }
     }
 
@@ -312,11 +297,8 @@ mod tests {
             };
             let first = packet.fragment.map(|fragment| fragment.first);
             assert_eq!(first, expected, "{offset_and_more:#06x}");
-            assert!(
-                packet
-                    .fragment
-                    .is_none_or(|fragment| fragment.id == 0x1234_5678)
-            );
+            let id = packet.fragment.map(|fragment| fragment.id);
+            assert!(id.is_none_or(|id| id == 0x1234_5678));
             let ports = if expected == Some(false) { 0 } else { 0x0101 };
             assert_eq!(packet.ports.source, ports, "{offset_and_more:#06x}");
             assert_eq!(packet.protocol, next_header);

@@ -154,10 +154,8 @@ mod tests {
         for (at, byte) in changes {
             frame[*at] = *byte;
         }
-        let (v4, v6) = (
-            plain_v4(&frame, 0, frame.len()),
-            plain_v6(&frame, 0, frame.len()),
-        );
+        let v4 = plain_v4(&frame, 0, frame.len());
+        let v6 = plain_v6(&frame, 0, frame.len());
         // The readers agree with the general parser.
         match super::super::parse(&frame, frame.len()) {
             Headers::V4(packet) => assert!(v4.is_none_or(|plain| plain == packet)),
@@ -169,31 +167,27 @@ mod tests {
 
     #[test]
     fn every_field_is_read_behind_tags() {
-        for tags in [0, 4, 8] {
-            let frame = v4(tags);
-            let expected = Packet {
-                source: 0xc000_020a,
-                destination: 0xc633_6407,
+        fn packet<A>(tags: usize, source: A, destination: A) -> Packet<A> {
+            Packet {
+                source,
+                destination,
                 l3: tags + 14,
                 ports: PORTS,
                 tcp: TCP,
                 fragment: None,
                 tos: 0xab,
                 protocol: 6,
-            };
+            }
+        }
+        for tags in [0, 4, 8] {
+            let frame = v4(tags);
+            let expected = packet(tags, 0xc000_020a, 0xc633_6407);
             assert_eq!(plain_v4(&frame, tags, frame.len()), Some(expected));
             assert_eq!(plain_v6(&frame, tags, frame.len()), None);
             let frame = v6(tags);
-            let expected = Packet {
-                source: 0x1011_1213_1415_1617_1819_1a1b_1c1d_1e1f_u128,
-                destination: 0x2021_2223_2425_2627_2829_2a2b_2c2d_2e2f,
-                l3: tags + 14,
-                ports: PORTS,
-                tcp: TCP,
-                fragment: None,
-                tos: 0xab,
-                protocol: 6,
-            };
+            let source = 0x1011_1213_1415_1617_1819_1a1b_1c1d_1e1f;
+            let destination = 0x2021_2223_2425_2627_2829_2a2b_2c2d_2e2f;
+            let expected = packet(tags, source, destination);
             assert_eq!(plain_v6(&frame, tags, frame.len()), Some(expected));
             assert_eq!(plain_v4(&frame, tags, frame.len()), None);
         }

@@ -184,7 +184,6 @@ fn decisions() -> Value {
     ])
 }
 
-/// A directory with all of these results.
 fn results() -> TempDir {
     let directory = TempDir::new().unwrap();
     for (name, content) in [

@@ -18,7 +18,6 @@ use std::path::Path;
 
 const PROGRAMS: [&str; 2] = ["exitmark", "exitmark-monitor"];
 
-/// The text of a file of this repository.
 fn text(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
@@ -131,7 +130,6 @@ fn add_statuses(program: &str, page: &str, beginning: &str, found: &mut BTreeSet
     }
 }
 
-/// The interface of this tree.
 fn interface() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let commands = [

@@ -31,7 +31,6 @@ pub(super) const LINK_NUMBERS: usize = size_of::<exitmark_links>() / size_of::<u
 #[derive(Debug)]
 pub struct Links {
     cells: Cells,
-    /// The port that is `incoming`.
     incoming: Option<Role>,
 }
 

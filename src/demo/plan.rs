@@ -143,7 +143,6 @@ fn destination(packet: &SlicedPacket<'_>) -> Option<IpAddr> {
     }
 }
 
-/// The source and destination address of an IP frame.
 pub(super) fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let source = match packet.net.as_ref()? {
@@ -154,7 +153,6 @@ pub(super) fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     Some((source, destination(&packet)?))
 }
 
-/// Parses one of the site's MAC addresses.
 pub(super) fn mac(text: &str) -> [u8; 6] {
     let mut mac = [0; 6];
     for (byte, digits) in mac.iter_mut().zip(text.split(':')) {

@@ -315,7 +315,6 @@ mod tests {
                     .any(|slot| slot == key)
         }
 
-        /// The ports of a bit map.
         fn ports(&self, at: usize) -> Vec<usize> {
             let is_set = |port: &usize| self.word(at / 8 + port / 64) >> (port % 64) & 1 == 1;
             (0..1 << 16).filter(is_set).collect()

@@ -108,7 +108,6 @@ fn sixteen_requests_are_served_at_a_time() {
 
 const CAPTURE: &[u8] = b"POST /v1/capture HTTP/1.1\r\nhost: box\r\ncontent-length: 2\r\n\r\n{}";
 
-/// Reads the beginning of a good answer.
 fn assert_begins(stream: &mut impl Read) {
     let mut begun = [0; 12];
     stream.read_exact(&mut begun).unwrap();

@@ -92,7 +92,6 @@ impl Street {
         }
     }
 
-    /// Receives reports until one is `way`.
     #[track_caller]
     fn wait_for(&mut self, way: Way) {
         let deadline = Instant::now() + PATIENCE;

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The description of a metric.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Metric {
     pub(crate) kind: String,

@@ -13,7 +13,6 @@ fn drawn(top: &Top, width: u16, height: u16) -> Terminal<TestBackend> {
     terminal
 }
 
-/// The screen's lines.
 fn lines(top: &Top) -> Vec<String> {
     let terminal = drawn(top, 80, 25);
     let buffer = terminal.backend().buffer();

@@ -36,7 +36,6 @@ impl Machine {
         self.place.path().join("root")
     }
 
-    /// The path of a file of the machine.
     fn path(&self, inside: &str) -> PathBuf {
         self.root().join(inside.trim_start_matches('/'))
     }
@@ -93,7 +92,6 @@ impl Machine {
         self.run("dpkg", &arguments);
     }
 
-    /// Removes a package with this option of dpkg.
     pub(crate) fn remove(&self, option: &str, package: &str) -> Result<String, LabError> {
         self.command("dpkg", &["--no-triggers", option, package])
     }

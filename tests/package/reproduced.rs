@@ -74,7 +74,6 @@ fn copy_sources(to: &Path) {
     assert!(copied.unwrap().success());
 }
 
-/// The packages in a directory by their names.
 fn packages(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     (fs::read_dir(directory).unwrap())
         .map(|entry| entry.unwrap().path())

@@ -11,7 +11,6 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A way to write a text to a file.
 type Writing = fn(&Path, &str);
 
 fn by_renaming(path: &Path, text: &str) {

@@ -13,7 +13,6 @@ use std::io::Write;
 /// How many bytes of a large document are tried; fewer in a slow debug build.
 const SAMPLES: usize = if cfg!(debug_assertions) { 150 } else { 5_000 };
 
-/// Whether these bytes are accepted.
 fn is_believed(bytes: &[u8], certificates: &Certificates, trusted: &Authorities) -> bool {
     let Ok(document) = UncheckedDocument::parse(bytes) else {
         return false;

@@ -15,7 +15,6 @@ fn parsed(certificates: &str) -> Vec<AuthCertUnverified> {
     parse_netdoc_multiple(&ParseInput::new(certificates, "")).unwrap()
 }
 
-/// The verified certificates of these authorities.
 fn certificates(authorities: &Authorities) -> Vec<AuthCert> {
     let text = authorities.certificates_for(plan(Flavor::Ns).validity);
     let certificates = parsed(&text).into_iter();

@@ -122,7 +122,6 @@ pub(crate) fn unchecked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> S
     }
 }
 
-/// The program itself as a loader.
 pub(crate) fn loader() -> Loader {
     let program = env!("CARGO_BIN_EXE_exitmark");
     Loader::of(program.into(), vec![LOADER_COMMAND.into()], LONG)

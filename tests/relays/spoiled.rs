@@ -5,7 +5,6 @@ use exitmark_relays::UncheckedDocument;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// One way to spoil a document.
 #[derive(Clone, Debug)]
 enum Spoil {
     Byte(Index, u8),

@@ -25,7 +25,6 @@ fn wait(watch: &Watch) {
     assert!(started.elapsed() < LONG, "no event");
 }
 
-/// Waits for a change.
 fn wait_for_change(watch: &mut Watch) {
     wait(watch);
     // A change may cause several events.

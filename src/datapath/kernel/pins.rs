@@ -174,12 +174,10 @@ impl Pins {
         self.directory.join(format!("link_{role}"))
     }
 
-    /// The directory of the maps of this layout.
     pub(super) fn maps(&self, layout: impl Display) -> PathBuf {
         self.directory.join(format!("{MAPS}{layout}"))
     }
 
-    /// A role's pinned link, if there is one.
     pub(super) fn link(&self, role: Role) -> Result<Option<OwnedFd>, PinError> {
         let path = self.link_path(role);
         match sys::open_pinned(&path) {
@@ -276,7 +274,6 @@ impl Pins {
         Ok(others)
     }
 
-    /// Makes the directory of this layout's maps.
     pub(super) fn make_maps(&self, layout: u32) -> Result<(), PinError> {
         make_directory(&self.maps(layout))
     }

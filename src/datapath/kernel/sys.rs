@@ -150,7 +150,6 @@ pub(super) struct LinkTarget {
     pub(super) program: u32,
 }
 
-/// Reads the NIC and program of a link.
 pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     let mut info = libbpf_sys::bpf_link_info::default();
     let mut length =
@@ -173,7 +172,6 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     })
 }
 
-/// The ID of a program.
 pub(super) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut length =
@@ -190,7 +188,6 @@ pub(super) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info.id)
 }
 
-/// Opens the program that has this ID.
 pub(super) fn open_program(number: u32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes a number and returns a descriptor or an error.
     let fd = result(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(number) })?;
@@ -198,14 +195,12 @@ pub(super) fn open_program(number: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Pins an object in the BPF file system.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     // SAFETY: the path is a live C string, and the descriptor is open.
     result(unsafe { libbpf_sys::bpf_obj_pin(object.as_raw_fd(), path.as_ptr()) }).map(|_| ())
 }
 
-/// Opens a pinned object.
 pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     // SAFETY: the path is a live C string.
@@ -261,7 +256,6 @@ pub fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Reads the state of XDP on a NIC.
 pub(super) fn xdp_state(ifindex: u32) -> io::Result<XdpState> {
     let ifindex = i32::try_from(ifindex).map_err(io::Error::other)?;
     let mut options = libbpf_sys::bpf_xdp_query_opts {

@@ -100,7 +100,6 @@ pub enum XskError {
 pub struct Umem {
     umem: xsk_rs::Umem,
     descriptors: Vec<FrameDesc>,
-    /// The beginning of the memory.
     start: NonNull<u8>,
     settings: XskSettings,
     frames_per_worker: u32,
@@ -346,7 +345,6 @@ impl Umem {
     }
 }
 
-/// The beginning of the memory.
 fn beginning(umem: &xsk_rs::Umem, descriptors: &[FrameDesc]) -> Option<NonNull<u8>> {
     let first = descriptors.first()?;
     // SAFETY: the descriptor is of this UMEM, and no ring has any of its chunks yet. xsk-rs

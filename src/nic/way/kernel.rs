@@ -231,7 +231,6 @@ impl Talk {
     }
 }
 
-/// Whether an entry is for this address.
 fn is_of(entry: &NeighbourMessage, address: IpAddr) -> bool {
     let has = |attribute: &NeighbourAttribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address == IpAddr::V4(*v4),

@@ -162,7 +162,6 @@ mod tests {
         }
     }
 
-    /// The parser's error, if any.
     fn refused(frame: &[u8], frame_bytes: usize) -> Option<Malformed> {
         match parse(frame, frame_bytes) {
             Headers::Malformed(reason) => Some(reason),

@@ -73,7 +73,6 @@ pub fn plain_v6(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<
     })
 }
 
-/// The ports of a fast-path frame.
 #[inline(always)]
 fn ports<const N: usize>(head: &[u8; N]) -> Ports {
     Ports {

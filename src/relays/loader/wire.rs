@@ -14,7 +14,6 @@ const MAX_AUTHORITIES: usize = 64;
 /// The longest reason for a refusal, in characters.
 const MAX_REASON: usize = 500;
 
-/// A request to load documents.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Request {

@@ -5,7 +5,6 @@ use super::super::table::count;
 use super::lines::Lines;
 use super::{Drawn, ticks};
 
-/// The axes and their descriptions.
 pub(crate) const AXES: [(&str, &str); 4] = [
     ("relays", "relay endpoints"),
     ("prefixes", "prefixes of the host"),

@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 pub const YEARS: std::ops::Range<i16> = 2000..2200;
 
 /// A statistic: what its rows are keyed by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
     /// All packets: one row, which also has the columns of [`About`].
+    #[default]
     Total,
     /// By destination port (`port`).
     Port,
@@ -45,7 +48,7 @@ pub enum Encryption {
 }
 
 /// A row of a period file, one line of JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// When the period began, inclusive (RFC 3339, UTC).
     pub period_start: Timestamp,

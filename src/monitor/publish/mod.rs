@@ -41,6 +41,7 @@ use super::clock::Period;
 use super::ledger::Ledger;
 use super::row::{About, Dimension, Row};
 use select::{Figures, Total};
+use std::cmp::Reverse;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -74,20 +75,11 @@ impl Default for PublishSettings {
     /// and 1024 packets are the bins in which Tor counts onion services and their cells; 1 MiB
     /// hides whether one more page was fetched.
     fn default() -> Self {
-        const fn bin(size: u64) -> NonZeroU64 {
-            match NonZeroU64::new(size) {
-                Some(bin) => bin,
-                None => NonZeroU64::MIN,
-            }
-        }
+        let bin = |size| NonZeroU64::new(size).unwrap_or(NonZeroU64::MIN);
         Self {
             top: 50,
             threshold_flows: 100,
-            bins: Counts {
-                flows: bin(8),
-                bytes: bin(1 << 20),
-                packets: bin(1024),
-            },
+            bins: [8, 1 << 20, 1024].map(bin).into(),
             cross: Vec::new(),
             noise: None,
         }
@@ -177,16 +169,7 @@ pub fn publish(
         period_start: period.start,
         period_end: period.end(),
         exit: origin.exit.clone(),
-        dimension: Dimension::Total,
-        port: None,
-        asn: None,
-        as_name: None,
-        country: None,
-        ip_version: None,
-        encryption: None,
-        other: false,
-        counts: Counts::default(),
-        about: None,
+        ..Row::default()
     };
     let total = figures.total(noise.as_deref_mut());
     let mut about = about(ledger, period, origin, settings);
@@ -214,9 +197,7 @@ pub fn publish(
             .into_iter()
             .map(|(key, amount)| (key, figures.rounded(&blank, amount)))
             .collect();
-        shown.sort_by(|(key, row), (other_key, other)| {
-            (other.counts.bytes.cmp(&row.counts.bytes)).then(key.cmp(other_key))
-        });
+        shown.sort_by_key(|(key, row)| (Reverse(row.counts.bytes), *key));
         rows.extend(shown.into_iter().map(|(key, mut row)| {
             key.write(&mut row);
             row.as_name = row.asn.and_then(|asn| (origin.names)(asn));

@@ -1,15 +1,16 @@
 //! The sums as JSON and CSV, with the columns that docs/periods.md documents.
 
-use super::sums::{Day, Entry, Key, Span, Statistics, Sums, Table};
+use super::sums::{Day, Entry, Key, Span, Statistics, Sums, Table, Values};
 use super::words;
 use crate::cell::{Country, Counts};
 use crate::row::{CountColumns, Dimension};
 use jiff::civil::Date;
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// A row of the output, flat like a row of a period file.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Line<'a> {
     span: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,18 +100,8 @@ impl<'a> Data<'a> {
             span: &self.span,
             exit: self.exit,
             dimension,
-            day: None,
-            port: None,
-            service: None,
-            asn: None,
-            as_name: None,
-            country: None,
-            country_name: None,
-            ip_version: None,
-            encryption: None,
-            other: false,
-            lower_bound: false,
             counts,
+            ..Line::default()
         }
     }
 
@@ -156,25 +147,14 @@ impl<'a> Data<'a> {
         let mut text = COLUMNS.join(",");
         text.push_str("\r\n");
         for line in self.lines() {
-            let cells = [
-                line.span.to_owned(),
-                text_of(line.exit),
-                line.dimension.to_owned(),
-                cell(line.day),
-                cell(line.port),
-                text_of(line.service),
-                cell(line.asn),
-                text_of(line.as_name),
-                cell(line.country),
-                text_of(line.country_name.as_deref()),
-                cell(line.ip_version),
-                cell(line.encryption),
-                line.other.to_string(),
-                line.lower_bound.to_string(),
-                line.counts.flows.to_string(),
-                line.counts.bytes.to_string(),
-                line.counts.packets.to_string(),
-            ];
+            // Numbers and text always serialise.
+            let line = serde_json::to_value(line).unwrap_or_default();
+            let cells = COLUMNS.map(|column| match &line[column] {
+                Value::Null => String::new(),
+                Value::String(text) if NAMES.contains(&column) => quoted(text),
+                Value::String(text) => text.clone(),
+                value => value.to_string(),
+            });
             text.push_str(&cells.join(","));
             text.push_str("\r\n");
         }
@@ -185,7 +165,7 @@ impl<'a> Data<'a> {
     pub(super) fn json(&'a self) -> String {
         let (seconds, watched_seconds) = self.sums.watched();
         let method = &self.sums.method;
-        let values = |values: &'a super::Values| values.0.iter().map(String::as_str).collect();
+        let values = |values: &'a Values| values.0.iter().map(String::as_str).collect();
         let about = About {
             span: self.span.clone(),
             exit: self.exit,
@@ -225,16 +205,12 @@ const COLUMNS: [&str; 17] = [
     "packets",
 ];
 
-fn cell(value: Option<impl ToString>) -> String {
-    value.map_or_else(String::new, |value| value.to_string())
-}
+/// The columns whose text may contain commas and quotation marks.
+const NAMES: [&str; 4] = ["exit", "service", "as_name", "country_name"];
 
 /// A quoted CSV field; text that a spreadsheet would take for a formula gets an apostrophe in
 /// front.
-fn text_of(text: Option<&str>) -> String {
-    let Some(text) = text else {
-        return String::new();
-    };
+fn quoted(text: &str) -> String {
     let is_formula = text.starts_with(['=', '+', '-', '@']);
     let guard = if is_formula { "'" } else { "" };
     format!("\"{guard}{}\"", text.replace('"', "\"\""))

@@ -16,7 +16,7 @@ mod words;
 pub use data::json;
 pub use read::read;
 pub use site::{Summary, write};
-pub use sums::{Day, Entry, Key, Method, Month, Part, Span, Statistics, Sums, Table, Values};
+pub use sums::{Key, Month, Span, Statistics};
 
 use std::path::PathBuf;
 

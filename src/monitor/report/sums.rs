@@ -4,6 +4,7 @@ use crate::cell::{Country, Counts};
 use crate::row::{About, Dimension, Encryption, Row};
 use jiff::civil::Date;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 /// A month of the calendar, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -186,14 +187,10 @@ impl Values {
     /// More values are not shown.
     const MOST: usize = 24;
 
-    fn add(&mut self, value: String) {
+    fn add(&mut self, value: impl Into<String>) {
         if self.0.len() < Self::MOST {
-            self.0.insert(value);
+            self.0.insert(value.into());
         }
-    }
-
-    fn add_all(&mut self, more: &Self) {
-        more.0.iter().for_each(|value| self.add(value.clone()));
     }
 }
 
@@ -219,23 +216,17 @@ pub struct Method {
 }
 
 impl Method {
-    fn of(about: &About) -> Self {
-        let one = |value: String| Values(BTreeSet::from([value]));
-        let text = |value: &str| Values(Some(value.to_owned()).into_iter().collect());
-        Self {
-            monitors: text(&about.monitor),
-            countries: text(&about.countries),
-            systems: text(&about.systems),
-            top: one(about.top.to_string()),
-            threshold_flows: one(about.threshold_flows.to_string()),
-            bins: Counts {
-                flows: one(about.bin_flows.to_string()),
-                bytes: one(about.bin_bytes.to_string()),
-                packets: one(about.bin_packets.to_string()),
-            },
-            epsilon: one(about.epsilon.to_string()),
-            spilled: about.spilled,
-        }
+    fn note(&mut self, about: &About) {
+        self.monitors.add(&about.monitor);
+        self.countries.add(&about.countries);
+        self.systems.add(&about.systems);
+        self.top.add(about.top.to_string());
+        self.threshold_flows.add(about.threshold_flows.to_string());
+        self.bins.flows.add(about.bin_flows.to_string());
+        self.bins.bytes.add(about.bin_bytes.to_string());
+        self.bins.packets.add(about.bin_packets.to_string());
+        self.epsilon.add(about.epsilon.to_string());
+        self.spilled |= about.spilled;
     }
 
     fn add(&mut self, more: &Self) {
@@ -250,7 +241,7 @@ impl Method {
             (&mut self.bins.packets, &more.bins.packets),
             (&mut self.epsilon, &more.epsilon),
         ] {
-            mine.add_all(more);
+            more.0.iter().for_each(|value| mine.add(value));
         }
         self.spilled |= more.spilled;
     }
@@ -299,7 +290,7 @@ impl Sums {
         }
         self.total += day.total;
         self.lost = self.lost.saturating_add(part.about.lost_packets);
-        self.method.add(&Method::of(&part.about));
+        self.method.note(&part.about);
 
         let with_other: BTreeSet<Dimension> = part
             .rows
@@ -371,15 +362,7 @@ impl Sums {
 
     /// The table of a dimension; empty if it has no rows.
     pub fn table(&self, dimension: Dimension) -> &Table {
-        static NONE: Table = Table {
-            entries: BTreeMap::new(),
-            other: Counts {
-                flows: 0,
-                bytes: 0,
-                packets: 0,
-            },
-            others: 0,
-        };
+        static NONE: LazyLock<Table> = LazyLock::new(Table::default);
         self.tables.get(&dimension).unwrap_or(&NONE)
     }
 
@@ -441,12 +424,9 @@ impl Statistics {
 
     /// The sums of a span for an exit (over all exits for `None`).
     pub fn sum(&self, exit: Option<&str>, span: Span) -> Sums {
+        let months = self.of(exit).flatten();
         let mut sum = Sums::default();
-        for (_, sums) in self
-            .of(exit)
-            .flatten()
-            .filter(|(month, _)| span.has(**month))
-        {
+        for (_, sums) in months.filter(|(month, _)| span.has(**month)) {
             sum.add(sums);
         }
         sum

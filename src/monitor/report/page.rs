@@ -2,7 +2,7 @@
 
 use super::plot::{self, Bar};
 use super::ranking::{Ranking, ranking};
-use super::sums::{Day, Key, Month, Span, Statistics, Sums, Table, Values};
+use super::sums::{Day, Key, Method, Month, Span, Statistics, Sums, Table, Values};
 use super::words;
 use crate::row::{Dimension, Encryption};
 use askama::Template;
@@ -14,6 +14,16 @@ pub(super) const STYLE: &str = include_str!("templates/style.css");
 
 /// Bars of a plot at most: a span of more months has one for each year.
 const BARS: usize = 60;
+
+/// The tables of two columns, with their ids and titles.
+const CROSSES: [(Dimension, &str, &str); 3] = {
+    use Dimension::{PortCountry, PortSystem, SystemCountry};
+    [
+        (PortCountry, "ports-countries", "Ports and countries"),
+        (PortSystem, "ports-systems", "Ports and networks"),
+        (SystemCountry, "systems-countries", "Networks and countries"),
+    ]
+};
 
 /// A link to a page; without a target it stands for the page itself.
 pub(super) struct Link {
@@ -64,11 +74,6 @@ struct Mix {
     pieces: Vec<Piece>,
 }
 
-struct Fact {
-    name: &'static str,
-    value: String,
-}
-
 #[derive(Template)]
 #[template(path = "page.html")]
 pub(super) struct Page<'a> {
@@ -87,7 +92,8 @@ pub(super) struct Page<'a> {
     mixes: Vec<Mix>,
     rankings: Vec<Ranking>,
     crosses: Vec<Ranking>,
-    facts: Vec<Fact>,
+    /// How the numbers were made: name and value.
+    facts: Vec<(&'static str, String)>,
     threshold: String,
     noise: Option<String>,
     is_summed: bool,
@@ -137,9 +143,11 @@ impl<'a> Page<'a> {
         let plots = [("wide", 960), ("narrow", 400)]
             .map(|(id, width)| plot::svg(&bars, width, id, &title, &description));
         let names = |asn: u32| statistics.names.get(&asn).cloned();
-        let ranked = |dimension, id, title, column, text| {
-            ranking(sums, dimension, &names, [id, title, column, text])
-        };
+        let ranked = |dimension, words| ranking(sums, dimension, &names, words);
+        let by_port = "By destination port. The service is the usual one of the port.";
+        let by_system = "By the autonomous system that announces the destination.";
+        let by_country = "By the country in which the destination is registered. It may be hosted \
+                          elsewhere.";
         let method = &sums.method;
         Self {
             style: STYLE,
@@ -149,54 +157,29 @@ impl<'a> Page<'a> {
             exit,
             covered: covered(sums),
             links: subject.links,
-            tiles: tiles(sums, statistics, span),
+            tiles: tiles(sums, span),
             plot_unit,
             plots,
             has_partial: bars.iter().any(|bar| bar.is_partial),
             bars,
-            mixes: vec![encryption(sums), versions(sums)],
+            mixes: mixes(sums),
             rankings: vec![
-                ranked(
-                    Dimension::Port,
-                    "ports",
-                    "Ports",
-                    "Port",
-                    "By destination port. The service is the usual one of the port.",
-                ),
+                ranked(Dimension::Port, ["ports", "Ports", "Port", by_port]),
                 ranked(
                     Dimension::System,
-                    "systems",
-                    "Networks",
-                    "Autonomous system",
-                    "By the autonomous system that announces the destination.",
+                    ["systems", "Networks", "Autonomous system", by_system],
                 ),
                 ranked(
                     Dimension::Country,
-                    "countries",
-                    "Countries",
-                    "Country",
-                    "By the country in which the destination is registered. It may be hosted \
-                     elsewhere.",
+                    ["countries", "Countries", "Country", by_country],
                 ),
             ],
-            crosses: [
-                (
-                    Dimension::PortCountry,
-                    "ports-countries",
-                    "Ports and countries",
-                ),
-                (Dimension::PortSystem, "ports-systems", "Ports and networks"),
-                (
-                    Dimension::SystemCountry,
-                    "systems-countries",
-                    "Networks and countries",
-                ),
-            ]
-            .into_iter()
-            .filter(|(dimension, ..)| sums.tables.contains_key(dimension))
-            .map(|(dimension, id, title)| ranked(dimension, id, title, "Pair", ""))
-            .collect(),
-            facts: facts(sums),
+            crosses: CROSSES
+                .into_iter()
+                .filter(|(dimension, ..)| sums.tables.contains_key(dimension))
+                .map(|(dimension, id, title)| ranked(dimension, [id, title, "Pair", ""]))
+                .collect(),
+            facts: facts(method),
             threshold: listed(&method.threshold_flows),
             noise: noise(&method.epsilon),
             is_summed: sums.periods > 1,
@@ -231,15 +214,11 @@ fn covered(sums: &Sums) -> String {
     }
 }
 
-fn tiles(sums: &Sums, statistics: &Statistics, span: Span) -> Vec<Tile> {
+fn tiles(sums: &Sums, span: Span) -> Vec<Tile> {
     let (seconds, watched) = sums.watched();
     let of = |dimension, key| {
         let (part, whole) = sums.share(dimension, &key);
         words::share(part, whole)
-    };
-    let plural = |count: u64, one: &str| match count {
-        1 => format!("1 {one}"),
-        _ => format!("{} {one}s", words::grouped(count)),
     };
     let days = u64::try_from(sums.days.len()).unwrap_or(u64::MAX);
     let of_days = match span {
@@ -249,60 +228,43 @@ fn tiles(sums: &Sums, statistics: &Statistics, span: Span) -> Vec<Tile> {
         }
         _ => words::grouped(days),
     };
-    let exits = u64::try_from(statistics.exits.len()).unwrap_or(u64::MAX);
-    vec![
-        Tile {
-            label: "Volume",
-            value: words::bytes(sums.total.bytes),
-            note: format!("{}\u{a0}packets", words::count(sums.total.packets)),
-        },
-        Tile {
-            label: "Connections",
-            value: words::count(sums.total.flows),
-            note: "TCP connections begun".to_owned(),
-        },
-        Tile {
-            label: "Encrypted",
-            value: of(
-                Dimension::Encryption,
-                Key::encryption(Encryption::Encrypted),
-            ),
-            note: "of bytes, by the port".to_owned(),
-        },
-        Tile {
-            label: "IPv6",
-            value: of(Dimension::IpVersion, Key::ip_version(6)),
-            note: "of bytes".to_owned(),
-        },
-        Tile {
-            label: "Days",
-            value: of_days,
-            note: format!(
-                "watched {} of the time",
-                words::share(watched.min(seconds), seconds)
-            ),
-        },
-        Tile {
-            label: "Lost",
-            value: words::count(sums.lost),
-            note: match exits {
-                _ if sums.lost == 0 => "no packet was lost".to_owned(),
-                _ => format!(
-                    "packets, {} of all",
-                    words::share(sums.lost, sums.total.packets)
-                ),
-            },
-        },
+    let periods = match sums.periods {
+        1 => "1 period".to_owned(),
+        periods => format!("{} periods", words::grouped(periods)),
+    };
+    let watched = words::share(watched.min(seconds), seconds);
+    let encrypted = of(
+        Dimension::Encryption,
+        Key::encryption(Encryption::Encrypted),
+    );
+    let lost = match sums.lost {
+        0 => "no packet was lost".to_owned(),
+        lost => format!("packets, {} of all", words::share(lost, sums.total.packets)),
+    };
+    let packets = format!("{}\u{a0}packets", words::count(sums.total.packets));
+    let note = str::to_owned;
+    [
+        ("Volume", words::bytes(sums.total.bytes), packets),
+        (
+            "Connections",
+            words::count(sums.total.flows),
+            note("TCP connections begun"),
+        ),
+        ("Encrypted", encrypted, note("of bytes, by the port")),
+        (
+            "IPv6",
+            of(Dimension::IpVersion, Key::ip_version(6)),
+            note("of bytes"),
+        ),
+        (
+            "Days",
+            of_days,
+            format!("{periods}, watched {watched} of the time"),
+        ),
+        ("Lost", words::count(sums.lost), lost),
     ]
-    .into_iter()
-    .map(|tile| match tile.label {
-        "Days" => Tile {
-            note: format!("{}, {}", plural(sums.periods, "period"), tile.note),
-            ..tile
-        },
-        _ => tile,
-    })
-    .collect()
+    .map(|(label, value, note)| Tile { label, value, note })
+    .into()
 }
 
 /// One bar for each day of a month; for longer spans one for each month or year.
@@ -383,70 +345,50 @@ fn mix(
     }
 }
 
-fn encryption(sums: &Sums) -> Mix {
-    let kind = |kind| {
-        (
-            words::encryption(kind),
-            words::encryption(kind),
-            Key::encryption(kind),
-        )
-    };
-    mix(
-        [
-            "encryption",
-            "Encryption",
-            "Whether the usual service of the port encrypts from the first byte. A service that \
-             may upgrade to TLS later counts as plain.",
-        ],
-        sums.table(Dimension::Encryption),
-        &[
-            Encryption::Encrypted,
-            Encryption::Plain,
-            Encryption::Unknown,
-        ]
-        .map(kind),
-    )
-}
-
-fn versions(sums: &Sums) -> Mix {
-    mix(
-        [
-            "versions",
-            "IP versions",
-            "By the IP version of the packets.",
-        ],
-        sums.table(Dimension::IpVersion),
-        &[
-            ("four", "IPv4", Key::ip_version(4)),
-            ("six", "IPv6", Key::ip_version(6)),
-        ],
-    )
-}
-
-fn facts(sums: &Sums) -> Vec<Fact> {
-    let method = &sums.method;
-    let fact = |name, values: &Values| Fact {
-        name,
-        value: match listed(values) {
-            value if value.is_empty() => "none".to_owned(),
-            value => value,
-        },
-    };
+fn mixes(sums: &Sums) -> Vec<Mix> {
+    use Encryption::{Encrypted, Plain, Unknown};
+    let kinds = [Encrypted, Plain, Unknown].map(|kind| {
+        let name = words::encryption(kind);
+        (name, name, Key::encryption(kind))
+    });
+    let encryption = [
+        "encryption",
+        "Encryption",
+        "Whether the usual service of the port encrypts from the first byte. A service that may \
+         upgrade to TLS later counts as plain.",
+    ];
+    let versions = [
+        ("four", "IPv4", Key::ip_version(4)),
+        ("six", "IPv6", Key::ip_version(6)),
+    ];
+    let by_version = "By the IP version of the packets.";
     vec![
-        fact("Minimum flows of a row", &method.threshold_flows),
-        fact("Maximum rows of a table and period", &method.top),
-        fact("Flows are rounded up to multiples of", &method.bins.flows),
-        fact("Bytes are rounded up to multiples of", &method.bins.bytes),
-        fact(
-            "Packets are rounded up to multiples of",
-            &method.bins.packets,
+        mix(encryption, sums.table(Dimension::Encryption), &kinds),
+        mix(
+            ["versions", "IP versions", by_version],
+            sums.table(Dimension::IpVersion),
+            &versions,
         ),
-        Fact {
-            name: "Noise (ε)",
-            value: noise(&method.epsilon).unwrap_or_else(|| "none".to_owned()),
-        },
-        fact("Database of countries", &method.countries),
-        fact("Database of autonomous systems", &method.systems),
-        fact("Version of exitmark-monitor", &method.monitors),
     ]
+}
+
+fn facts(method: &Method) -> Vec<(&'static str, String)> {
+    let bins = method.bins.clone().map(|values| listed(&values));
+    let noise = noise(&method.epsilon).unwrap_or_default();
+    [
+        ("Minimum flows of a row", listed(&method.threshold_flows)),
+        ("Maximum rows of a table and period", listed(&method.top)),
+        ("Flows are rounded up to multiples of", bins.flows),
+        ("Bytes are rounded up to multiples of", bins.bytes),
+        ("Packets are rounded up to multiples of", bins.packets),
+        ("Noise (ε)", noise),
+        ("Database of countries", listed(&method.countries)),
+        ("Database of autonomous systems", listed(&method.systems)),
+        ("Version of exitmark-monitor", listed(&method.monitors)),
+    ]
+    .map(|(name, value)| match value.as_str() {
+        "" => (name, "none".to_owned()),
+        _ => (name, value),
+    })
+    .into()
 }

@@ -33,9 +33,9 @@ use super::publish::{Noise, Origin, PublishError, PublishSettings};
 use jiff::Timestamp;
 use state::{Name, StateDirectory};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
-use waiting::Waiting;
+use waiting::{Closed, Waiting};
 
 /// Default of `period.state`; on a tmpfs.
 pub const DEFAULT_STATE: &str = "/run/exitmark-monitor";
@@ -165,7 +165,10 @@ impl Periods {
             disk,
             state,
             running: Running::new(period, Duration::ZERO, now),
-            waiting: Waiting::new(now),
+            waiting: Waiting {
+                tried_at: now.monotonic,
+                ..Waiting::default()
+            },
             saved_at: now.monotonic,
             is_saved: true,
         };
@@ -192,7 +195,7 @@ impl Periods {
             // An existing state file is renamed even if it is older than these counts.
             let state = self.state.as_ref().map(|state| state.place(&name));
             let name = state.is_some_and(|path| path.exists()).then_some(name);
-            self.waiting.push(waiting::Closed {
+            self.waiting.closed.push_back(Closed {
                 period: self.running.period,
                 ran: self.running.ran(now),
                 ledger,
@@ -236,19 +239,15 @@ impl Periods {
         path.exists().then_some(path)
     }
 
-    /// Replaces the databases' descriptions and names, for rows published from now on.
-    pub fn set_origin(&mut self, countries: String, systems: String, names: super::publish::Names) {
-        self.origin.countries = countries;
-        self.origin.systems = systems;
-        self.origin.names = names;
-    }
-
     /// The current state of the running and the waiting periods.
     pub fn status(&self) -> Status {
         Status {
             running: self.running.period,
+            waiting: self.waiting.closed.len(),
+            given_up: self.waiting.given_up,
+            published: self.waiting.published,
+            last_published: self.waiting.last_published,
             is_saved: self.is_saved,
-            ..self.waiting.status(self.running.period)
         }
     }
 
@@ -267,7 +266,7 @@ impl Periods {
                         notices.push(Notice::Restored(period));
                         restored = Some(ledger);
                     } else {
-                        self.waiting.push(waiting::Closed {
+                        self.waiting.closed.push_back(Closed {
                             period,
                             ran,
                             ledger,
@@ -322,12 +321,9 @@ impl Periods {
 
     /// Path of a period's published file.
     fn path(&self, period: &Period) -> PathBuf {
-        published(&self.settings.directory, &self.origin.exit, period)
+        let name = format!("{}-{period}.jsonl", self.origin.exit);
+        self.settings.directory.join(name)
     }
-}
-
-fn published(directory: &Path, exit: &str, period: &Period) -> PathBuf {
-    directory.join(format!("{exit}-{period}.jsonl"))
 }
 
 /// Whether an exit may have this name, which becomes part of file names.

@@ -59,15 +59,12 @@ pub enum StateError {
         /// The fault of owner, mode or kind, as a clause.
         what: &'static str,
     },
-    /// Another process holds the lock.
+    /// Another process holds the lock. Holds the directory's path.
     #[error(
         "{} is used by another exitmark-monitor; stop that one, or give this one a state \
-         directory of its own", path.display()
+         directory of its own", .0.display()
     )]
-    InUse {
-        /// Path of the state directory.
-        path: PathBuf,
-    },
+    InUse(PathBuf),
 }
 
 /// A state directory, locked by this process.
@@ -131,17 +128,17 @@ impl Name {
 /// The content of a state file, as JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Stored {
+struct Stored<L> {
     format: u32,
     /// Version of the program that wrote the file; informative.
     monitor: String,
     start: Timestamp,
     length_seconds: i64,
     ran_seconds: u64,
-    ledger: Ledger,
+    ledger: L,
 }
 
-impl Stored {
+impl Stored<Ledger> {
     /// Returns the period, how long it ran, and its counts.
     fn open(self, name: &Name) -> Result<(Period, Duration, Ledger), &'static str> {
         let length = Length::stored(self.length_seconds).ok_or("has no length")?;
@@ -183,9 +180,7 @@ impl StateDirectory {
                 path: path.to_owned(),
                 lock,
             }),
-            Err(TryLockError::WouldBlock) => Err(StateError::InUse {
-                path: path.to_owned(),
-            }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse(path.to_owned())),
             Err(TryLockError::Error(reason)) => Err(failed(reason)),
         }
     }
@@ -197,16 +192,13 @@ impl StateDirectory {
 
     /// The state files, oldest period first. Removes unfinished files.
     pub(super) fn names(&self) -> Result<Vec<Name>, StateError> {
-        self.listed().map_err(|reason| StateError::Directory {
+        let failed = |reason| StateError::Directory {
             path: self.path.clone(),
             reason,
-        })
-    }
-
-    fn listed(&self) -> io::Result<Vec<Name>> {
+        };
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path)?.take(MAX_FILES) {
-            let file = entry?.file_name();
+        for entry in fs::read_dir(&self.path).map_err(failed)?.take(MAX_FILES) {
+            let file = entry.map_err(failed)?.file_name();
             let Some(text) = file.to_str() else {
                 continue;
             };
@@ -229,7 +221,7 @@ impl StateDirectory {
             return Err("is damaged or cut off: its checksum does not match".to_owned());
         }
         let body = BufReader::with_capacity(BUFFER_BYTES, file.take(length));
-        let stored: Stored = serde_json::from_reader(body)
+        let stored: Stored<Ledger> = serde_json::from_reader(body)
             .map_err(|_| "was written by another version of exitmark-monitor")?;
         if stored.format != FORMAT {
             return Err("was written by another version of exitmark-monitor".to_owned());
@@ -246,18 +238,9 @@ impl StateDirectory {
         ran: Duration,
         ledger: &Ledger,
     ) -> io::Result<()> {
-        #[derive(Serialize)]
-        struct Storing<'a> {
-            format: u32,
-            monitor: &'a str,
-            start: Timestamp,
-            length_seconds: i64,
-            ran_seconds: u64,
-            ledger: &'a Ledger,
-        }
-        let storing = Storing {
+        let stored = Stored {
             format: FORMAT,
-            monitor: exitmark_service::VERSION,
+            monitor: exitmark_service::VERSION.to_owned(),
             start: period.start,
             length_seconds: period.length.seconds(),
             ran_seconds: ran.as_secs(),
@@ -268,7 +251,7 @@ impl StateDirectory {
                 file,
                 hash: Sha256::new(),
             };
-            serde_json::to_writer(&mut file, &storing)?;
+            serde_json::to_writer(&mut file, &stored)?;
             let digest = hex(file.hash);
             write!(file.file, "\n{digest}\n")
         })

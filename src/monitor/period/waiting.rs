@@ -2,7 +2,7 @@
 
 use super::disk::{digest_of, hex};
 use super::state::Name;
-use super::{INTERVAL, MAX_WAITING, Notice, Periods, Status};
+use super::{INTERVAL, MAX_WAITING, Notice, Periods};
 use crate::clock::{Now, Period};
 use crate::ledger::Ledger;
 use crate::publish::publish;
@@ -28,30 +28,17 @@ pub(super) struct Closed {
 }
 
 /// The closed periods that wait.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Waiting {
-    closed: VecDeque<Closed>,
-    tried_at: Duration,
-    given_up: u64,
-    published: u64,
-    last_published: Option<Timestamp>,
+    pub(super) closed: VecDeque<Closed>,
+    /// Monotonic time of the last attempt to publish.
+    pub(super) tried_at: Duration,
+    pub(super) given_up: u64,
+    pub(super) published: u64,
+    pub(super) last_published: Option<Timestamp>,
 }
 
 impl Waiting {
-    pub(super) const fn new(now: Now) -> Self {
-        Self {
-            closed: VecDeque::new(),
-            tried_at: now.monotonic,
-            given_up: 0,
-            published: 0,
-            last_published: None,
-        }
-    }
-
-    pub(super) fn push(&mut self, closed: Closed) {
-        self.closed.push_back(closed);
-    }
-
     pub(super) fn has(&self, period: &Period) -> bool {
         self.closed.iter().any(|closed| closed.period == *period)
     }
@@ -60,17 +47,6 @@ impl Waiting {
     pub(super) fn is_due(&self, now: Now) -> bool {
         let since = now.monotonic.saturating_sub(self.tried_at);
         !self.closed.is_empty() && (since >= INTERVAL || now.monotonic.is_zero())
-    }
-
-    pub(super) fn status(&self, running: Period) -> Status {
-        Status {
-            running,
-            waiting: self.closed.len(),
-            given_up: self.given_up,
-            published: self.published,
-            last_published: self.last_published,
-            is_saved: true,
-        }
     }
 }
 

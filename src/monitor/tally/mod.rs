@@ -19,7 +19,7 @@ mod spilled;
 
 use super::cell::{Cell, Counts, Place};
 pub use super::cell::{DEFAULT_CELLS, MAX_CELLS};
-use super::filter::{Arrived, Filter, Refusal, Refusals, Seen};
+use super::filter::{Arrived, Filter, Refusals, Seen};
 use super::ledger::Ledger;
 use super::places::Places;
 use cells::{Cells, Key};
@@ -142,14 +142,9 @@ impl Counter {
                     self.flagless += u64::from(seen.flow.is_none());
                     self.v6.put(seen);
                 }
-                Err(refusal) => self.refuse(refusal),
+                Err(refusal) => self.refusals.add(refusal),
             }
         }
-    }
-
-    #[inline]
-    fn refuse(&mut self, refusal: Refusal) {
-        self.refusals.add(refusal);
     }
 
     /// Stage 2: look up destinations.
@@ -254,10 +249,7 @@ impl Tally {
         Ledger {
             cells,
             spilled: self.spill.told(place),
-            unattributed: by_version(self.unattributed)
-                .into_iter()
-                .filter(|(_, counts)| *counts != Counts::default())
-                .collect(),
+            unattributed: without_zeroes(by_version(self.unattributed)).collect(),
             lost: self.lost,
             watched_seconds: self.watched_seconds,
         }
@@ -402,6 +394,14 @@ fn fetch(part: &[Arrived<'_>]) {
 const fn by_version(counts: [Counts; 2]) -> [(Version, Counts); 2] {
     let [v4, v6] = counts;
     [(Version::V4, v4), (Version::V6, v6)]
+}
+
+/// The pairs that have any counts.
+fn without_zeroes<K>(
+    pairs: impl IntoIterator<Item = (K, Counts)>,
+) -> impl Iterator<Item = (K, Counts)> {
+    let pairs = pairs.into_iter();
+    pairs.filter(|(_, counts)| *counts != Counts::default())
 }
 
 const fn index(version: Version) -> usize {

@@ -3,8 +3,7 @@
 use super::super::cell::{Cell, Country, Counts, Place};
 use super::super::ledger::Spilled;
 use super::cells::Key;
-use super::index;
-use exitmark_policy::packet::Version;
+use super::{by_version, index, without_zeroes};
 use std::collections::BTreeMap;
 
 const PORTS: usize = 1 << 16;
@@ -116,27 +115,18 @@ impl Spill {
 
     /// The spilled counts by dimension, sorted.
     pub(super) fn told(&self, place: impl Fn(u32) -> Place) -> Spilled {
-        let some = |counts: &Counts| *counts != Counts::default();
         let mut systems = self.systems.clone();
         let mut countries = self.countries.clone();
-        for (number, counts) in (0..).zip(&self.places).filter(|(_, counts)| some(counts)) {
+        for (number, counts) in without_zeroes((0..).zip(self.places.iter().copied())) {
             let place = place(number);
-            *systems.entry(place.asn).or_default() += *counts;
-            *countries.entry(place.country).or_default() += *counts;
+            *systems.entry(place.asn).or_default() += counts;
+            *countries.entry(place.country).or_default() += counts;
         }
-        let ports = (0..=u16::MAX).zip(&self.ports);
-        let versions = [Version::V4, Version::V6].into_iter().zip(&self.versions);
         Spilled {
-            ports: ports
-                .filter(|(_, counts)| some(counts))
-                .map(|(port, counts)| (port, *counts))
-                .collect(),
+            ports: without_zeroes((0..=u16::MAX).zip(self.ports.iter().copied())).collect(),
             systems: systems.into_iter().collect(),
             countries: countries.into_iter().collect(),
-            versions: versions
-                .filter(|(_, counts)| some(counts))
-                .map(|(version, counts)| (version, *counts))
-                .collect(),
+            versions: without_zeroes(by_version(self.versions)).collect(),
         }
     }
 }
@@ -144,6 +134,7 @@ impl Spill {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use exitmark_policy::packet::Version;
 
     const PLACES: usize = 3;
 

@@ -27,6 +27,12 @@ impl Country {
     pub const UNKNOWN: Self = Self(*b"??");
 }
 
+impl Default for Country {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
+}
+
 impl FromStr for Country {
     type Err = CountryError;
 

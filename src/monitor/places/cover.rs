@@ -3,7 +3,7 @@
 use super::super::cell::{Country, Place};
 
 /// An IPv4 or IPv6 address as a number.
-pub(in super::super) trait Address: Copy + Ord {
+pub(in super::super) trait Address: Copy + Default + Ord {
     const MIN: Self;
     const MAX: Self;
 
@@ -30,26 +30,13 @@ macro_rules! address {
 
 address!(u32, u128);
 
-/// The value of a range; `UNKNOWN` fills gaps.
-pub(super) trait Value: Copy + PartialEq {
-    const UNKNOWN: Self;
-}
-
-impl Value for Country {
-    const UNKNOWN: Self = Self::UNKNOWN;
-}
-
-impl Value for u32 {
-    const UNKNOWN: Self = 0;
-}
-
 /// Ranges of a database at most, after merging neighbours of equal value. Bounds the memory that a
 /// file can consume; current databases have half a million.
 pub(super) const MAX_RANGES: usize = 1 << 22;
 
 /// The last address of each range, in order, with its value. Neighbours have different values.
-/// Addresses behind the last range are unknown.
-#[derive(Debug)]
+/// Gaps, and addresses behind the last range, have the default value: unknown.
+#[derive(Debug, Default)]
 pub(super) struct Cover<A, V> {
     ends: Vec<A>,
     values: Vec<V>,
@@ -64,14 +51,7 @@ pub(super) enum Refused {
     TooMany,
 }
 
-impl<A: Address, V: Value> Cover<A, V> {
-    pub(super) const fn new() -> Self {
-        Self {
-            ends: Vec::new(),
-            values: Vec::new(),
-        }
-    }
-
+impl<A: Address, V: Copy + Default + PartialEq> Cover<A, V> {
     /// Reserves room for this many ranges, so that growing leaves no freed memory behind.
     pub(super) fn with_room(ranges: usize) -> Self {
         let ranges = ranges.min(MAX_RANGES);
@@ -86,7 +66,7 @@ impl<A: Address, V: Value> Cover<A, V> {
     }
 
     pub(super) fn is_any_known(&self) -> bool {
-        self.values.iter().any(|value| *value != V::UNKNOWN)
+        self.values.iter().any(|value| *value != V::default())
     }
 
     /// Adds a range behind the last one.
@@ -99,7 +79,7 @@ impl<A: Address, V: Value> Cover<A, V> {
             return Err(Refused::NotInOrder);
         }
         if let Some(gap_end) = start.before().filter(|gap_end| *gap_end >= free) {
-            self.append(gap_end, V::UNKNOWN)?;
+            self.append(gap_end, V::default())?;
         }
         self.append(end, value)
     }
@@ -123,7 +103,7 @@ impl<A: Address, V: Value> Cover<A, V> {
         self.ends
             .into_iter()
             .zip(self.values)
-            .chain(rest.then_some((A::MAX, V::UNKNOWN)))
+            .chain(rest.then_some((A::MAX, V::default())))
     }
 }
 

@@ -19,17 +19,17 @@ pub(super) fn known<A: Address>(
 ) -> Result<Known<A>, Refused> {
     let mut known = Known {
         countries: Cover::with_room(starts.len()),
-        systems: systems.map_or_else(Cover::new, |systems| Cover::with_room(systems.len())),
+        systems: Cover::with_room(systems.map_or(0, <[_]>::len)),
     };
     for (index, &start) in starts.iter().enumerate() {
         let next = starts.get(index + 1).and_then(|next| next.before());
         let end = next.unwrap_or(A::MAX);
         let country = countries.get(index).copied().flatten();
         // Two characters that are not a country code are unknown.
-        let country = country.and_then(|code| code.as_ref().parse().ok());
+        let country: Option<Country> = country.and_then(|code| code.as_ref().parse().ok());
         known
             .countries
-            .push(start, end, country.unwrap_or(Country::UNKNOWN))?;
+            .push(start, end, country.unwrap_or_default())?;
         if let Some(systems) = systems {
             let asn = systems.get(index).copied().flatten();
             known
@@ -91,15 +91,13 @@ fn tables(path: &Path, file: &Content) -> Result<(Known<u32>, Known<u128>), Plac
     }
     let database = GeoipDb::new_from_legacy_format(&v4, &v6, true).map_err(|error| {
         let line = first_bad_line(text);
-        PlacesError::at_line(path, line, error.to_string())
+        PlacesError::at_line(path, line, error)
     })?;
     drop((v4, v6));
     let raw = database.export_raw();
     let refused = |refused| match refused {
         Refused::TooMany => PlacesError::too_many_ranges(path, MAX_RANGES),
-        Refused::NotInOrder => {
-            PlacesError::at_line(path, None, "its ranges are not in order".to_owned())
-        }
+        Refused::NotInOrder => PlacesError::at_line(path, None, "its ranges are not in order"),
     };
     Ok((
         known(raw.ipv4_starts, raw.ipv4_ccs, raw.ipv4_asns).map_err(refused)?,

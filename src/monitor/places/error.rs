@@ -15,7 +15,7 @@ pub struct PlacesError {
 
 /// Remedy for a truncated or altered file.
 const FETCH_AGAIN: &str = "fetch it again, or use another database";
-const NAME_ANOTHER: &str = "name another database in the configuration";
+pub(super) const NAME_ANOTHER: &str = "name another database in the configuration";
 const LOOK_AT_LINE: &str =
     "fix that line, or fetch the file again (`apt-get install --reinstall tor-geoipdb` for Tor's)";
 
@@ -29,34 +29,28 @@ impl PlacesError {
             io::ErrorKind::PermissionDenied => "let the monitor's user read it (`chmod a+r FILE`)",
             _ => NAME_ANOTHER,
         };
-        Self::new(path, format!("cannot be read: {error}"), remedy)
+        Self::new(path, format_args!("cannot be read: {error}"), remedy)
     }
 
-    pub(super) fn no_file(path: &Path) -> Self {
-        Self::new(path, "is not a regular file".to_owned(), NAME_ANOTHER)
-    }
-
-    pub(super) fn too_large(path: &Path, bound: u64) -> Self {
-        let what = format!("has more than {} MiB", bound >> 20);
+    /// `bound` is a number and its unit.
+    pub(super) fn too_large(path: &Path, bound: impl fmt::Display) -> Self {
+        let what = format_args!("has more than {bound}");
         Self::new(path, what, "use a database of countries or systems only")
     }
 
     pub(super) fn too_many_ranges(path: &Path, bound: usize) -> Self {
-        let what = format!("has more than {bound} ranges of addresses");
-        Self::new(path, what, "use a database of countries or systems only")
+        Self::too_large(path, format_args!("{bound} ranges of addresses"))
     }
 
     pub(super) fn is_binary(path: &Path) -> Self {
-        let what = "is neither MMDB nor text".to_owned();
-        Self::new(path, what, FETCH_AGAIN)
+        Self::new(path, "is neither MMDB nor text", FETCH_AGAIN)
     }
 
     pub(super) fn is_empty(path: &Path) -> Self {
-        let what = "has no range of addresses".to_owned();
-        Self::new(path, what, FETCH_AGAIN)
+        Self::new(path, "has no range of addresses", FETCH_AGAIN)
     }
 
-    pub(super) fn at_line(path: &Path, line: Option<usize>, what: String) -> Self {
+    pub(super) fn at_line(path: &Path, line: Option<usize>, what: impl fmt::Display) -> Self {
         Self {
             line,
             ..Self::new(path, what, LOOK_AT_LINE)
@@ -64,32 +58,15 @@ impl PlacesError {
     }
 
     pub(super) fn broken_mmdb(path: &Path, what: impl fmt::Display) -> Self {
-        Self::new(path, format!("is a broken MMDB: {what}"), FETCH_AGAIN)
+        Self::new(path, format_args!("is a broken MMDB: {what}"), FETCH_AGAIN)
     }
 
-    pub(super) fn lacks_countries(path: &Path) -> Self {
-        let what = "has no country for any address".to_owned();
-        Self::new(
-            path,
-            what,
-            "if it is a database of autonomous systems, name it in `places.systems`",
-        )
-    }
-
-    pub(super) fn lacks_systems(path: &Path) -> Self {
-        let what = "has no autonomous system for any address".to_owned();
-        Self::new(
-            path,
-            what,
-            "use a CSV with a fourth column, or an MMDB with autonomous_system_number",
-        )
-    }
-
-    fn new(path: &Path, what: String, remedy: &'static str) -> Self {
+    /// `what` is the fault as a verb phrase.
+    pub(super) fn new(path: &Path, what: impl fmt::Display, remedy: &'static str) -> Self {
         Self {
             path: path.to_owned(),
             line: None,
-            what,
+            what: what.to_string(),
             remedy,
         }
     }

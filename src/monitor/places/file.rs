@@ -1,6 +1,7 @@
 //! Reads a database file into memory.
 
 use super::PlacesError;
+use super::error::NAME_ANOTHER;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -20,12 +21,19 @@ impl Content {
         let failed = |error| PlacesError::unreadable(path, &error);
         // Checked before opening: opening a FIFO would block.
         if !std::fs::metadata(path).map_err(failed)?.is_file() {
-            return Err(PlacesError::no_file(path));
+            return Err(PlacesError::new(
+                path,
+                "is not a regular file",
+                NAME_ANOTHER,
+            ));
         }
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if metadata.len() > MAX_BYTES {
-            return Err(PlacesError::too_large(path, MAX_BYTES));
+            return Err(PlacesError::too_large(
+                path,
+                format_args!("{} MiB", MAX_BYTES >> 20),
+            ));
         }
         let mut bytes = Vec::new();
         file.take(MAX_BYTES)

@@ -77,18 +77,10 @@ struct Database {
 }
 
 /// The values of one IP version's addresses.
+#[derive(Default)]
 struct Known<A> {
     countries: Cover<A, Country>,
     systems: Cover<A, u32>,
-}
-
-impl<A: Address> Default for Known<A> {
-    fn default() -> Self {
-        Self {
-            countries: Cover::new(),
-            systems: Cover::new(),
-        }
-    }
 }
 
 /// Distinct places at most; the Internet has about a hundred thousand.
@@ -130,7 +122,11 @@ impl Places {
             Countries::At(path) => {
                 let database = Database::open(path)?;
                 if !database.knows_countries() {
-                    return Err(PlacesError::lacks_countries(path));
+                    return Err(PlacesError::new(
+                        path,
+                        "has no country for any address",
+                        "if it is a database of autonomous systems, name it in `places.systems`",
+                    ));
                 }
                 database
             }
@@ -142,7 +138,11 @@ impl Places {
         if let Some(path) = &settings.systems {
             let systems = Database::open(path)?;
             if !systems.knows_systems() {
-                return Err(PlacesError::lacks_systems(path));
+                return Err(PlacesError::new(
+                    path,
+                    "has no autonomous system for any address",
+                    "use a CSV with a fourth column, or an MMDB with autonomous_system_number",
+                ));
             }
             described.systems.clone_from(&systems.description);
             countries.v4.systems = systems.v4.systems;

@@ -43,7 +43,7 @@ struct Fields<'a> {
 
 impl<'a> Record<'a> {
     pub(super) fn country(&self) -> Country {
-        self.0.country().unwrap_or(Country::UNKNOWN)
+        self.0.country().unwrap_or_default()
     }
 
     /// The AS number; 0 if the record has no AS number.

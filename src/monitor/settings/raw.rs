@@ -5,27 +5,18 @@ use serde::Deserialize;
 use std::path::PathBuf;
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct Raw {
-    #[serde(default)]
     pub(super) exit: Option<String>,
     pub(super) interface: Option<String>,
-    #[serde(default)]
     pub(super) addresses: Vec<String>,
     pub(super) user: Option<String>,
-    #[serde(default)]
     pub(super) mark: Mark,
-    #[serde(default)]
     pub(super) places: Places,
-    #[serde(default)]
     pub(super) period: Period,
-    #[serde(default)]
     pub(super) publish: Publish,
-    #[serde(default)]
     pub(super) noise: Noise,
-    #[serde(default)]
     pub(super) memory: Memory,
-    #[serde(default)]
     pub(super) metrics: Metrics,
 }
 
@@ -52,14 +43,13 @@ pub(super) struct Period {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct Publish {
     pub(super) top: Option<i64>,
     pub(super) threshold_flows: Option<i64>,
     pub(super) bin_flows: Option<i64>,
     pub(super) bin_bytes: Option<i64>,
     pub(super) bin_packets: Option<i64>,
-    #[serde(default)]
     pub(super) cross: Vec<String>,
 }
 

@@ -2,7 +2,7 @@
 //! restart: the files can be read again. All files are opened and all privileges dropped before the
 //! first byte is read, because a capture is untrusted input.
 
-use super::{CaptureError, filter, open_periods, tell};
+use super::{CaptureError, cannot, filter, open_periods, tell};
 use crate::cell::Counts;
 use crate::clock::{Now, Period};
 use crate::filter::Refusals;
@@ -31,101 +31,6 @@ const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 /// Unit of the watched time, in seconds: it hides when the first and the last packet came.
 const WATCH: i64 = 3600;
 
-/// Why files are not counted, or not to the end.
-#[derive(Debug, thiserror::Error)]
-pub enum FilesError {
-    /// Periods cannot be written to the directory.
-    #[error(
-        "{}: periods cannot be written there: {reason}; name a directory that this user may write \
-         to (--out)",
-        path.display()
-    )]
-    Out {
-        /// Path of the period directory.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        reason: io::Error,
-    },
-    /// A period cannot be written; it is not tried again.
-    #[error(
-        "{}: the period cannot be written: {reason}; make room, or name another directory (--out), \
-         and count the files again into a directory without their periods",
-        path.display()
-    )]
-    Unpublished {
-        /// Path of the period file that cannot be written.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        reason: io::Error,
-    },
-    /// Another process publishes into the directory.
-    #[error(
-        "{}: another exitmark-monitor counts files into this directory; wait until it ends, or name \
-         another directory (--out)",
-        .0.display()
-    )]
-    InUse(PathBuf),
-    /// The same file is given twice.
-    #[error(
-        "{} is the same file as {}, which would be counted twice; name it once",
-        path.display(), same.display()
-    )]
-    Twice {
-        /// Path of the captured file.
-        path: PathBuf,
-        /// The name under which it was given before; may be the same.
-        same: PathBuf,
-    },
-    /// The packet's period is published already and would be counted twice.
-    #[error(
-        "{}, packet {number}: its period is published already, in {}; remove that file or name \
-         another directory (--out), and give all captures of a period together: published files \
-         are never extended",
-        path.display(), there.display()
-    )]
-    Again {
-        /// Path of the captured file.
-        path: PathBuf,
-        /// The packet's number in the file, from 1.
-        number: u64,
-        /// The published period file.
-        there: PathBuf,
-    },
-    /// The packet's time is before 2000 or in the future.
-    #[error(
-        "{0}, packet {number}: its date is {day}, before the year {first} or in the future, so a \
-         clock was wrong: leave the packet out (`editcap {0} NEW.pcapng {number}`), or shift the \
-         times of all packets (`editcap -t SECONDS {0} NEW.pcapng`)",
-        path.display(), first = YEARS.start
-    )]
-    Clock {
-        /// Path of the captured file.
-        path: PathBuf,
-        /// The packet's number in the file, from 1.
-        number: u64,
-        /// The packet's date, in UTC.
-        day: String,
-    },
-    /// The packet's period was closed already.
-    #[error(
-        "{0}, packet {number}: it belongs to the period that began {began}, which was closed when \
-         that of {running} began; sort the packets (`reordercap {0} NEW.pcapng`; captures of the \
-         same time: `mergecap -w NEW.pcapng FILES`), and count them again into a directory without their \
-         periods",
-        path.display()
-    )]
-    Order {
-        /// Path of the captured file.
-        path: PathBuf,
-        /// The packet's number in the file, from 1.
-        number: u64,
-        /// When the packet's period began.
-        began: Timestamp,
-        /// When the running period began.
-        running: Timestamp,
-    },
-}
-
 /// Result of counting files.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
@@ -151,21 +56,32 @@ pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
     let places = Arc::new(Places::load(&settings.places)?);
     let opened = open(files)?;
     let out = settings.directory.as_path();
-    let closed_off = |reason| FilesError::Out {
-        path: out.to_owned(),
-        reason,
+    let closed_off = |reason: io::Error| -> CaptureError {
+        format!(
+            "{}: periods cannot be written there: {reason}; name a directory that this user may \
+             write to (--out)",
+            out.display()
+        )
+        .into()
     };
     fs::create_dir_all(out).map_err(closed_off)?;
     let held = File::open(out).map_err(closed_off)?;
     match held.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(FilesError::InUse(out.to_owned()).into()),
-        Err(TryLockError::Error(reason)) => return Err(closed_off(reason).into()),
+        Err(TryLockError::WouldBlock) => {
+            return Err(format!(
+                "{}: another exitmark-monitor counts files into this directory; wait until it \
+                 ends, or name another directory (--out)",
+                out.display()
+            )
+            .into());
+        }
+        Err(TryLockError::Error(reason)) => return Err(closed_off(reason)),
     }
-    process::keep(&[]).map_err(|error| CaptureError::System("give up capabilities", error))?;
+    process::keep(&[]).map_err(cannot("give up capabilities"))?;
     access(out, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| closed_off(error.into()))?;
     process::forbid_system_calls(&SYSTEM_CALLS, &[])
-        .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
+        .map_err(cannot("forbid system calls to itself"))?;
     let captures = opened
         .into_iter()
         .map(|(path, file)| Capture::of(path, file))
@@ -201,10 +117,11 @@ fn open(files: &[PathBuf]) -> Result<Vec<(&PathBuf, File)>, CaptureError> {
         let found = file.metadata().map_err(unreadable)?;
         let before = names.insert((found.dev(), found.ino()), path);
         if let Some(same) = before {
-            return Err(FilesError::Twice {
-                path: path.clone(),
-                same: same.clone(),
-            }
+            return Err(format!(
+                "{} is the same file as {}, which would be counted twice; name it once",
+                path.display(),
+                same.display()
+            )
             .into());
         }
         opened.push((path, file));
@@ -298,13 +215,14 @@ impl Reader<'_> {
                     self.refuse_clock(capture, time)?;
                     if time < start {
                         let began = Period::at(time, self.settings.length).start;
-                        return Err(FilesError::Order {
-                            path: capture.path().to_owned(),
-                            number: capture.packets() + 1,
-                            began,
-                            running: start,
-                        }
-                        .into());
+                        let path = capture.path().display();
+                        let what = format_args!(
+                            "it belongs to the period that began {began}, which was closed when \
+                             that of {start} began; sort the packets (`reordercap {path} \
+                             NEW.pcapng`; captures of the same time: `mergecap -w NEW.pcapng \
+                             FILES`), and count them again into a directory without their periods"
+                        );
+                        return Err(refused(capture, what));
                     }
                     self.turn_to(capture, time)?;
                 }
@@ -338,7 +256,13 @@ impl Reader<'_> {
         }
         for notice in periods.close(tally.take(), Now::of_packet(next)) {
             if let Notice::Unpublished { path, reason, .. } = notice {
-                return Err(FilesError::Unpublished { path, reason }.into());
+                return Err(format!(
+                    "{}: the period cannot be written: {reason}; make room, or name another \
+                     directory (--out), and count the files again into a directory without their \
+                     periods",
+                    path.display()
+                )
+                .into());
             }
             tell(std::slice::from_ref(&notice));
             if let Notice::Published { path, .. } = notice {
@@ -349,31 +273,43 @@ impl Reader<'_> {
     }
 
     /// Refuses a capture's next packet if its time is before 2000 or in the future.
-    fn refuse_clock(&self, capture: &Capture, time: Timestamp) -> Result<(), FilesError> {
+    fn refuse_clock(&self, capture: &Capture, time: Timestamp) -> Result<(), CaptureError> {
         let began = Period::at(time, self.settings.length).start;
         let year = |time: Timestamp| time.to_zoned(TimeZone::UTC).year();
         let latest = Timestamp::now().saturating_add(AHEAD);
         if YEARS.contains(&year(began)) && latest.is_ok_and(|latest| time <= latest) {
             return Ok(());
         }
-        Err(FilesError::Clock {
-            path: capture.path().to_owned(),
-            number: capture.packets() + 1,
-            day: time.strftime("%Y-%m-%d").to_string(),
-        })
+        let what = format_args!(
+            "its date is {}, before the year {} or in the future, so a clock was wrong: leave the \
+             packet out (`editcap {path} NEW.pcapng {}`), or shift the times of all packets \
+             (`editcap -t SECONDS {path} NEW.pcapng`)",
+            time.strftime("%Y-%m-%d"),
+            YEARS.start,
+            capture.packets() + 1,
+            path = capture.path().display()
+        );
+        Err(refused(capture, what))
     }
 }
 
 /// Refuses a capture's next packet if its period is published already.
-fn again(periods: &Periods, capture: &Capture, time: Timestamp) -> Result<(), FilesError> {
-    match periods.published_at(time) {
-        None => Ok(()),
-        Some(there) => Err(FilesError::Again {
-            path: capture.path().to_owned(),
-            number: capture.packets() + 1,
-            there,
-        }),
-    }
+fn again(periods: &Periods, capture: &Capture, time: Timestamp) -> Result<(), CaptureError> {
+    let Some(there) = periods.published_at(time) else {
+        return Ok(());
+    };
+    let what = format_args!(
+        "its period is published already, in {}; remove that file or name another directory \
+         (--out), and give all captures of a period together: published files are never extended",
+        there.display()
+    );
+    Err(refused(capture, what))
+}
+
+/// The error for a capture's next packet.
+fn refused(capture: &Capture, what: impl fmt::Display) -> CaptureError {
+    let (path, number) = (capture.path().display(), capture.packets() + 1);
+    format!("{path}, packet {number}: {what}").into()
 }
 
 impl fmt::Display for Summary {

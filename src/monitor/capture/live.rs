@@ -3,7 +3,7 @@
 
 use super::books::{Books, Delivery};
 use super::metrics::Shared;
-use super::{CaptureError, filter, now, open_periods};
+use super::{CaptureError, cannot, filter, now, open_periods};
 use crate::period::SYSTEM_CALLS;
 use crate::places::Places;
 use crate::settings::Settings;
@@ -48,8 +48,7 @@ impl Asked {
             (SIGINT, &asked.stop),
             (SIGUSR1, &asked.counters),
         ] {
-            flag::register(signal, Arc::clone(flag))
-                .map_err(|error| CaptureError::System("wait for signals", error))?;
+            flag::register(signal, Arc::clone(flag)).map_err(cannot("wait for signals"))?;
         }
         Ok(asked)
     }
@@ -78,7 +77,7 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     if let Some(listener) = listener {
         shared
             .serve(listener, || process::keep_or_say(NO_CAPABILITIES))
-            .map_err(|error| CaptureError::System("serve metrics", error))?;
+            .map_err(cannot("serve metrics"))?;
     }
     let ready = format!(
         "interface={interface} queues={} period={}",
@@ -97,10 +96,10 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
             process::keep_or_say(NO_CAPABILITIES);
             books.keep(&deliveries, &give_back);
         })
-        .map_err(|error| CaptureError::System("start the aggregation thread", error))?;
-    process::keep(OF_MAIN).map_err(|error| CaptureError::System("give up capabilities", error))?;
+        .map_err(cannot("start the aggregation thread"))?;
+    process::keep(OF_MAIN).map_err(cannot("give up capabilities"))?;
     process::forbid_system_calls(&SYSTEM_CALLS, &[])
-        .map_err(|error| CaptureError::System("forbid system calls to itself", error))?;
+        .map_err(cannot("forbid system calls to itself"))?;
     let mut listening = Listening {
         counter: Counter::of(filter(settings), first),
         tap,
@@ -118,9 +117,13 @@ pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let Listening { tap, deliver, .. } = listening;
     // The aggregation thread ends when its channel is closed.
     drop(deliver);
-    let kept = keeper.join().map_err(|_| CaptureError::BooksAreGone);
+    let kept = keeper.join().map_err(|_| books_are_gone());
     let closed = tap.close().map_err(CaptureError::from);
     outcome.and(kept).and(closed)
+}
+
+fn books_are_gone() -> CaptureError {
+    "the aggregation thread has exited; the log says why, and up to a minute is lost".into()
 }
 
 /// State of the counting thread.
@@ -188,7 +191,7 @@ impl Listening {
             self.spare = match emptied {
                 Ok(spare) => Some(spare),
                 Err(TryRecvError::Empty) => None,
-                Err(TryRecvError::Disconnected) => return Err(CaptureError::BooksAreGone),
+                Err(TryRecvError::Disconnected) => return Err(books_are_gone()),
             };
         }
         let Some(spare) = self.spare.take() else {
@@ -205,8 +208,6 @@ impl Listening {
             say,
             is_last,
         };
-        self.deliver
-            .send(delivery)
-            .map_err(|_| CaptureError::BooksAreGone)
+        self.deliver.send(delivery).map_err(|_| books_are_gone())
     }
 }

@@ -8,21 +8,18 @@ mod metrics;
 use super::clock::Now;
 use super::filter::Filter;
 use super::ledger::Ledger;
-use super::pcap::CaptureError as PcapError;
-use super::period::{Notice, PeriodError, PeriodSettings, Periods};
-use super::places::{Places, PlacesError};
+use super::period::{Notice, PeriodSettings, Periods};
+use super::places::Places;
 use super::publish::Origin;
 use super::settings::Settings;
-use super::tap::TapError;
-use exitmark_service::http::ListenError;
-use exitmark_service::process::ProcessError;
 use jiff::Timestamp;
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use files::{FilesError, Summary};
+pub use files::Summary;
 
 /// Where packets come from: a tap, or files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,36 +30,13 @@ pub enum Source {
     Files(Vec<PathBuf>),
 }
 
-/// Why counting could not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// A database cannot be used.
-    #[error(transparent)]
-    Places(#[from] PlacesError),
-    /// Periods cannot be opened.
-    #[error(transparent)]
-    Period(#[from] PeriodError),
-    /// The NIC is not a usable tap, or is gone.
-    #[error(transparent)]
-    Tap(#[from] TapError),
-    /// A captured file cannot be read.
-    #[error(transparent)]
-    Pcap(#[from] PcapError),
-    /// Captured files cannot be counted as they are.
-    #[error(transparent)]
-    Files(#[from] FilesError),
-    /// The metrics port cannot be opened.
-    #[error(transparent)]
-    Metrics(#[from] ListenError),
-    /// Privileges cannot be dropped.
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    /// A system call failed: the step, as a verb phrase, and the error.
-    #[error("cannot {0}: {1}")]
-    System(&'static str, #[source] io::Error),
-    /// The aggregation thread has exited.
-    #[error("the aggregation thread has exited; the log says why, and up to a minute is lost")]
-    BooksAreGone,
+/// Why counting could not start, or ended: an error of another module, or a message. It is shown
+/// only, so its kinds are not distinguished.
+pub type CaptureError = Box<dyn Error + Send + Sync>;
+
+/// The error of a step that failed; `step` is a verb phrase.
+fn cannot(step: &'static str) -> impl Fn(io::Error) -> CaptureError {
+    move |error| format!("cannot {step}: {error}").into()
 }
 
 /// Counts at a tap until SIGTERM or SIGINT, with SIGUSR1 printing the counters; or counts files and

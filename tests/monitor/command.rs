@@ -1,11 +1,14 @@
 //! Tier: any machine. The command line, from captured files to a page, and its exit status.
 
+use crate::count::written::Written;
+use crate::says;
 use exitmark_lab::frames::tcp;
 use exitmark_monitor::row::{Dimension, Row};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -25,6 +28,13 @@ fn run(directory: &Path, arguments: &[&str]) -> Output {
     command.env_remove("RUST_LOG").output().unwrap()
 }
 
+/// Counts captured files into `periods`; returns the exit status and the output.
+fn counted(directory: &Path, files: &[&str]) -> (Option<i32>, String) {
+    let start = ["capture", "--address", "192.0.2.10", "--out", "periods"];
+    let output = run(directory, &[&start[..], &["--pcap"], files].concat());
+    (output.status.code(), words(&output))
+}
+
 fn words(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr].concat();
     String::from_utf8(text).unwrap()
@@ -33,20 +43,21 @@ fn words(output: &Output) -> String {
 pub(super) fn segment(port: u16, flags: u8, tos: u8) -> Vec<u8> {
     let destination = format!("8.8.8.8:{port}");
     let frame = tcp("192.0.2.10:40000", &destination).tos(tos).payload(20);
-    let mut frame = frame.build();
-    let header = frame.len() - 20;
-    frame[header + 12] = 0x50;
-    frame[header + 13] = flags;
-    frame
+    frame.control(flags).build()
 }
 
-fn capture(path: &Path, frames: &[(u64, Vec<u8>)]) {
-    let mut writer = PcapWriter::new(File::create(path).unwrap()).unwrap();
+/// Writes a pcap file with these frames, each at its second.
+pub(super) fn write_frames(file: impl Write, frames: &[(u64, Vec<u8>)]) {
+    let mut writer = PcapWriter::new(file).unwrap();
     for (at, frame) in frames {
         let length = u32::try_from(frame.len()).unwrap();
         let packet = PcapPacket::new(Duration::from_secs(*at), length, frame);
         writer.write_packet(&packet).unwrap();
     }
+}
+
+fn capture(path: &Path, frames: &[(u64, Vec<u8>)]) {
+    write_frames(File::create(path).unwrap(), frames);
 }
 
 /// Two files: `each` connections of three 40-byte packets to each port on the first day, and half
@@ -103,26 +114,10 @@ fn odd_files(directory: &Path) {
     write("right.pcap", &[MIDNIGHT + 1, MIDNIGHT + 2]);
     write("slow.pcap", &[MIDNIGHT + DAY, MIDNIGHT + DAY - 60]);
     fs::write(directory.join("empty.pcap"), b"").unwrap();
-    // A section, an Ethernet interface, and a Simple Packet Block.
-    let block = |kind: u32, body: &[u8]| -> Vec<u8> {
-        let total = u32::try_from(body.len() + 12).unwrap().to_le_bytes();
-        [&kind.to_le_bytes()[..], &total, body, &total].concat()
-    };
-    let section = [
-        &0x1a2b_3c4d_u32.to_le_bytes()[..],
-        &[1, 0, 0, 0],
-        &[0xff; 8],
-    ]
-    .concat();
-    let mut frame = segment(443, SYN, 0x28);
-    let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
-    frame.resize(frame.len().next_multiple_of(4), 0);
-    let blocks = [
-        block(0x0a0d_0d0a, &section),
-        block(1, &[1, 0, 0, 0, 0, 0, 0, 0]),
-        block(3, &[&length[..], &frame].concat()),
-    ];
-    fs::write(directory.join("timeless.pcapng"), blocks.concat()).unwrap();
+    let mut timeless = Written::new(true, &[]);
+    timeless.interface(1, 0, &[]);
+    timeless.simple(&segment(443, SYN, 0x28));
+    fs::write(directory.join("timeless.pcapng"), timeless.bytes).unwrap();
 }
 
 #[test]
@@ -131,26 +126,16 @@ fn counts_captured_files_into_periods_and_a_page() {
     let here = directory.path();
     files(here);
     // The later file first; the directory is created.
-    let arguments = [
-        "capture",
-        "--pcap",
-        "b.pcap",
-        "a.pcap",
-        "--address",
-        "192.0.2.10",
-        "--out",
-        "periods",
-    ];
-    let captured = run(here, &arguments);
-    assert!(captured.status.success(), "{}", words(&captured));
-    let said = words(&captured);
+    let count = || counted(here, &["b.pcap", "a.pcap"]);
+    let (status, said) = count();
+    assert_eq!(status, Some(0), "{said}");
     for expected in [
         "4800 packets in 2 files; counted: 3600 packets, 144000 bytes, 1200 connections",
         "unmarked: 1200",
         "periods/exit-20251121T000000Z-1.jsonl",
         "periods/exit-20251122T000000Z-1.jsonl",
     ] {
-        assert!(said.contains(expected), "{expected}\n{said}");
+        says(&said, expected);
     }
 
     let first = rows(&here.join("periods/exit-20251121T000000Z-1.jsonl"));
@@ -162,49 +147,41 @@ fn counts_captured_files_into_periods_and_a_page() {
     let about = total.about.as_ref().unwrap();
     // Whole hours: the times of the first and last packet are not revealed.
     assert_eq!((about.part, about.watched_seconds), (1, 3600));
-    assert!(about.countries.contains("tor-geoip"), "{}", about.countries);
+    says(&about.countries, "tor-geoip");
     let of = |dimension: Dimension| -> Vec<&Row> {
         let rows = first.iter().filter(|row| row.dimension == dimension);
         rows.collect()
     };
-    let ports: Vec<_> = of(Dimension::Port)
-        .into_iter()
+    let ports = of(Dimension::Port).into_iter();
+    let ports: Vec<_> = ports
         .map(|row| (row.port, row.other, numbers(row)))
         .collect();
-    let of_each = [400, 1 << 20, 2048];
-    assert_eq!(
-        ports,
-        [(Some(80), false, of_each), (Some(443), false, of_each)]
-    );
+    let expected = [80, 443].map(|port| (Some(port), false, [400, 1 << 20, 2048]));
+    assert_eq!(ports, expected);
     let country = of(Dimension::Country)[0].country.unwrap().to_string();
     assert_eq!(country, "US");
 
     // The same files again would count twice, and so would the second day.
     let before = listed(&here.join("periods"));
-    let again = run(here, &arguments);
-    assert_eq!(again.status.code(), Some(1), "{}", words(&again));
-    let there = "a.pcap, packet 1: its period is published already, in \
-                 periods/exit-20251121T000000Z-1.jsonl";
-    assert!(words(&again).contains(there), "{}", words(&again));
-    assert_eq!(listed(&here.join("periods")), before);
+    let refused = |packet: &str, file: &str| {
+        let (status, said) = count();
+        assert_eq!(status, Some(1), "{said}");
+        let expected = format!("{packet}: its period is published already, in periods/{file}");
+        says(&said, &expected);
+        assert_eq!(listed(&here.join("periods")), before);
+    };
+    refused("a.pcap, packet 1", "exit-20251121T000000Z-1.jsonl");
     fs::remove_file(here.join("periods/exit-20251121T000000Z-1.jsonl")).unwrap();
-    let again = run(here, &arguments);
-    assert_eq!(again.status.code(), Some(1), "{}", words(&again));
-    let there = "b.pcap, packet 2201: its period is published already, in \
-                 periods/exit-20251122T000000Z-1.jsonl";
-    assert!(words(&again).contains(there), "{}", words(&again));
-    assert_eq!(listed(&here.join("periods")), before);
+    refused("b.pcap, packet 2201", "exit-20251122T000000Z-1.jsonl");
 
     let reported = run(here, &["report", "periods", "--out", "page", "--json"]);
     assert!(reported.status.success(), "{}", words(&reported));
     let json: Value = serde_json::from_slice(&reported.stdout).unwrap();
     let text = json.to_string();
-    assert!(text.contains("\"flows\":1200"), "{text}");
+    says(&text, "\"flows\":1200");
     let page = fs::read_to_string(here.join("page/index.html")).unwrap();
-    assert!(
-        page.contains("443") && page.contains("United States"),
-        "{page}"
-    );
+    says(&page, "443");
+    says(&page, "United States");
     assert!(here.join("page/2025-11.html").exists());
     assert!(here.join("page/2025-11.csv").exists());
 }
@@ -217,25 +194,12 @@ fn counts_a_broken_capture_up_to_its_fault() {
     fs::create_dir(here.join("periods")).unwrap();
     let whole = fs::read(here.join("a.pcap")).unwrap();
     fs::write(here.join("cut.pcap"), &whole[..whole.len() - 7]).unwrap();
-    let cut = run(
-        here,
-        &[
-            "capture",
-            "--pcap",
-            "cut.pcap",
-            "--address",
-            "192.0.2.10",
-            "--out",
-            "periods",
-        ],
-    );
-    assert_eq!(cut.status.code(), Some(1), "{}", words(&cut));
-    assert!(words(&cut).contains("cut.pcap"), "{}", words(&cut));
+    let (status, said) = counted(here, &["cut.pcap"]);
+    assert_eq!(status, Some(1), "{said}");
+    says(&said, "cut.pcap");
     let rows = rows(&here.join("periods/exit-20251121T000000Z-1.jsonl"));
-    assert_eq!(
-        rows[0].counts.flows, 256,
-        "250 whole connections, rounded up"
-    );
+    // 250 whole connections, rounded up.
+    assert_eq!(rows[0].counts.flows, 256);
 }
 
 #[test]
@@ -244,13 +208,14 @@ fn exits_with_2_for_wrong_usage_and_1_for_unmet_preconditions() {
     let here = directory.path();
     files(here);
     odd_files(here);
-    fs::write(
-        here.join("bad.toml"),
-        "addresses = [\"192.0.2.10\"]\nport = 1\n",
-    )
-    .unwrap();
-    fs::write(here.join("good.toml"), "addresses = [\"192.0.2.10\"]\n").unwrap();
-    fs::write(here.join("rows.jsonl"), "{\"dimension\":\"total\"}\n").unwrap();
+    let addresses = "addresses = [\"192.0.2.10\"]\n";
+    for (name, text) in [
+        ("bad.toml", &*format!("{addresses}port = 1\n")),
+        ("good.toml", addresses),
+        ("rows.jsonl", "{\"dimension\":\"total\"}\n"),
+    ] {
+        fs::write(here.join(name), text).unwrap();
+    }
     #[rustfmt::skip]
     let table: [(&[&str], i32, &str); 10] = [
         (&["capture"], 2, "addresses = []"),
@@ -324,30 +289,21 @@ fn refuses_captures_that_would_count_twice() {
     capture(&here.join("b.pcap"), &[(MIDNIGHT, segment(443, SYN, 0x28))]);
     fs::hard_link(here.join("b.pcap"), here.join("c.pcap")).unwrap();
     fs::create_dir(here.join("periods")).unwrap();
-    let count = |files: &[&str]| {
-        let start = ["capture", "--address", "192.0.2.10", "--out", "periods"];
-        let output = run(here, &[&start[..], &["--pcap"], files].concat());
-        (output.status.code(), words(&output))
-    };
     let refused = |files: &[&str], expected: &str| {
-        let (status, said) = count(files);
+        let (status, said) = counted(here, files);
         assert_eq!(status, Some(1), "{said}");
-        assert!(said.contains(expected), "{expected}: {said}");
+        says(&said, expected);
         assert_eq!(fs::read_dir(here.join("periods")).unwrap().count(), 0);
     };
-    refused(
-        &["a.pcap", "b.pcap", "a.pcap"],
-        "a.pcap is the same file as a.pcap",
-    );
-    refused(
-        &["a.pcap", "b.pcap", "c.pcap"],
-        "c.pcap is the same file as b.pcap",
-    );
+    for (third, first) in [("a.pcap", "a.pcap"), ("c.pcap", "b.pcap")] {
+        let expected = format!("{third} is the same file as {first}");
+        refused(&["a.pcap", "b.pcap", third], &expected);
+    }
     let other = File::open(here.join("periods")).unwrap();
     other.lock().unwrap();
     refused(&["a.pcap"], "periods: another exitmark-monitor counts");
     drop(other);
-    let (status, said) = count(&["a.pcap", "b.pcap"]);
+    let (status, said) = counted(here, &["a.pcap", "b.pcap"]);
     assert_eq!(status, Some(0), "{said}");
 }
 
@@ -357,26 +313,16 @@ fn counts_many_captures_at_once() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();
     let names: Vec<_> = (0..FILES).map(|number| format!("{number}.pcap")).collect();
-    for (name, number) in names.iter().zip(0..) {
-        capture(
-            &here.join(name),
-            &[(MIDNIGHT + number, segment(443, SYN, 0x28))],
-        );
+    for (name, second) in names.iter().zip(MIDNIGHT..) {
+        capture(&here.join(name), &[(second, segment(443, SYN, 0x28))]);
     }
     // The soft limit of open files is lower than the number of files.
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -S -n 24 && exec \"$@\"", "sh", MONITOR]);
     command.args(["capture", "--address", "192.0.2.10", "--out", "periods"]);
-    let output = command
-        .arg("--pcap")
-        .args(&names)
-        .current_dir(here)
-        .output()
-        .unwrap();
+    command.arg("--pcap").args(&names).current_dir(here);
+    let output = command.output().unwrap();
     let said = words(&output);
     assert!(output.status.success(), "{said}");
-    assert!(
-        said.contains("60 packets in 60 files; counted: 60"),
-        "{said}"
-    );
+    says(&said, "60 packets in 60 files; counted: 60");
 }

@@ -11,9 +11,9 @@ mod outsiders;
 mod parsed;
 mod table;
 mod tshark;
-mod written;
+pub(crate) mod written;
 
-use super::places::{CSV, load};
+use super::places::{CSV, load_bytes};
 use exitmark_lab::Random;
 use exitmark_lab::frames::{self, Frame, extension, tcp, udp};
 use exitmark_monitor::cell::{Cell, Counts, Place};
@@ -23,7 +23,6 @@ use exitmark_monitor::places::Places;
 use exitmark_monitor::tally::Counter;
 use exitmark_policy::packet::{Dscp, Version};
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::{Arc, LazyLock};
 
 const HOST: &str = "192.0.2.10:40000";
@@ -33,20 +32,15 @@ const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
 
-static PLACES: LazyLock<Arc<Places>> = LazyLock::new(|| {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("own.csv");
-    fs::write(&file, CSV).unwrap();
-    Arc::new(load(&file, None).unwrap())
-});
+static PLACES: LazyLock<Arc<Places>> =
+    LazyLock::new(|| Arc::new(load_bytes("own.csv", CSV.as_bytes(), false).unwrap()));
 
 fn filter() -> Filter {
     Filter {
         dscp: Dscp::AF11,
-        clearnet: vec![
-            "192.0.2.10".parse().unwrap(),
-            "2001:db8:10::1".parse().unwrap(),
-        ],
+        clearnet: ["192.0.2.10", "2001:db8:10::1"]
+            .map(|address| address.parse().unwrap())
+            .into(),
     }
 }
 
@@ -66,12 +60,10 @@ fn whole(bytes: &[u8]) -> Arrived<'_> {
     }
 }
 
-/// Builds a frame and sets the flags of its TCP header, which begins `tcp_bytes` before its end.
-fn flagged(frame: &Frame, tcp_bytes: usize, flags: u8) -> Vec<u8> {
-    let mut bytes = frame.build();
-    let at = bytes.len() - tcp_bytes + 13;
-    bytes[at] = flags;
-    bytes
+/// A marked segment of the host with these control bits.
+fn segment(to: &str, control: u8) -> Frame {
+    let host = if to.starts_with('[') { HOST_V6 } else { HOST };
+    tcp(host, to).tos(MARKED).control(control)
 }
 
 fn cell(port: u16, country: &str, asn: u32, version: Version) -> Cell {
@@ -105,90 +97,60 @@ fn many(ports: u16) -> Vec<Vec<u8>> {
         .map(|_| {
             let port = random.half() % ports;
             let to = random.one_of(["1.2.3.4", "1.2.4.4", "198.51.100.9", "10.0.0.1"]);
-            let frame = if random.percent(30) {
-                tcp(HOST_V6, &format!("[2001:db8:1::5]:{port}"))
-            } else {
-                tcp(HOST, &format!("{to}:{port}"))
-            };
+            let is_v6 = random.percent(30);
+            let to = if is_v6 { "[2001:db8:1::5]" } else { to };
             let payload = 20 + random.below(60);
-            flagged(&frame.tos(MARKED).payload(payload), payload, random.byte())
+            let frame = segment(&format!("{to}:{port}"), random.byte());
+            frame.payload(payload).build()
         })
         .collect()
 }
 
 #[test]
 fn counts_a_few_packets_as_computed_by_hand() {
-    let syn = flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED), 40, SYN);
-    let data = flagged(
-        &tcp(HOST, "1.2.3.4:443").tos(MARKED).payload(1000),
-        1000,
-        ACK,
-    );
-    // Both ECN bits, as set on congestion.
-    let ecn = flagged(&tcp(HOST, "1.2.3.200:443").tos(MARKED | 3), 40, ACK);
-    let tagged = tcp(HOST, "1.2.4.1:22").tos(MARKED).tag(0x8100, 7);
-    let twice = tagged.clone().tag(0x8100, 8);
-    let v6 = tcp(HOST_V6, "[2001:db8:1::5]:443").tos(MARKED);
-    let extended = v6
-        .clone()
-        .extensions(&[extension::HOP_BY_HOP, extension::DESTINATION]);
+    let to = "1.2.3.4:443";
+    let v6 = segment("[2001:db8:1::5]:443", SYN);
+    let tagged = segment("1.2.4.1:22", SYN).tag(0x8100, 7);
+    let any = [extension::HOP_BY_HOP, extension::DESTINATION];
     let frames = [
-        syn.clone(),
-        syn,
-        data,
-        ecn,
-        flagged(&tcp(HOST, "1.2.3.4:80").tos(MARKED), 40, SYN_ACK),
-        udp(HOST, "1.2.3.4:443").tos(MARKED).payload(100).build(),
+        segment(to, SYN),
+        segment(to, SYN),
+        segment(to, ACK).payload(1000),
+        // Both ECN bits, as set on congestion.
+        segment("1.2.3.200:443", ACK).tos(MARKED | 3),
+        segment("1.2.3.4:80", SYN_ACK),
+        udp(HOST, to).tos(MARKED).payload(100),
         // To an unknown place.
-        udp(HOST, "10.1.2.3:53").tos(MARKED).payload(30).build(),
-        flagged(&tagged, 40, SYN),
-        flagged(&twice, 40, ACK),
-        flagged(&tcp(HOST, "1.2.4.1:22").tos(MARKED).options(8), 40, SYN),
-        flagged(&v6, 40, SYN),
-        flagged(&extended, 40, SYN),
+        udp(HOST, "10.1.2.3:53").tos(MARKED).payload(30),
+        tagged.clone(),
+        tagged.tag(0x8100, 8).control(ACK),
+        segment("1.2.4.1:22", SYN).options(8),
+        v6.clone(),
+        v6.clone().extensions(&any),
         // The first fragment has the ports; the later one has other data there.
-        flagged(
-            &tcp(HOST, "1.2.3.4:443").tos(MARKED).fragment(7, 0, true),
-            40,
-            SYN,
-        ),
-        flagged(
-            &tcp(HOST, "1.2.3.4:443").tos(MARKED).fragment(7, 5, false),
-            40,
-            SYN,
-        ),
-        flagged(&v6.clone().fragment(7, 0, true), 40, SYN),
-        flagged(&v6.clone().fragment(7, 5, false), 40, SYN),
+        segment(to, SYN).fragment(7, 0, true),
+        segment(to, SYN).fragment(7, 5, false),
+        v6.clone().fragment(7, 0, true),
+        v6.fragment(7, 5, false),
         // Neither TCP nor UDP: no port.
-        frames::of_protocol(1, HOST, "1.2.3.4:443")
-            .tos(MARKED)
-            .build(),
+        frames::of_protocol(1, HOST, to).tos(MARKED),
         // Padding to Ethernet's minimum length does not belong to the packet.
-        udp(HOST, "1.2.4.1:9")
-            .tos(MARKED)
-            .payload(8)
-            .padding(18)
-            .build(),
+        udp(HOST, "1.2.4.1:9").tos(MARKED).payload(8).padding(18),
     ];
+    let frames = frames.map(|frame| frame.build());
     let mut counter = counter(64);
     count(&mut counter, &frames);
-    let expected = Ledger {
+    // One tag, two tags, eight bytes of options.
+    let ssh = counts(3, 60 + 60 + 68, 2);
+    // Two SYN, data, ECN, UDP, the first fragment.
+    let web = counts(6, 60 + 60 + 1020 + 60 + 120 + 60, 3);
+    // Plain, with two extension headers, the first fragment.
+    let web_v6 = counts(3, 80 + 96 + 88, 3);
+    let mut expected = Ledger {
         cells: vec![
-            // One tag, two tags, eight bytes of options.
-            (
-                cell(22, "DE", 64501, Version::V4),
-                counts(3, 60 + 60 + 68, 2),
-            ),
-            // Two SYN, data, ECN, UDP, the first fragment.
-            (
-                cell(443, "GB", 64500, Version::V4),
-                counts(6, 60 + 60 + 1020 + 60 + 120 + 60, 3),
-            ),
-            // Plain, with two extension headers, the first fragment.
-            (
-                cell(443, "FR", 64502, Version::V6),
-                counts(3, 80 + 96 + 88, 3),
-            ),
+            (cell(22, "DE", 64501, Version::V4), ssh),
+            (cell(443, "GB", 64500, Version::V4), web),
+            (cell(443, "FR", 64502, Version::V6), web_v6),
         ],
         unattributed: vec![
             // A later fragment, 60, ICMP, 60, to port 9, to port 53, and a SYN-ACK.
@@ -198,25 +160,14 @@ fn counts_a_few_packets_as_computed_by_hand() {
         ],
         ..Ledger::default()
     };
-    let mut expected = expected;
     expected.cells.sort_unstable_by_key(|(cell, _)| *cell);
     assert_eq!(counter.tally().ledger(), expected);
     assert_eq!(counter.refusals().total(), 0);
-    assert_eq!(
-        counter.tally().totals()[0],
-        (Version::V4, counts(14, 1826, 5))
-    );
-    assert_eq!(
-        counter.tally().totals()[1],
-        (Version::V6, counts(4, 352, 3))
-    );
-    assert_eq!(
-        (
-            counter.tally().occupancy().used,
-            counter.tally().occupancy().capacity
-        ),
-        (3, 64)
-    );
+    let [v4, v6] = [counts(14, 1826, 5), counts(4, 352, 3)];
+    let totals = [(Version::V4, v4), (Version::V6, v6)];
+    assert_eq!(counter.tally().totals(), totals);
+    let occupancy = counter.tally().occupancy();
+    assert_eq!((occupancy.used, occupancy.capacity), (3, 64));
 }
 
 #[test]
@@ -250,19 +201,9 @@ fn reports_uncounted_packets_by_reason() {
 
 #[test]
 fn counts_truncated_packets_that_have_their_ports() {
-    let kinds = [
-        flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED).payload(500), 500, SYN),
-        flagged(
-            &tcp(HOST, "1.2.3.4:443").tos(MARKED).options(4).payload(500),
-            500,
-            SYN,
-        ),
-        flagged(
-            &tcp(HOST_V6, "[2001:db8:1::5]:443").tos(MARKED).payload(500),
-            500,
-            SYN,
-        ),
-    ];
+    let v4 = segment("1.2.3.4:443", SYN).payload(500);
+    let v6 = segment("[2001:db8:1::5]:443", SYN).payload(500).build();
+    let kinds = [v4.build(), v4.options(4).build(), v6.clone()];
     for (frame, l4) in kinds.iter().zip([34, 38, 54]) {
         for kept in 0..=frame.len() {
             for whole in [frame.len(), usize::MAX] {
@@ -289,8 +230,6 @@ fn counts_truncated_packets_that_have_their_ports() {
     }]);
     assert_eq!(counter.flagless(), 1);
     assert_eq!(counter.tally().totals()[0].1, counts(1, 520, 0));
-    let v6 = tcp(HOST_V6, "[2001:db8:1::5]:443").tos(MARKED).payload(500);
-    let v6 = v6.build();
     let cut = Arrived {
         bytes: &v6[..60],
         whole: v6.len(),
@@ -302,8 +241,9 @@ fn counts_truncated_packets_that_have_their_ports() {
 #[test]
 fn says_beforehand_which_packets_count() {
     let counter = counter(4);
-    let marked = tcp(HOST, "1.2.3.4:443").tos(MARKED).payload(20).build();
-    let unmarked = tcp(HOST, "1.2.3.4:443").payload(20).build();
+    let marked = segment("1.2.3.4:443", ACK).payload(20);
+    let unmarked = marked.clone().tos(0).build();
+    let marked = marked.build();
     assert!(counter.counts(&whole(&marked)));
     assert!(!counter.counts(&whole(&unmarked)));
     assert!(!counter.counts(&whole(&marked[..20])));
@@ -325,11 +265,8 @@ fn lost_packets_and_watched_seconds_add_up() {
 #[test]
 fn a_segment_without_flags_begins_no_flow() {
     // Eight bytes of TCP, and padding that looks like SYN.
-    let mut frame = tcp(HOST, "1.2.3.4:443")
-        .tos(MARKED)
-        .payload(8)
-        .padding(18)
-        .build();
+    let frame = segment("1.2.3.4:443", SYN).payload(8).padding(18);
+    let mut frame = frame.build();
     frame[34 + 13] = SYN;
     let Ok(Seen::V4(seen)) = judged(&frame) else {
         panic!("it counts");

@@ -17,3 +17,12 @@ mod published;
 mod recovery;
 mod settings;
 mod tapped;
+
+use std::fmt::Display;
+
+/// Checks that a message has these words.
+#[track_caller]
+fn says(message: &dyn Display, words: &str) {
+    let message = message.to_string();
+    assert!(message.contains(words), "{words:?} is not in: {message}");
+}

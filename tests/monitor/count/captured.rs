@@ -1,21 +1,20 @@
 //! Captured files: pcap and pcapng of all kinds, their faults, and their times.
 
+use super::written::{END, IF_TSRESOL, NOW, Written, micros};
 use super::{HOST, MARKED, count, counter, many};
+use crate::says;
 use exitmark_lab::Random;
 use exitmark_lab::frames::udp;
 use exitmark_monitor::ledger::Ledger;
 use exitmark_monitor::pcap::{Capture, CaptureError, Progress};
 use exitmark_monitor::tally::DEFAULT_CELLS;
 use exitmark_pcap::ReadError;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use pcap_file::pcap::{PcapHeader, PcapWriter, RawPcapPacket};
 use pcap_file::{DataLink, Endianness, TsResolution};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
-
-/// 2023-11-14T22:13:20Z
-const NOW: u32 = 1_700_000_000;
 
 /// Writes packets, at these seconds after [`NOW`], to a pcap file.
 pub(super) fn pcap(
@@ -56,6 +55,14 @@ fn after(seconds: i64) -> Timestamp {
     Timestamp::from_second(i64::from(NOW) + seconds).unwrap()
 }
 
+/// The fraction of a second at which [`pcap`] writes every packet.
+const FRACTION: SignedDuration = SignedDuration::from_micros(999_999);
+
+/// A packet of [`pcap`] follows, at this second after [`NOW`].
+fn next(seconds: i64) -> Progress {
+    Progress::Next(after(seconds) + FRACTION)
+}
+
 pub(super) fn counted(path: &Path) -> Ledger {
     let mut counter = counter(DEFAULT_CELLS);
     let mut capture = Capture::open(path).unwrap();
@@ -64,6 +71,13 @@ pub(super) fn counted(path: &Path) -> Ledger {
         Progress::End
     );
     counter.tally().ledger()
+}
+
+/// Checks that a capture is refused because of this link type.
+pub(super) fn refuses_link(error: CaptureError, number: u32) {
+    let expected =
+        matches!(error, CaptureError::Read(ReadError::LinkType { link, .. }) if link == number);
+    assert!(expected, "{error}");
 }
 
 pub(super) fn directly(frames: &[Vec<u8>]) -> Ledger {
@@ -108,81 +122,26 @@ fn counts_pcap_of_every_byte_order_resolution_and_link_type_alike() {
         assert_eq!(counted(&path), expected, "link type {link} in pcapng");
     }
     pcap(&path, &[], &frames, of_link(105), usize::MAX);
-    let error = Capture::open(&path).err().unwrap();
-    assert!(
-        matches!(
-            error,
-            CaptureError::Read(ReadError::LinkType { link: 105, .. })
-        ),
-        "{error}"
-    );
+    refuses_link(Capture::open(&path).err().unwrap(), 105);
 }
 
-/// Writes a pcapng file by hand. Packets are microseconds apart from [`NOW`] on, or other ticks
-/// with another resolution of the interface.
+/// Writes a pcapng file. Every tenth packet has no time; the others have the same number of ticks,
+/// which are microseconds unless the interface has another resolution.
 fn ng(path: &Path, frames: &[Vec<u8>], is_little: bool, link: u16, resolution: Option<u8>) {
-    let word = |number: u32| {
-        if is_little {
-            number.to_le_bytes()
-        } else {
-            number.to_be_bytes()
-        }
-    };
-    let half = |number: u16| {
-        if is_little {
-            number.to_le_bytes()
-        } else {
-            number.to_be_bytes()
-        }
-    };
-    let block = |kind: u32, body: &[u8]| {
-        let padding = vec![0; body.len().wrapping_neg() % 4];
-        let total = word(u32::try_from(12 + body.len() + padding.len()).unwrap());
-        [&word(kind)[..], &total, body, &padding, &total].concat()
-    };
-    let mut file = block(
-        0x0a0d_0d0a,
-        &[&word(0x1a2b_3c4d)[..], &half(1), &half(0), &[0xff; 8]].concat(),
-    );
-    let option = resolution.map_or(Vec::new(), |value| {
-        [&half(9)[..], &half(1), &[value, 0, 0, 0], &[0; 4]].concat()
-    });
-    file.extend(block(
-        1,
-        &[&half(link)[..], &half(0), &word(0), &option].concat(),
-    ));
+    let resolution = resolution.map(|value| [value]);
+    let options = resolution.iter();
+    let options = options.flat_map(|value| [(IF_TSRESOL, &value[..]), END]);
+    let mut file = Written::new(is_little, &[]);
+    file.interface(link, 0, &options.collect::<Vec<_>>());
     // A block that readers skip.
-    file.extend(block(0xbad, b"hello"));
+    file.block(0xbad, b"hello");
     for (index, frame) in frames.iter().enumerate() {
-        let length = word(u32::try_from(frame.len()).unwrap());
-        if index % 10 == 9 {
-            file.extend(block(3, &[&length[..], frame].concat()));
-            continue;
-        }
-        let ticks = u64::from(NOW) * 1_000_000;
-        let [high, low] = halves(ticks);
-        let time = [word(high), word(low)].concat();
-        let padding = vec![0; frame.len().wrapping_neg() % 4];
-        // A comment.
-        let options = [&half(1)[..], &half(4), b"text", &[0; 4]].concat();
-        let body = [
-            &word(0)[..],
-            &time,
-            &length,
-            &length,
-            frame,
-            &padding,
-            &options,
-        ]
-        .concat();
-        file.extend(block(6, &body));
+        match index % 10 {
+            9 => file.simple(frame),
+            _ => file.enhanced(0, micros(0), frame, 0, &[(1, b"text"), END]),
+        };
     }
-    fs::write(path, file).unwrap();
-}
-
-/// The upper and lower half of a number.
-fn halves(number: u64) -> [u32; 2] {
-    [number >> 32, number & 0xffff_ffff].map(|half| u32::try_from(half).unwrap())
+    fs::write(path, file.bytes).unwrap();
 }
 
 #[test]
@@ -194,7 +153,6 @@ fn counts_pcapng_of_both_byte_orders_alike() {
         ng(&path, &frames, is_little, 1, None);
         assert_eq!(counted(&path), directly(&frames), "little: {is_little}");
     }
-    // The number of ticks is the same in all cases.
     let ticks = i128::from(NOW) * 1_000_000;
     for (resolution, nanos) in [
         (None, ticks * 1000),
@@ -206,14 +164,8 @@ fn counts_pcapng_of_both_byte_orders_alike() {
         let mut capture = Capture::open(&path).unwrap();
         let long_ago = Timestamp::UNIX_EPOCH..Timestamp::UNIX_EPOCH;
         let next = capture.count_until(long_ago, &mut counter(4)).unwrap();
-        let Progress::Next(time) = next else {
-            panic!("there are packets");
-        };
-        assert_eq!(
-            time,
-            Timestamp::from_nanosecond(nanos).unwrap(),
-            "{resolution:?}"
-        );
+        let first = Timestamp::from_nanosecond(nanos).unwrap();
+        assert_eq!(next, Progress::Next(first), "{resolution:?}");
     }
 }
 
@@ -230,24 +182,22 @@ fn a_period_ends_at_the_first_packet_behind_it() {
     let mut counter = counter(4);
     let mut taken = |capture: &mut Capture, period: Range<Timestamp>| {
         let progress = capture.count_until(period, &mut counter).unwrap();
-        (
-            progress,
-            counter.tally_mut().take().all_unattributed().packets,
-        )
+        let counted = counter.tally_mut().take().all_unattributed();
+        (progress, counted.packets)
     };
-    let at = |seconds| Progress::Next(after(seconds) + jiff::SignedDuration::from_micros(999_999));
-    assert_eq!(taken(&mut capture, after(0)..after(0)), (at(0), 0));
-    assert_eq!(taken(&mut capture, after(0)..after(60)), (at(60), 2));
-    assert_eq!(taken(&mut capture, after(60)..after(120)), (at(150), 2));
-    assert_eq!(
-        taken(&mut capture, after(120)..after(180)),
-        (Progress::End, 4)
-    );
+    for (from, to, expected) in [
+        (0, 0, (next(0), 0)),
+        (0, 60, (next(60), 2)),
+        (60, 120, (next(150), 2)),
+        (120, 180, (Progress::End, 4)),
+    ] {
+        assert_eq!(taken(&mut capture, after(from)..after(to)), expected);
+    }
     assert_eq!((capture.packets(), capture.remarks().late), (8, 1));
     // A packet exactly at the end is after the period.
-    let end = after(0) + jiff::SignedDuration::from_micros(999_999);
+    let end = after(0) + FRACTION;
     let mut capture = Capture::open(&path).unwrap();
-    assert_eq!(taken(&mut capture, after(0)..end), (at(0), 0));
+    assert_eq!(taken(&mut capture, after(0)..end), (next(0), 0));
 }
 
 #[test]
@@ -255,15 +205,14 @@ fn leaves_packets_that_are_too_late() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("late.pcap");
     let frame = udp(HOST, "1.2.3.4:443").tos(MARKED).build();
-    let micros = jiff::SignedDuration::from_micros(999_999);
     // A minute before the period's start, and just before that.
-    for (seconds, packets, next) in [([0, -60, 1], 3, None), ([0, -61, 1], 1, Some(-61))] {
+    for (seconds, packets, left) in [([0, -60, 1], 3, None), ([0, -61, 1], 1, Some(-61))] {
         let frames = vec![frame.clone(); 3];
         pcap(&path, &seconds, &frames, of_link(1), usize::MAX);
         let mut capture = Capture::open(&path).unwrap();
         let period = after(0)..after(60);
         let progress = capture.count_until(period, &mut counter(4)).unwrap();
-        let expected = next.map_or(Progress::End, |next| Progress::Next(after(next) + micros));
+        let expected = left.map_or(Progress::End, next);
         assert_eq!((progress, capture.packets()), (expected, packets));
     }
 }
@@ -281,8 +230,10 @@ fn a_capture_that_begins_without_a_time_is_refused() {
     fs::write(&path, [&whole[..first], &whole[simple..]].concat()).unwrap();
     let mut counter = counter(1000);
     let mut capture = Capture::open(&path).unwrap();
-    let error = capture.count_until(ever(), &mut counter).unwrap_err();
-    assert!(error.to_string().contains("has no time"), "{error}");
+    says(
+        &capture.count_until(ever(), &mut counter).unwrap_err(),
+        "has no time",
+    );
     assert_eq!(counter.tally().ledger(), Ledger::default());
 }
 
@@ -303,43 +254,34 @@ fn counts_a_broken_capture_up_to_the_fault() {
         let [(_, v4), (_, v6)] = counter.tally().totals();
         (error.to_string(), v4.packets + v6.packets)
     };
-    let (error, packets) = try_it(&whole[..whole.len() - 1]);
-    assert!(
-        error.contains(&format!("begins at byte {}, behind packet 99", last - 16)),
-        "{error}"
-    );
-    assert_eq!(packets, 99);
-    let (error, packets) = try_it(&whole[..last - 3]);
-    assert!(error.contains("ends within a record"), "{error}");
-    assert_eq!(packets, 99);
     let mut absurd = whole.clone();
     absurd[last - 5] = 0x7f;
     // The upper byte of the captured length: two gigabytes.
     absurd[last - 8 + 3] = 0x7f;
-    let (error, packets) = try_it(&absurd);
-    assert!(
-        error.contains("longer than any that is captured"),
-        "{error}"
-    );
-    assert_eq!(packets, 99);
-    let (error, _) = try_it(b"");
-    assert!(error.contains("is empty"), "{error}");
-    for nothing in [&b"\xd4\xc3"[..], b"hello, this is no capture at all"] {
-        let (error, _) = try_it(nothing);
-        assert!(error.contains("neither pcap nor pcapng"), "{error}");
+    let place = format!("begins at byte {}, behind packet 99", last - 16);
+    for (bytes, expected, packets) in [
+        (&whole[..whole.len() - 1], place.as_str(), 99),
+        (&whole[..last - 3], "ends within a record", 99),
+        (&absurd, "longer than any that is captured", 99),
+        (b"", "is empty", 0),
+        (b"\xd4\xc3", "neither pcap nor pcapng", 0),
+        (
+            b"hello, this is no capture at all",
+            "neither pcap nor pcapng",
+            0,
+        ),
+    ] {
+        let (error, counted) = try_it(bytes);
+        says(&error, expected);
+        assert_eq!(counted, packets, "{error}");
     }
     ng(&path, &frames, true, 1, None);
     let whole = fs::read(&path).unwrap();
     let (error, packets) = try_it(&whole[..whole.len() - 1]);
-    assert!(error.contains("ends within a record"), "{error}");
+    says(&error, "ends within a record");
     assert_eq!(packets, 99);
-    let error = Capture::open(Path::new("/nonexistent.pcap")).err().unwrap();
-    assert!(
-        error
-            .to_string()
-            .contains("/nonexistent.pcap: No such file"),
-        "{error}"
-    );
+    let missing = Capture::open(Path::new("/nonexistent.pcap"));
+    says(&missing.err().unwrap(), "/nonexistent.pcap: No such file");
 }
 
 /// Nothing of the block is kept, so it may be as long as any block.

@@ -1,14 +1,15 @@
 //! Captures that the format allows, but most programs do not write.
 
-use super::captured::{counted, directly, ever};
+use super::captured::{counted, directly, ever, refuses_link};
 use super::written::{
     END, IF_FCSLEN, IF_NAME, IF_TSOFFSET, IF_TSRESOL, IF_TZONE, Written, micros, pcap,
 };
-use super::{HOST, HOST_V6, MARKED, SYN, counter, flagged, many};
-use exitmark_lab::frames::{Frame, tcp};
-use exitmark_monitor::pcap::{Capture, CaptureError, Remarks};
+use super::{HOST, SYN, counter, many, segment};
+use crate::says;
+use exitmark_lab::frames::tcp;
+use exitmark_monitor::ledger::Ledger;
+use exitmark_monitor::pcap::{Capture, Remarks};
 use exitmark_monitor::tally::DEFAULT_CELLS;
-use exitmark_pcap::ReadError;
 use std::fs;
 use std::path::Path;
 
@@ -120,12 +121,10 @@ fn skips_interfaces_of_other_link_types() {
         let (ledger, remarks) = remarked(&path);
         assert_eq!(ledger, directly(&frames));
         assert_eq!(remarks.other_links, others);
-        assert_eq!(
-            remarks
-                .to_string()
-                .contains("3 packets are of interfaces with"),
-            others == 3
-        );
+        let is_said = remarks
+            .to_string()
+            .contains("3 packets are of interfaces with");
+        assert_eq!(is_said, others == 3);
     }
     // Without other packets, the file is refused.
     let mut file = Written::new(true, &[]);
@@ -133,15 +132,15 @@ fn skips_interfaces_of_other_link_types() {
     file.enhanced(0, micros(0), b"no frame", 0, &[]);
     fs::write(&path, &file.bytes).unwrap();
     let mut capture = Capture::open(&path).unwrap();
-    let error = capture.count_until(ever(), &mut counter(4)).unwrap_err();
-    let expected = matches!(
-        error,
-        CaptureError::Read(ReadError::LinkType { link: 220, .. })
-    );
-    assert!(expected, "{error}");
+    let counted = capture.count_until(ever(), &mut counter(4));
+    refuses_link(counted.unwrap_err(), 220);
 }
 
-fn remarked(path: &Path) -> (exitmark_monitor::ledger::Ledger, Remarks) {
+fn flows(ledger: &Ledger) -> u64 {
+    ledger.cells.iter().map(|(_, counts)| counts.flows).sum()
+}
+
+fn remarked(path: &Path) -> (Ledger, Remarks) {
     let mut counter = counter(DEFAULT_CELLS);
     let mut capture = Capture::open(path).unwrap();
     capture.count_until(ever(), &mut counter).unwrap();
@@ -174,17 +173,17 @@ fn cooked(frame: &[u8], interface: u32) -> Vec<u8> {
     packet
 }
 
-fn syn(frame: &Frame) -> Vec<u8> {
-    flagged(&frame.clone().tos(MARKED), 40, SYN)
+fn syn(to: &str) -> Vec<u8> {
+    segment(to, SYN).build()
 }
 
 #[test]
 fn counts_a_packet_of_several_interfaces_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("any.pcapng");
-    let one = syn(&tcp(HOST, "1.2.3.4:443"));
-    let six = syn(&tcp(HOST_V6, "[2001:db8:1::5]:443"));
-    let other = syn(&tcp(HOST, "1.2.3.4:80"));
+    let one = syn("1.2.3.4:443");
+    let six = syn("[2001:db8:1::5]:443");
+    let other = syn("1.2.3.4:80");
     // Behind a router, and with another TCP checksum, as a NIC fills it in.
     let mut routed = one.clone();
     routed[22] -= 1;
@@ -221,15 +220,12 @@ fn counts_a_packet_of_several_interfaces_once() {
         for file in [any, several] {
             fs::write(&path, &file.bytes).unwrap();
             let (ledger, remarks) = remarked(&path);
-            let flows: u64 = ledger.cells.iter().map(|(_, counts)| counts.flows).sum();
+            let flows = flows(&ledger);
             let copies = packets.len() as u64 - expected;
             assert_eq!((flows, remarks.copies), (expected, copies), "{what}");
             let words = format!("{copies} packets were also captured at another interface");
-            assert_eq!(
-                remarks.to_string().contains(&words),
-                copies > 0,
-                "{remarks}"
-            );
+            let is_said = remarks.to_string().contains(&words);
+            assert_eq!(is_said, copies > 0, "{remarks}");
         }
     }
 }
@@ -239,23 +235,13 @@ fn counts_a_packet_of_several_interfaces_once() {
 fn reports_a_capture_without_interface_numbers() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("any.pcap");
-    let frame = syn(&tcp(HOST, "1.2.3.4:443"));
+    let marked = syn("1.2.3.4:443");
     let unmarked = tcp(HOST, "1.2.3.4:443").build();
-    let cooked = |frame: &[u8]| [&[0; 14][..], &frame[12..]].concat();
-    fs::write(
-        &path,
-        pcap(
-            0xa1b2_c3d4,
-            true,
-            113,
-            &[cooked(&frame), cooked(&unmarked)],
-            0,
-        ),
-    )
-    .unwrap();
+    let frames = [marked, unmarked].map(|frame| [&[0; 14][..], &frame[12..]].concat());
+    fs::write(&path, pcap(0xa1b2_c3d4, true, 113, &frames, 0)).unwrap();
     let (_, remarks) = remarked(&path);
     assert_eq!(remarks.anywhere, 1);
-    assert!(remarks.to_string().contains("LINUX_SLL2"), "{remarks}");
+    says(&remarks, "LINUX_SLL2");
 }
 
 /// A packet truncated within its link header, and the record behind it.
@@ -263,12 +249,11 @@ fn reports_a_capture_without_interface_numbers() {
 fn a_packet_without_headers_does_not_affect_others() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("short.pcap");
-    let whole = cooked(&syn(&tcp(HOST, "1.2.3.4:443")), 2);
+    let whole = cooked(&syn("1.2.3.4:443"), 2);
     for kept in 0..40 {
         let frames = [whole[..kept].to_vec(), whole.clone()];
         fs::write(&path, pcap(0xa1b2_c3d4, true, 276, &frames, 0)).unwrap();
         let (ledger, _) = remarked(&path);
-        let flows: u64 = ledger.cells.iter().map(|(_, counts)| counts.flows).sum();
-        assert_eq!(flows, 1, "{kept} bytes were kept");
+        assert_eq!(flows(&ledger), 1, "{kept} bytes were kept");
     }
 }

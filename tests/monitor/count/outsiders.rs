@@ -1,18 +1,15 @@
 //! Packets that outsiders provoke, without a connection through the host, and their effect on
 //! published rows.
 
-use super::{ACK, HOST, HOST_V6, MARKED, PLACES, SYN, SYN_ACK, count, filter, flagged, whole};
+use super::{ACK, HOST, HOST_V6, MARKED, PLACES, SYN, SYN_ACK, count, filter, whole};
+use crate::published::{self, CROSS, plain};
 use exitmark_lab::Random;
 use exitmark_lab::frames::{of_protocol, tcp, udp};
-use exitmark_monitor::cell::Counts;
-use exitmark_monitor::clock::{Length, Period};
 use exitmark_monitor::ledger::Ledger;
-use exitmark_monitor::publish::{Origin, PublishSettings, publish};
-use exitmark_monitor::row::{Dimension, Row};
+use exitmark_monitor::publish::PublishSettings;
+use exitmark_monitor::row::Row;
 use exitmark_monitor::tally::{Counter, Tally};
-use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 const RST: u8 = 0x04;
@@ -30,19 +27,20 @@ const THRESHOLD: u64 = 20;
 /// A port, and an index of [`PLACES_OF`].
 type At = (u16, usize);
 
-fn segment((port, place): At, flags: u8, payload: usize) -> Vec<u8> {
+/// The host's and the remote endpoint of a packet.
+fn endpoints((port, place): At) -> (&'static str, String) {
     let destination = PLACES_OF[place];
-    let host = if destination.starts_with('[') {
-        HOST_V6
-    } else {
-        HOST
+    let host = match destination.starts_with('[') {
+        true => HOST_V6,
+        false => HOST,
     };
-    let frame = tcp(host, &format!("{destination}:{port}"));
-    flagged(
-        &frame.tos(MARKED).payload(20 + payload),
-        20 + payload,
-        flags,
-    )
+    (host, format!("{destination}:{port}"))
+}
+
+fn segment(at: At, flags: u8, payload: usize) -> Vec<u8> {
+    let (_, to) = endpoints(at);
+    let frame = super::segment(&to, flags);
+    frame.payload(20 + payload).build()
 }
 
 /// Connections, each cell's first one at the beginning, and their packets.
@@ -62,14 +60,7 @@ fn honest(random: &mut Random) -> (Vec<Vec<u8>>, BTreeSet<At>) {
 
 /// A packet that opens no cell.
 fn provoked(at: At, random: &mut Random) -> Vec<u8> {
-    let (port, place) = at;
-    let destination = PLACES_OF[place];
-    let to = format!("{destination}:{port}");
-    let host = if destination.starts_with('[') {
-        HOST_V6
-    } else {
-        HOST
-    };
+    let (host, to) = endpoints(at);
     match random.below(6) {
         0 => udp(host, &to)
             .tos(MARKED)
@@ -119,47 +110,20 @@ fn counted(way: Way, frames: &[Vec<u8>]) -> Ledger {
 
 fn rows(ledger: &Ledger) -> Vec<Row> {
     let settings = PublishSettings {
-        top: 3,
-        threshold_flows: THRESHOLD,
-        bins: [NonZeroU64::MIN; 3].into(),
-        cross: vec![
-            Dimension::PortCountry,
-            Dimension::PortSystem,
-            Dimension::SystemCountry,
-        ],
-        noise: None,
+        cross: CROSS.into(),
+        ..plain(THRESHOLD, 3)
     };
-    let origin = Origin {
-        exit: "exit".to_owned(),
-        countries: String::new(),
-        systems: String::new(),
-        names: Arc::new(|_| None),
-    };
-    let start: Timestamp = "2026-11-22T00:00:00Z".parse().unwrap();
-    publish(
-        ledger,
-        &Period::at(start, Length::DAY),
-        &origin,
-        &settings,
-        None,
-    )
+    published::rows(ledger, &settings)
 }
 
 /// A row's key and flows as text, and its bytes and packets.
 fn keyed(rows: &[Row]) -> BTreeMap<String, (u64, u64)> {
     let key = |row: &Row| {
-        let bare = Row {
-            counts: Counts {
-                flows: row.counts.flows,
-                ..Counts::default()
-            },
-            about: None,
-            ..row.clone()
-        };
-        (
-            serde_json::to_string(&bare).unwrap(),
-            (row.counts.bytes, row.counts.packets),
-        )
+        let mut bare = row.clone();
+        bare.about = None;
+        (bare.counts.bytes, bare.counts.packets) = (0, 0);
+        let key = serde_json::to_string(&bare).unwrap();
+        (key, (row.counts.bytes, row.counts.packets))
     };
     rows.iter().map(key).collect()
 }
@@ -208,12 +172,8 @@ fn packets_without_a_connection_change_only_the_total() {
             Way::Tap(4096),
         ] {
             let before = rows(&counted(way, &honest));
-            shown.extend(
-                before
-                    .iter()
-                    .filter(|row| !row.other)
-                    .map(|row| row.dimension),
-            );
+            let with_keys = before.iter().filter(|row| !row.other);
+            shown.extend(with_keys.map(|row| row.dimension));
             for _ in 0..25 {
                 let (frames, added) = with_provoked(&honest, Some(&cells), &mut random);
                 let after = rows(&counted(way, &frames));
@@ -228,10 +188,7 @@ fn packets_without_a_connection_change_only_the_total() {
         }
     }
     assert!(changed > 9_000, "{changed}");
-    assert!(
-        shown.len() == 9,
-        "every statistic is shown by some: {shown:?}"
-    );
+    assert_eq!(shown.len(), 9, "every statistic is shown: {shown:?}");
 }
 
 /// In a cell with connections, a provoked packet looks like data: it counts there and removes no
@@ -255,10 +212,8 @@ fn packets_without_a_connection_remove_no_row() {
                 assert_eq!(names(&changed), names(&keys), "{way:?}, {added} provoked");
                 for (key, (bytes, packets)) in &keys {
                     let (more_bytes, more_packets) = changed[key];
-                    assert!(
-                        more_bytes >= *bytes && more_packets >= *packets,
-                        "{way:?}: {key}"
-                    );
+                    let is_no_less = more_bytes >= *bytes && more_packets >= *packets;
+                    assert!(is_no_less, "{way:?}: {key}");
                     assert!(more_packets - packets <= added, "{way:?}: {key}");
                 }
             }

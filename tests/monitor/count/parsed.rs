@@ -1,9 +1,9 @@
 //! Packet parsing, compared with etherparse, and without a panic.
 
-use super::{HOST, HOST_V6, MARKED, counter, flagged, judged};
+use super::{HOST, HOST_V6, MARKED, counter, judged};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use exitmark_lab::frames::{extension, tcp, udp};
-use exitmark_monitor::filter::{Arrived, Part, Refusal, Seen};
+use exitmark_monitor::filter::{Arrived, Refusal, Seen};
 use proptest::prelude::*;
 use std::net::IpAddr;
 
@@ -38,7 +38,7 @@ prop_compose! {
         for tag in 0..tags {
             frame = frame.tag(0x8100, u16::try_from(tag).unwrap());
         }
-        if is_tcp { flagged(&frame, payload, flags) } else { frame.build() }
+        frame.control(flags).build()
     }
 }
 
@@ -55,11 +55,8 @@ fn independent(frame: &[u8]) -> Option<(u8, u32, IpAddr, u16, bool)> {
         NetSlice::Ipv6(ip) => {
             let header = ip.header();
             let length = 40 + u32::from(header.payload_length());
-            (
-                header.traffic_class(),
-                length,
-                IpAddr::V6(header.destination_addr()),
-            )
+            let destination = IpAddr::V6(header.destination_addr());
+            (header.traffic_class(), length, destination)
         }
         NetSlice::Arp(_) => return None,
     };
@@ -76,34 +73,18 @@ fn agree(frame: &[u8]) {
     let Some((tos, length, destination, port, begins)) = independent(frame) else {
         return;
     };
-    let (is_v6, seen) = match judged(frame) {
-        Ok(Seen::V4(Part {
-            destination,
-            port,
-            bytes,
-            flow,
-        })) => (
-            false,
-            (
-                IpAddr::from(std::net::Ipv4Addr::from(destination)),
-                port,
-                bytes,
-                flow,
-            ),
+    let (to, seen_port, bytes, flow) = match judged(frame) {
+        Ok(Seen::V4(seen)) => (
+            IpAddr::V4(seen.destination.into()),
+            seen.port,
+            seen.bytes,
+            seen.flow,
         ),
-        Ok(Seen::V6(Part {
-            destination,
-            port,
-            bytes,
-            flow,
-        })) => (
-            true,
-            (
-                IpAddr::from(std::net::Ipv6Addr::from(destination)),
-                port,
-                bytes,
-                flow,
-            ),
+        Ok(Seen::V6(seen)) => (
+            IpAddr::V6(seen.destination.into()),
+            seen.port,
+            seen.bytes,
+            seen.flow,
         ),
         Err(refusal) => {
             assert_eq!(refusal, Refusal::Unmarked, "{frame:02x?}");
@@ -112,12 +93,11 @@ fn agree(frame: &[u8]) {
         }
     };
     assert_eq!(tos >> 2, 10);
-    assert_eq!(is_v6, destination.is_ipv6());
-    assert_eq!((seen.0, seen.2), (destination, length), "{frame:02x?}");
+    assert_eq!((to, bytes), (destination, length), "{frame:02x?}");
     let is_fragment =
         SlicedPacket::from_ethernet(frame).is_ok_and(|packet| packet.is_ip_payload_fragmented());
     if !is_fragment {
-        assert_eq!((seen.1, seen.3), (port, Some(begins)), "{frame:02x?}");
+        assert_eq!((seen_port, flow), (port, Some(begins)), "{frame:02x?}");
     }
 }
 

@@ -1,10 +1,7 @@
 //! The table of cells: full, restored, and without traces of the last packet.
 
-use super::{
-    ACK, HOST, MARKED, PLACES, SYN, cell, count, counter, counts, filter, flagged, many, whole,
-};
-use exitmark_lab::frames::tcp;
-use exitmark_monitor::cell::{Cell, Country, Counts, Place};
+use super::{ACK, PLACES, SYN, cell, count, counter, counts, filter, many, segment, whole};
+use exitmark_monitor::cell::{Cell, Country, Counts};
 use exitmark_monitor::filter::Filter;
 use exitmark_monitor::ledger::{Ledger, Spilled};
 use exitmark_monitor::tally::{Counter, DEFAULT_CELLS, Tally};
@@ -13,17 +10,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The sums of a dimension, over cells and spilled counts.
-fn sums<K: Ord>(
+fn sums<K: Copy + Ord>(
     ledger: &Ledger,
     of: impl Fn(&Cell) -> K,
-    spilled: impl FnOnce(&Spilled) -> Vec<(K, Counts)>,
+    spilled: &[(K, Counts)],
 ) -> BTreeMap<K, Counts> {
     let mut sums = BTreeMap::<K, Counts>::new();
-    let cells = ledger
-        .cells
-        .iter()
-        .map(|(cell, counts)| (of(cell), *counts));
-    for (key, counts) in cells.chain(spilled(&ledger.spilled)) {
+    let cells = ledger.cells.iter();
+    let cells = cells.map(|(cell, counts)| (of(cell), *counts));
+    for (key, counts) in cells.chain(spilled.iter().copied()) {
         *sums.entry(key).or_default() += counts;
     }
     sums
@@ -37,23 +32,12 @@ type Dimensions = (
 );
 
 fn dimensions(ledger: &Ledger) -> Dimensions {
+    let spilled = &ledger.spilled;
     (
-        sums(ledger, |cell| cell.port, |spilled| spilled.ports.clone()),
-        sums(
-            ledger,
-            |cell| cell.place.asn,
-            |spilled| spilled.systems.clone(),
-        ),
-        sums(
-            ledger,
-            |cell| cell.place.country,
-            |spilled| spilled.countries.clone(),
-        ),
-        sums(
-            ledger,
-            |cell| cell.version,
-            |spilled| spilled.versions.clone(),
-        ),
+        sums(ledger, |cell| cell.port, &spilled.ports),
+        sums(ledger, |cell| cell.place.asn, &spilled.systems),
+        sums(ledger, |cell| cell.place.country, &spilled.countries),
+        sums(ledger, |cell| cell.version, &spilled.versions),
     )
 }
 
@@ -62,10 +46,8 @@ fn has_all_of<K: Ord + std::fmt::Debug>(some: &BTreeMap<K, Counts>, all: &BTreeM
     assert!(some.keys().eq(all.keys()));
     for (some, (key, all)) in some.values().zip(all) {
         assert_eq!(some.flows, all.flows, "{key:?}");
-        assert!(
-            some.bytes >= all.bytes && some.packets >= all.packets,
-            "{key:?}"
-        );
+        let is_no_less = some.bytes >= all.bytes && some.packets >= all.packets;
+        assert!(is_no_less, "{key:?}");
     }
 }
 
@@ -98,8 +80,7 @@ fn a_full_table_keeps_sums_of_single_dimensions() {
 /// A packet without a connection has no cell until a connection with its values begins.
 #[test]
 fn only_connections_open_cells() {
-    let ack = flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED), 40, ACK);
-    let syn = flagged(&tcp(HOST, "1.2.3.4:443").tos(MARKED), 40, SYN);
+    let [ack, syn] = [ACK, SYN].map(|control| segment("1.2.3.4:443", control).build());
     let mut all = counter(64);
     count(&mut all, &[ack.clone(), ack.clone()]);
     assert_eq!(all.tally().occupancy().used, 0);
@@ -110,7 +91,7 @@ fn only_connections_open_cells() {
     assert_eq!(ledger.cells, [(cell, counts(2, 120, 1))]);
     // More others than the table has cells.
     let others: Vec<_> = (1..200)
-        .map(|port| flagged(&tcp(HOST, &format!("1.2.3.4:{port}")).tos(MARKED), 40, ACK))
+        .map(|port| segment(&format!("1.2.3.4:{port}"), ACK).build())
         .collect();
     count(&mut all, &others);
     assert_eq!(all.tally().occupancy().used, 1);
@@ -140,36 +121,20 @@ fn restores_the_same_counts() {
         // Counting continues.
         count(&mut before, &frames);
         count(&mut after, &frames);
-        assert_eq!(
-            dimensions(&after.tally().ledger()),
-            dimensions(&before.tally().ledger())
-        );
-        assert_eq!(after.tally_mut().take(), after_take(&mut after, &ledger));
+        let taken = after.tally_mut().take();
+        assert_eq!(dimensions(&taken), dimensions(&before.tally().ledger()));
+        // And begins anew.
+        assert_eq!(after.tally().ledger(), Ledger::default());
+        assert_eq!(after.tally().occupancy().used, 0);
+        after.tally_mut().restore(&ledger);
+        count(&mut after, &frames);
+        assert_eq!(after.tally().ledger(), taken);
     }
-}
-
-/// Checks that a counter is empty, restores a ledger, counts packets, and returns the new ledger.
-fn after_take(counter: &mut Counter, ledger: &Ledger) -> Ledger {
-    assert_eq!(counter.tally().ledger(), Ledger::default());
-    assert_eq!(counter.tally().occupancy().used, 0);
-    counter.tally_mut().restore(ledger);
-    count(counter, &many(300));
-    counter.tally().ledger()
 }
 
 #[test]
 fn a_ledger_of_other_databases_and_of_a_larger_table_is_kept() {
-    let foreign = |number: u32| {
-        let cell = Cell {
-            port: 443,
-            place: Place {
-                country: "ZZ".parse().unwrap(),
-                asn: number,
-            },
-            version: Version::V4,
-        };
-        (cell, counts(1, 100, 1))
-    };
+    let foreign = |number| (cell(443, "ZZ", number, Version::V4), counts(1, 100, 1));
     let ledger = Ledger {
         cells: (1..=100).map(foreign).collect(),
         ..Ledger::default()
@@ -192,12 +157,10 @@ fn a_rinse_counts_nothing() {
     for filter in [filter(), v4_alone] {
         let mut counter = Counter::new(filter, Arc::clone(&PLACES), 64);
         count(&mut counter, &many(10));
-        let (ledger, refusals) = (counter.tally().ledger(), *counter.refusals());
+        let state = |counter: &Counter| (counter.tally().ledger(), *counter.refusals());
+        let before = state(&counter);
         counter.rinse();
-        assert_eq!(
-            (counter.tally().ledger(), *counter.refusals()),
-            (ledger, refusals)
-        );
+        assert_eq!(state(&counter), before);
     }
 }
 

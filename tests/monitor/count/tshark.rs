@@ -2,7 +2,7 @@
 
 use super::captured::{counted, of_link, pcap};
 use super::written::anything;
-use super::{HOST, HOST_V6, MARKED, SYN, counts, flagged, many};
+use super::{ACK, HOST, HOST_V6, MARKED, SYN, counts, many, segment};
 use exitmark_lab::frames::{tcp, udp};
 use exitmark_lab::{Random, is_installed};
 use exitmark_monitor::cell::Counts;
@@ -25,11 +25,7 @@ fn by_tshark(path: &Path) -> BTreeMap<(Version, u16), Counts> {
         .args(["-e", "tcp.flags.syn", "-e", "tcp.flags.ack"])
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{output:?}");
     let mut sums = BTreeMap::<_, Counts>::new();
     for line in String::from_utf8(output.stdout).unwrap().lines() {
         let fields: Vec<_> = line.split(',').collect();
@@ -57,30 +53,22 @@ fn counts_the_same_as_tshark() {
     let mut random = Random::new(23);
     // A connection to every destination of the packets, so that all of them count.
     let openings = (0..20).chain([80, 443, 53]).flat_map(|port| {
-        let v4 = ["1.2.3.4", "1.2.4.4", "198.51.100.9", "10.0.0.1"].map(|to| (HOST, to));
-        let v6 = ["[2001:db8:1::5]", "[2001:db8:2::9]"].map(|to| (HOST_V6, to));
-        v4.into_iter().chain(v6).map(move |(host, to)| {
-            flagged(&tcp(host, &format!("{to}:{port}")).tos(MARKED), 40, SYN)
-        })
+        let v4 = ["1.2.3.4", "1.2.4.4", "198.51.100.9", "10.0.0.1"];
+        let all = v4.into_iter().chain(["[2001:db8:1::5]", "[2001:db8:2::9]"]);
+        all.map(move |to| segment(&format!("{to}:{port}"), SYN).build())
     });
-    let mixed = many(20)
-        .into_iter()
-        .enumerate()
-        .map(|(index, frame)| match index % 8 {
-            0 => udp(HOST, "1.2.3.4:443").tos(MARKED | 2).payload(50).build(),
-            1 => udp(HOST_V6, "[2001:db8:2::9]:53")
-                .tos(MARKED)
-                .payload(50)
-                .build(),
-            2 => tcp(HOST, "1.2.3.4:9").tos(random.byte()).build(),
-            3 => tcp("192.0.2.99:1", "1.2.3.4:9").tos(MARKED).build(),
-            4 => tcp(HOST, "1.2.3.4:9")
-                .tos(MARKED)
-                .fragment(7, 5, false)
-                .build(),
-            5 => flagged(&tcp(HOST, "1.2.3.4:80").tos(MARKED).tag(0x8100, 5), 40, SYN),
-            _ => frame,
-        });
+    let mixed = many(20).into_iter().enumerate().map(|(index, frame)| {
+        let other = match index % 8 {
+            0 => udp(HOST, "1.2.3.4:443").tos(MARKED | 2).payload(50),
+            1 => udp(HOST_V6, "[2001:db8:2::9]:53").tos(MARKED).payload(50),
+            2 => tcp(HOST, "1.2.3.4:9").tos(random.byte()),
+            3 => tcp("192.0.2.99:1", "1.2.3.4:9").tos(MARKED),
+            4 => segment("1.2.3.4:9", ACK).fragment(7, 5, false),
+            5 => segment("1.2.3.4:80", SYN).tag(0x8100, 5),
+            _ => return frame,
+        };
+        other.build()
+    });
     let frames: Vec<_> = openings.chain(mixed).collect();
     pcap(&path, &[], &frames, of_link(1), usize::MAX);
     let ledger = counted(&path);
@@ -102,14 +90,8 @@ fn packets_by_tshark(path: &Path) -> (Vec<Said>, bool) {
         .args(["-n", "-r"])
         .arg(path)
         .args(["-T", "fields", "-E", "separator=,"])
-        .args([
-            "-e",
-            "frame.cap_len",
-            "-e",
-            "frame.len",
-            "-e",
-            "frame.time_epoch",
-        ])
+        .args(["-e", "frame.cap_len", "-e", "frame.len"])
+        .args(["-e", "frame.time_epoch"])
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -14,14 +14,14 @@ pub(super) const IF_FCSLEN: u16 = 13;
 pub(super) const IF_TSOFFSET: u16 = 14;
 
 /// A pcapng file that is being written.
-pub(super) struct Written {
+pub(crate) struct Written {
     is_little: bool,
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Written {
     /// A file with a section with these options.
-    pub(super) fn new(is_little: bool, options: &[(u16, &[u8])]) -> Self {
+    pub(crate) fn new(is_little: bool, options: &[(u16, &[u8])]) -> Self {
         let mut file = Self {
             is_little,
             bytes: Vec::new(),
@@ -30,24 +30,27 @@ impl Written {
         file
     }
 
-    pub(super) fn word(&self, number: u32) -> [u8; 4] {
-        if self.is_little {
-            number.to_le_bytes()
-        } else {
-            number.to_be_bytes()
+    fn word(&self, number: u32) -> [u8; 4] {
+        match self.is_little {
+            true => number.to_le_bytes(),
+            false => number.to_be_bytes(),
         }
     }
 
     fn half(&self, number: u16) -> [u8; 2] {
-        if self.is_little {
-            number.to_le_bytes()
-        } else {
-            number.to_be_bytes()
+        match self.is_little {
+            true => number.to_le_bytes(),
+            false => number.to_be_bytes(),
         }
     }
 
+    fn words<const N: usize>(&mut self, numbers: [u32; N]) {
+        let words = numbers.map(|number| self.word(number));
+        self.bytes.extend(words.as_flattened());
+    }
+
     /// A block with a correct length, including padding.
-    pub(super) fn block(&mut self, kind: u32, body: &[u8]) -> &mut Self {
+    pub(crate) fn block(&mut self, kind: u32, body: &[u8]) -> &mut Self {
         let padding = vec![0; body.len().wrapping_neg() % 4];
         let total = self.word(u32::try_from(12 + body.len() + padding.len()).unwrap());
         let block = [&self.word(kind)[..], &total, body, &padding, &total].concat();
@@ -79,7 +82,7 @@ impl Written {
         self.block(0x0a0d_0d0a, &fields)
     }
 
-    pub(super) fn interface(
+    pub(crate) fn interface(
         &mut self,
         link: u16,
         snaplen: u32,
@@ -117,7 +120,7 @@ impl Written {
         self.block(2, &body)
     }
 
-    pub(super) fn simple(&mut self, frame: &[u8]) -> &mut Self {
+    pub(crate) fn simple(&mut self, frame: &[u8]) -> &mut Self {
         let length = self.word(u32::try_from(frame.len()).unwrap());
         self.block(3, &[&length[..], frame].concat())
     }
@@ -147,32 +150,20 @@ pub(super) fn pcap(
     frames: &[Vec<u8>],
     more: usize,
 ) -> Vec<u8> {
-    let word = |number: u32| {
-        if is_little {
-            number.to_le_bytes()
-        } else {
-            number.to_be_bytes()
-        }
+    let mut file = Written {
+        is_little,
+        bytes: Vec::new(),
     };
-    let mut file = word(magic).to_vec();
-    let version = if is_little {
-        [2, 0, 4, 0]
-    } else {
-        [0, 2, 0, 4]
-    };
-    file.extend(version);
-    for field in [0, 0, 65_535, link] {
-        file.extend(word(field));
-    }
+    file.words([magic]);
+    file.bytes.extend([file.half(2), file.half(4)].concat());
+    file.words([0, 0, 65_535, link]);
     for (frame, second) in frames.iter().zip(NOW..) {
         let length = u32::try_from(frame.len()).unwrap();
-        for field in [second, 999, length, length] {
-            file.extend(word(field));
-        }
-        file.extend(vec![7; more]);
-        file.extend(frame);
+        file.words([second, 999, length, length]);
+        file.bytes.extend(vec![7; more]);
+        file.bytes.extend(frame);
     }
-    file
+    file.bytes
 }
 
 /// A file with every block type, in random order and with random options.
@@ -186,11 +177,10 @@ pub(super) fn anything(random: &mut Random, frames: &[Vec<u8>]) -> Vec<u8> {
         let link = random.one_of([1, 0x4400_0001, 0x1400_0001, 101, 113, 276]);
         return pcap(magic, random.percent(50), link, frames, more);
     }
-    let mut values = Vec::new();
-    for _ in 0..40 {
+    let values = [(); 40].map(|()| {
         let length = random.below(12);
-        values.push((0..length).map(|_| random.byte()).collect::<Vec<_>>());
-    }
+        (0..length).map(|_| random.byte()).collect::<Vec<_>>()
+    });
     let options = |random: &mut Random, codes: [u16; 4]| -> Vec<(u16, &[u8])> {
         let mut list: Vec<(u16, &[u8])> = Vec::new();
         for _ in 0..random.below(4) {
@@ -224,12 +214,10 @@ pub(super) fn anything(random: &mut Random, frames: &[Vec<u8>]) -> Vec<u8> {
                 ]);
                 let is_said = random.percent(50);
                 let resolution = [resolution];
-                let offset = random.one_of([0_i64, 3600, -3600]);
-                let offset = if file.is_little {
-                    offset.to_le_bytes()
-                } else {
-                    offset.to_be_bytes()
-                };
+                let mut offset = random.one_of([0_i64, 3600, -3600]).to_be_bytes();
+                if file.is_little {
+                    offset.reverse();
+                }
                 let mut list = options(random, TEXTS);
                 let others: [(u16, &[u8]); 3] = [
                     (IF_TSOFFSET, &offset),
@@ -250,12 +238,13 @@ pub(super) fn anything(random: &mut Random, frames: &[Vec<u8>]) -> Vec<u8> {
             2 => {
                 // Secrets and unknown blocks. (tshark shows custom blocks as packets.)
                 let kind = random.one_of([10, 0x8000_0bad, 77]);
-                let body: Vec<u8> = (0..8 + random.below(60)).map(|_| random.byte()).collect();
-                let body = if kind == 10 {
-                    secrets(&file, &body)
-                } else {
-                    body
-                };
+                let mut body: Vec<u8> = (0..8 + random.below(60)).map(|_| random.byte()).collect();
+                if kind == 10 {
+                    // A Decryption Secrets Block: the kind of secrets, and their length.
+                    let length = u32::try_from(body.len()).unwrap();
+                    let front = [0x544c_534b, length].map(|number| file.word(number));
+                    body.splice(..0, front.into_iter().flatten());
+                }
                 file.block(kind, &body);
             }
             _ if interfaces.is_empty() => {}
@@ -278,10 +267,4 @@ pub(super) fn anything(random: &mut Random, frames: &[Vec<u8>]) -> Vec<u8> {
         }
     }
     file.bytes
-}
-
-/// The body of a Decryption Secrets Block.
-fn secrets(file: &Written, body: &[u8]) -> Vec<u8> {
-    let length = file.word(u32::try_from(body.len()).unwrap());
-    [&file.word(0x544c_534b)[..], &length, body].concat()
 }

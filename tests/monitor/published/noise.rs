@@ -8,8 +8,8 @@
     reason = "statistics are calculated in floating point; a misfit is not decided by the last bit"
 )]
 
-use super::{cell, counts, origin, period, plain};
-use exitmark_monitor::cell::Counts;
+use super::{cell, counts, of_cells, origin, period, plain};
+use crate::says;
 use exitmark_monitor::ledger::Ledger;
 use exitmark_monitor::publish::laplace::Laplace;
 use exitmark_monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
@@ -61,6 +61,13 @@ fn misfit(samples: &[i128], scale: f64) -> f64 {
     (sum - freedom) / (2.0 * freedom).sqrt()
 }
 
+/// Checks that samples have the distribution of a scale.
+#[track_caller]
+fn fits(samples: &[i128], scale: f64) {
+    let fit = misfit(samples, scale);
+    assert!(fit.abs() < 5.0, "scale {scale}: {fit}");
+}
+
 fn samples(numerator: u64, denominator: u64, seed: u64) -> Vec<i128> {
     let [numerator, denominator] = [numerator, denominator].map(|n| NonZeroU64::new(n).unwrap());
     let laplace = Laplace::new(numerator, denominator);
@@ -70,21 +77,17 @@ fn samples(numerator: u64, denominator: u64, seed: u64) -> Vec<i128> {
 
 #[test]
 fn noise_has_the_stated_distribution() {
-    for (seed, (numerator, denominator)) in [
-        (1, 3),
-        (1, 1),
-        (7, 2),
-        (40, 1),
-        (123_457, 1000),
-        (1 << 50, 3),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    for (seed, numerator, denominator) in [
+        (0, 1, 3),
+        (1, 1, 1),
+        (2, 7, 2),
+        (3, 40, 1),
+        (4, 123_457, 1000),
+        (5, 1 << 50, 3),
+    ] {
         let scale = numerator as f64 / denominator as f64;
-        let drawn = samples(numerator, denominator, seed as u64);
-        let fit = misfit(&drawn, scale);
-        assert!(fit.abs() < 5.0, "scale {scale}: {fit}");
+        let drawn = samples(numerator, denominator, seed);
+        fits(&drawn, scale);
         // A scale that is a tenth off,
         for wrong in [scale * 1.1, scale / 1.1] {
             let fit = misfit(&drawn, wrong);
@@ -122,19 +125,16 @@ fn noisy(epsilon: f64, seed: u64) -> PublishSettings {
 }
 
 fn large() -> Ledger {
-    Ledger {
-        cells: vec![
-            (
-                cell(443, 1, "US", Version::V4),
-                counts(1 << 40, 1 << 50, 1 << 45),
-            ),
-            (
-                cell(80, 2, "DE", Version::V4),
-                counts(1 << 30, 1 << 40, 1 << 35),
-            ),
-        ],
-        ..Ledger::default()
-    }
+    of_cells([
+        (
+            cell(443, 1, "US", Version::V4),
+            counts(1 << 40, 1 << 50, 1 << 45),
+        ),
+        (
+            cell(80, 2, "DE", Version::V4),
+            counts(1 << 30, 1 << 40, 1 << 35),
+        ),
+    ])
 }
 
 /// The noise that was added to a row of the large ledger, over many periods.
@@ -151,53 +151,41 @@ fn added(draws: usize, settings: &PublishSettings, of: impl Fn(&Row) -> Option<i
 
 #[test]
 fn epsilon_is_divided_over_all_tables_and_measures() {
-    let total =
-        |row: &Row| (row.dimension == Dimension::Total).then_some(i128::from(row.counts.flows));
-    let exact = large()
-        .cells
-        .iter()
-        .map(|(_, c)| i128::from(c.flows))
-        .sum::<i128>();
+    let exact: i128 = large().cells.iter().map(|(_, c)| i128::from(c.flows)).sum();
+    let total = |row: &Row| {
+        let flows = i128::from(row.counts.flows) - exact;
+        (row.dimension == Dimension::Total).then_some(flows)
+    };
     let flows = |epsilon: f64, cross: &[Dimension]| -> Vec<i128> {
         let settings = PublishSettings {
             cross: cross.into(),
             ..noisy(epsilon, 7)
         };
         added(if cross.is_empty() { 2000 } else { 6000 }, &settings, total)
-            .into_iter()
-            .map(|n| n - exact)
-            .collect()
     };
     // 20 flows of a user, three measures, six tables.
     let at_one = flows(1.0, &[]);
-    assert!(
-        misfit(&at_one, 360.0).abs() < 5.0,
-        "{}",
-        misfit(&at_one, 360.0)
-    );
+    fits(&at_one, 360.0);
     // Half the ε doubles the scale.
     let at_half = flows(0.5, &[]);
-    assert!(
-        misfit(&at_half, 720.0).abs() < 5.0,
-        "{}",
-        misfit(&at_half, 720.0)
-    );
+    fits(&at_half, 720.0);
     assert!(misfit(&at_half, 360.0) > 5.0 && misfit(&at_one, 720.0) > 5.0);
     // Another table takes its share.
     let crossed = flows(1.0, &[Dimension::PortCountry]);
-    assert!(misfit(&crossed, 420.0).abs() < 5.0 && misfit(&crossed, 360.0) > 5.0);
+    fits(&crossed, 420.0);
+    assert!(misfit(&crossed, 360.0) > 5.0);
 
     // Rows and measures below the total have their own scale.
     let of_port =
         |row: &Row| (row.port == Some(443)).then_some(i128::from(row.counts.bytes) - (1 << 50));
     let bytes = added(2000, &noisy(1.0, 8), of_port);
-    assert!(misfit(&bytes, 90_000.0).abs() < 5.0);
+    fits(&bytes, 90_000.0);
     let of_v4 = |row: &Row| {
         let packets = i128::from(row.counts.packets) - (1 << 45) - (1 << 35);
         (row.ip_version == Some(4)).then_some(packets)
     };
     let packets = added(2000, &noisy(1.0, 9), of_v4);
-    assert!(misfit(&packets, 1800.0).abs() < 5.0);
+    fits(&packets, 1800.0);
 }
 
 #[test]
@@ -205,19 +193,12 @@ fn other_is_the_noisy_total_minus_the_rows() {
     let settings = noisy(1.0, 3);
     let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
     let mut ledger = large();
-    let rare = (1..200).map(|port| {
-        (
-            cell(port + 1000, 3, "FR", Version::V6),
-            counts(30, 1 << 20, 90),
-        )
-    });
+    let rare = (1001..1200).map(|port| cell(port, 3, "FR", Version::V6));
+    let rare = rare.map(|cell| (cell, counts(30, 1 << 20, 90)));
     ledger.cells.extend(rare);
     let rows = publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
-    let sum: u64 = rows
-        .iter()
-        .filter(|row| row.dimension == Dimension::Port)
-        .map(|row| row.counts.flows)
-        .sum();
+    let ports = rows.iter().filter(|row| row.dimension == Dimension::Port);
+    let sum: u64 = ports.map(|row| row.counts.flows).sum();
     assert_eq!(sum, rows[0].counts.flows);
     let versions = rows.iter().filter(|row| row.ip_version.is_some());
     assert_eq!(versions.count(), 2, "both are shown: neither is other");
@@ -234,10 +215,8 @@ fn a_row_that_noise_brings_below_the_threshold_joins_other() {
     ledger.cells.push((cell(22, 1, "US", Version::V4), barely));
     let mut draw = || {
         let rows = publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
-        let ports: Vec<_> = rows
-            .into_iter()
-            .filter(|row| row.dimension == Dimension::Port)
-            .collect();
+        let ports = rows.iter().filter(|row| row.dimension == Dimension::Port);
+        let ports: Vec<_> = ports.collect();
         let of = |port: Option<u16>| ports.iter().any(|row| row.port == port);
         assert!(of(Some(443)) && of(Some(80)));
         assert_ne!(of(Some(22)), of(None), "it is its own row, or the other");
@@ -254,15 +233,9 @@ fn negative_noisy_counts_become_zero() {
     let mut settings = noisy(0.01, 5);
     settings.noise.as_mut().unwrap().user = counts(1, 1 << 29, 1);
     let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
-    let ledger = Ledger {
-        cells: vec![(cell(443, 1, "US", Version::V4), counts(1_000_000, 10, 10))],
-        ..Ledger::default()
-    };
-    let draws = (0..200).map(|_| {
-        let rows = publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
-        rows[0].counts.bytes
-    });
-    let draws: Vec<_> = draws.collect();
+    let ledger = of_cells([(cell(443, 1, "US", Version::V4), counts(1_000_000, 10, 10))]);
+    let mut draw = || publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
+    let draws: Vec<_> = (0..200).map(|_| draw()[0].counts.bytes).collect();
     let none = draws.iter().filter(|bytes| **bytes == 0).count();
     assert!((60..140).contains(&none), "half of them: {none}");
     assert!(draws.iter().all(|bytes| *bytes < 1 << 50));
@@ -286,14 +259,15 @@ fn refuses_invalid_noise() {
     for epsilon in [0.0, -1.0, f64::NAN, f64::INFINITY, 0.0001, 100.1, 0.3333] {
         assert!(Epsilon::try_from(epsilon).is_err(), "{epsilon}");
     }
-    let refusal = |user: Counts| {
+    for (user, expected) in [
+        (counts(0, 1, 1), "flows"),
+        (counts(1, u64::MAX, 1), "bytes"),
+        (counts(1, 1 << 40, 1), "raise epsilon"),
+        (counts(100, 1, 1), "set the threshold above 100"),
+    ] {
         let mut settings = noisy(0.3, 1);
         settings.noise.as_mut().unwrap().user = user;
-        settings.check().unwrap_err().to_string()
-    };
-    assert!(refusal(counts(0, 1, 1)).contains("flows"));
-    assert!(refusal(counts(1, u64::MAX, 1)).contains("bytes"));
-    assert!(refusal(counts(1, 1 << 40, 1)).contains("raise epsilon"));
-    assert!(refusal(counts(100, 1, 1)).contains("set the threshold above 100"));
+        says(&settings.check().unwrap_err(), expected);
+    }
     assert!(noisy(0.3, 1).check().is_ok());
 }

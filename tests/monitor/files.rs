@@ -2,17 +2,16 @@
 //! files that come through FIFOs, and inspects it in between: the privileges dropped before it
 //! reads a byte, and that no destination is left anywhere.
 
-use super::command::{MIDNIGHT, MONITOR, SYN, segment};
-use super::live::private::{files, memory, planted};
+use super::command::{MIDNIGHT, MONITOR, SYN, segment, write_frames};
+use super::live::private::{files, has_known, memory, planted};
 use super::needles::{Search, Who};
+use crate::says;
 use exitmark_lab::process::{set_mode, status_of};
 use exitmark_lab::{PATIENCE, eventually};
 use nix::sys::stat::Mode;
 use nix::unistd::{User, mkfifo};
-use pcap_file::pcap::{PcapPacket, PcapWriter};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -93,12 +92,15 @@ impl Counting {
 
     /// Writes packets of a time into a FIFO, with a file header before the first.
     fn write(&self, fifo: usize, frames: &[(u64, Vec<u8>)]) {
-        let mut writer = PcapWriter::new(&self.fifos[fifo]).unwrap();
-        for (at, frame) in frames {
-            let length = u32::try_from(frame.len()).unwrap();
-            let packet = PcapPacket::new(Duration::from_secs(*at), length, frame);
-            writer.write_packet(&packet).unwrap();
+        write_frames(&self.fifos[fifo], frames);
+    }
+
+    /// Writes a packet of a day into each FIFO, and waits for the program to exit.
+    fn write_two_days(&mut self) -> ExitStatus {
+        for (fifo, at) in [MIDNIGHT, MIDNIGHT + 86_400].into_iter().enumerate() {
+            self.write(fifo, &[(at, segment(443, SYN, 0x28))]);
         }
+        self.end()
     }
 
     /// Closes the FIFOs and waits for the program to exit.
@@ -120,11 +122,8 @@ fn drops_every_privilege_before_reading() {
         let more = if is_other { "user = \"nobody\"\n" } else { "" };
         let mut counting = Counting::start(more);
         let status = status_of(counting.process.id()).unwrap();
-        assert_eq!(
-            (&*status["Seccomp"], &*status["NoNewPrivs"]),
-            ("2", "1"),
-            "{status:?}"
-        );
+        let confined = (&*status["Seccomp"], &*status["NoNewPrivs"]);
+        assert_eq!(confined, ("2", "1"), "{status:?}");
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
             let kept = u64::from_str_radix(&status[set], 16).unwrap();
             // CAP_IPC_LOCK is kept by every thread if locked memory is limited.
@@ -134,9 +133,7 @@ fn drops_every_privilege_before_reading() {
         let owner = owner.to_string();
         assert!(status["Uid"].split('\t').all(|uid| uid == owner));
         // The program still works with that.
-        counting.write(0, &[(MIDNIGHT, segment(443, SYN, 0x28))]);
-        counting.write(1, &[(MIDNIGHT + 86_400, segment(443, SYN, 0x28))]);
-        let ended = counting.end();
+        let ended = counting.write_two_days();
         assert!(ended.success(), "{}", counting.said("log"));
         for day in ["20251121", "20251122"] {
             let file = format!("periods/exit-{day}T000000Z-1.jsonl");
@@ -150,13 +147,11 @@ fn drops_every_privilege_before_reading() {
 fn reports_a_directory_that_has_disappeared() {
     let mut counting = Counting::start("");
     fs::remove_dir(counting.directory.path().join("periods")).unwrap();
-    counting.write(0, &[(MIDNIGHT, segment(443, SYN, 0x28))]);
-    counting.write(1, &[(MIDNIGHT + 86_400, segment(443, SYN, 0x28))]);
-    let ended = counting.end();
+    let ended = counting.write_two_days();
     let log = counting.said("log");
     assert_eq!(ended.code(), Some(1), "{log}");
     let expected = "periods/exit-20251121T000000Z-1.jsonl: the period cannot be written";
-    assert!(log.contains(expected), "{log}");
+    says(&log, expected);
     assert!(!log.contains("every minute"), "{log}");
 }
 
@@ -165,11 +160,8 @@ fn no_trace_of_a_destination_in_captured_files() {
     let mut counting = Counting::start("");
     let frames = planted();
     let search = Search::new();
-    search.finds(
-        "what is captured",
-        &frames.concat(),
-        &[Who::Exit, Who::Client],
-    );
+    let all = frames.concat();
+    search.finds("what is captured", &all, &[Who::Exit, Who::Client]);
     let frames = frames.into_iter().map(|frame| (MIDNIGHT, frame));
     counting.write(0, &frames.collect::<Vec<_>>());
     // From the next day, so that it is read last; its end is not reached.
@@ -180,23 +172,18 @@ fn no_trace_of_a_destination_in_captured_files() {
     });
     if exitmark_lab::is_root() {
         let memory = memory(counting.process.id());
-        let clearnet: std::net::Ipv6Addr = "2001:db8:1::10".parse().unwrap();
-        let known = clearnet.octets();
-        assert!(memory.windows(16).any(|bytes| bytes == known));
+        has_known(&memory);
         search.finds("memory", &memory, &[]);
     }
     let ended = counting.end();
     assert!(ended.success(), "{}", counting.said("log"));
     let printed = counting.said("printed");
-    assert!(printed.contains("counted: 21 packets"), "{printed}");
+    says(&printed, "counted: 21 packets");
     for name in ["log", "printed"] {
         search.finds(name, counting.said(name).as_bytes(), &[]);
     }
     let mut written = Vec::new();
-    files(
-        Path::new(&counting.directory.path().join("periods")),
-        &mut written,
-    );
+    files(&counting.directory.path().join("periods"), &mut written);
     assert!(written.len() > 500);
     search.finds("files", &written, &[]);
 }

@@ -4,6 +4,8 @@
 pub(crate) mod private;
 mod restart;
 
+use super::published::counts;
+use crate::says;
 use exitmark_lab::frames::{Frame, tcp, udp};
 use exitmark_lab::process::{as_nobody, dumping_in, set_mode, threads_of};
 use exitmark_lab::site::RunningBox;
@@ -11,6 +13,7 @@ use exitmark_lab::tap::{TAP, TapSite, state_file};
 use exitmark_lab::{LabError, eventually, needs_root, wait_until};
 use exitmark_monitor::cell::Counts;
 use exitmark_monitor::ledger::Ledger;
+use exitmark_policy::packet::Tcp;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +24,9 @@ const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
 const MARK: u8 = 0x28;
 const HOST_V4: &str = "192.0.2.10";
 const HOST_V6: &str = "2001:db8:1::10";
+
+/// A table that serves metrics at the port of [`Stage::get`].
+const METRICS: &str = "[metrics]\nlisten = \"127.0.0.1:9788\"\n";
 
 /// The monitor at its tap, and its files.
 struct Stage {
@@ -91,10 +97,8 @@ impl Stage {
     #[track_caller]
     fn is_restored(&self) {
         let link = self.site.link().unwrap();
-        assert!(
-            link.contains("promiscuity 0") && !link.contains("xdp"),
-            "{link}"
-        );
+        says(&link, "promiscuity 0");
+        assert!(!link.contains("xdp"), "{link}");
     }
 }
 
@@ -111,27 +115,17 @@ fn wait_for(running: &RunningBox, packets: u64) -> BTreeMap<String, u64> {
 
 /// A segment that opens a connection, and one that does not.
 fn connection(source: &str, destination: &str) -> [Vec<u8>; 2] {
-    let with = |flags: u8| {
-        let frame = tcp(source, destination).tos(MARK).payload(20).build();
-        flagged(frame, flags)
-    };
-    [with(0x02), with(0x10)]
-}
-
-/// Sets the flags of a frame that ends with a TCP header of 20 bytes.
-fn flagged(mut frame: Vec<u8>, flags: u8) -> Vec<u8> {
-    let tcp = frame.len() - 20;
-    frame[tcp + 12] = 0x50;
-    frame[tcp + 13] = flags;
-    frame
+    [Tcp::SYN, Tcp::ACK].map(|control| {
+        let frame = tcp(source, destination).tos(MARK).payload(20);
+        frame.control(control).build()
+    })
 }
 
 /// Type and help text of every metric family that is served.
 fn served(metrics: &str) -> BTreeMap<String, (String, String)> {
     let lines = |what: &'static str| {
-        let lines = metrics
-            .lines()
-            .filter_map(move |line| line.strip_prefix(what));
+        let lines = metrics.lines();
+        let lines = lines.filter_map(move |line| line.strip_prefix(what));
         lines.map(|line| line.split_once(' ').unwrap())
     };
     let kinds: BTreeMap<_, _> = lines("# TYPE ").collect();
@@ -154,10 +148,8 @@ fn documented() -> BTreeMap<String, (String, String)> {
         let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
         let name = cells[0].trim_end_matches('`');
         let name = name.trim_end_matches("_total").trim_end_matches("_info");
-        (
-            format!("exitmark_{name}"),
-            (cells[1].to_owned(), cells[3].to_owned()),
-        )
+        let described = (cells[1].to_owned(), cells[3].to_owned());
+        (format!("exitmark_{name}"), described)
     });
     rows.collect()
 }
@@ -166,16 +158,10 @@ fn documented() -> BTreeMap<String, (String, String)> {
 fn counts_and_reports_only_marked_packets() {
     needs_root!();
     let stage = Stage::new();
-    let running = stage
-        .start("", "[metrics]\nlisten = \"127.0.0.1:9788\"\n")
-        .unwrap();
-    assert!(
-        running
-            .ready
-            .starts_with("ready interface=tap0 queues=1 period="),
-        "{}",
-        running.ready
-    );
+    let running = stage.start("", METRICS).unwrap();
+    let ready = &running.ready;
+    let expected = "ready interface=tap0 queues=1 period=";
+    assert!(ready.starts_with(expected), "{ready}");
     let [v4, v6] = [
         (format!("{HOST_V4}:40000"), "198.51.100.7:443"),
         (format!("[{HOST_V6}]:40000"), "[2001:db8:51::7]:443"),
@@ -188,7 +174,7 @@ fn counts_and_reports_only_marked_packets() {
     let web = connection(&v4.0, "198.51.100.7:80");
     frames.extend(web);
     // None of these counts: unmarked, another mark, another source, to the host, not IP.
-    let plain = |frame: Frame| flagged(frame.payload(20).build(), 0x02);
+    let plain = |frame: Frame| frame.payload(20).control(Tcp::SYN).build();
     let others = [
         plain(tcp(&v4.0, v4.1)),
         plain(tcp(&v6.0, v6.1)),
@@ -200,13 +186,10 @@ fn counts_and_reports_only_marked_packets() {
     ];
     stage.send(others.iter().chain(&frames).chain(&others));
     let counters = wait_for(&running, 8);
-    assert_eq!(
-        (counters["packets"], counters["flows"], counters["lost"]),
-        (8, 3, 0),
-        "{counters:?}"
-    );
     // Five IPv4 packets of 40 bytes, three IPv6 packets of 60.
-    assert_eq!(counters["bytes"], 5 * 40 + 3 * 60);
+    let expected = [8, 3, 0, 5 * 40 + 3 * 60];
+    let names = ["packets", "flows", "lost", "bytes"];
+    assert_eq!(names.map(|name| counters[name]), expected);
 
     let metrics = stage.get("GET /metrics");
     for line in [
@@ -222,10 +205,8 @@ fn counts_and_reports_only_marked_packets() {
         "exitmark_monitor_spilling 0",
         "exitmark_monitor_unpublished_periods 0",
     ] {
-        assert!(
-            metrics.lines().any(|found| found == line),
-            "{line}\n{metrics}"
-        );
+        let is_there = metrics.lines().any(|found| found == line);
+        assert!(is_there, "{line}\n{metrics}");
     }
     assert_eq!(served(&metrics), documented());
     assert!(stage.get("POST /metrics").contains(" 405 "));
@@ -237,11 +218,6 @@ fn counts_and_reports_only_marked_packets() {
     let of = |port: u16| -> Vec<Counts> {
         let cells = cells.iter().filter(|(cell, _)| cell.port == port);
         cells.map(|(_, counts)| *counts).collect()
-    };
-    let counts = |flows, bytes, packets| Counts {
-        flows,
-        bytes,
-        packets,
     };
     assert_eq!(of(80), [counts(1, 80, 2)]);
     assert_eq!(of(443), [counts(1, 120, 3), counts(1, 180, 3)]);
@@ -261,10 +237,8 @@ fn a_refused_start_says_why_and_cleans_up() {
         Err(error) => error.to_string(),
     };
     let refused = words("", "");
-    assert!(
-        refused.contains("tap0") && refused.contains("192.0.2.99"),
-        "{refused}"
-    );
+    says(&refused, "tap0");
+    says(&refused, "192.0.2.99");
     monitor.ip("addr flush dev tap0").unwrap();
     #[rustfmt::skip]
     let table = [
@@ -275,8 +249,7 @@ fn a_refused_start_says_why_and_cleans_up() {
         ("", "[publish]\nthreshold_flows = 1\n", "publish.threshold_flows"),
     ];
     for (top, tables, expected) in table {
-        let refused = words(top, tables);
-        assert!(refused.contains(expected), "{expected}: {refused}");
+        says(&words(top, tables), expected);
     }
     stage.is_restored();
 }
@@ -286,16 +259,14 @@ fn drops_privileges_that_it_does_not_need() {
     needs_root!();
     for user in ["", "user = \"nobody\""] {
         let stage = Stage::new();
-        let mut running = stage
-            .start(user, "[metrics]\nlisten = \"127.0.0.1:9788\"\n")
-            .unwrap();
+        let mut running = stage.start(user, METRICS).unwrap();
         let pid = running.pid();
         let threads = || {
             let mut threads = Vec::new();
             for status in threads_of(pid).unwrap() {
                 let name = status["Name"].clone();
-                assert_eq!(status["Seccomp"], "2", "{name}");
-                assert_eq!(status["NoNewPrivs"], "1", "{name}");
+                let confined = (&*status["Seccomp"], &*status["NoNewPrivs"]);
+                assert_eq!(confined, ("2", "1"), "{name}");
                 if !user.is_empty() {
                     assert!(status["Uid"].starts_with("65534"), "{name}");
                 }

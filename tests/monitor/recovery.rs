@@ -11,7 +11,8 @@ mod crashes;
 mod disks;
 mod states;
 
-use super::published::{cell, counts, origin};
+use super::published::{cell, counts, of_cells, origin};
+use crate::says;
 use exitmark_monitor::cell::Counts;
 use exitmark_monitor::clock::{Length, Now};
 use exitmark_monitor::ledger::Ledger;
@@ -105,6 +106,18 @@ impl Place {
     fn all_flows(&self) -> u64 {
         self.published().iter().map(|name| self.flows(name)).sum()
     }
+
+    /// Checks that this many files with these flows are published, and nothing else is kept.
+    #[track_caller]
+    fn has_published(&self, files: usize, flows: u64, what: &str) {
+        let published = self.published();
+        assert_eq!(
+            (published.len(), self.all_flows()),
+            (files, flows),
+            "{what}"
+        );
+        assert_eq!(self.states(), [""; 0], "{what}");
+    }
 }
 
 type Opened = (Periods, Option<Ledger>, Vec<Notice>);
@@ -127,9 +140,7 @@ fn at(seconds: i64) -> Now {
 fn set(wall: i64, monotonic: u64) -> Now {
     let midnight: Timestamp = "2026-11-22T00:00:00Z".parse().unwrap();
     Now {
-        wall: midnight
-            .checked_add(SignedDuration::from_secs(wall))
-            .unwrap(),
+        wall: midnight + SignedDuration::from_secs(wall),
         monotonic: Duration::from_secs(1000 + monotonic),
     }
 }
@@ -137,13 +148,10 @@ fn set(wall: i64, monotonic: u64) -> Now {
 const DAY: i64 = 24 * 3600;
 
 fn ledger(flows: u64) -> Ledger {
+    let counts = counts(flows, 1000 * flows, 10 * flows);
     Ledger {
-        cells: vec![(
-            cell(443, 1, "US", Version::V4),
-            counts(flows, 1000 * flows, 10 * flows),
-        )],
         watched_seconds: 60,
-        ..Ledger::default()
+        ..of_cells([(cell(443, 1, "US", Version::V4), counts)])
     }
 }
 
@@ -175,13 +183,10 @@ fn a_restart_goes_on_with_what_was_saved() {
     let path = path_of(&notices[0]);
     assert_eq!(notices.len(), 1);
     assert!(path.ends_with("published/berlin-1-20261122T000000Z-1.jsonl"));
-    assert_eq!(place.all_flows(), 7);
-    assert!(place.states().is_empty(), "{:?}", place.states());
+    place.has_published(1, 7, "the counts at the end");
     let status = periods.status();
-    assert_eq!(
-        (status.waiting, status.published, status.given_up),
-        (0, 1, 0)
-    );
+    let numbers = (status.waiting, status.published, status.given_up);
+    assert_eq!(numbers, (0, 1, 0));
     assert_eq!(status.last_published, Some(at(DAY).wall));
     assert_eq!(status.running.to_string(), "20261123T000000Z-1");
 }
@@ -195,8 +200,7 @@ fn publishes_a_finished_period_at_the_start() {
     let (periods, restored, notices) = place.open(at(DAY + 5));
     assert!(restored.is_none());
     path_of(&notices[0]);
-    assert_eq!(place.all_flows(), 5);
-    assert!(place.states().is_empty());
+    place.has_published(1, 5, "what was saved");
     assert_eq!(periods.status().running.part, 1);
 }
 
@@ -219,14 +223,8 @@ fn files_have_the_right_permissions() {
 fn two_monitors_do_not_share_a_state_directory() {
     let place = Place::new();
     let (periods, ..) = place.open(at(0));
-    let second = place
-        .try_open(Disk::default(), at(1))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        second.contains("another exitmark-monitor; stop that one"),
-        "{second}"
-    );
+    let second = place.try_open(Disk::default(), at(1)).unwrap_err();
+    says(&second, "another exitmark-monitor; stop that one");
     drop(periods);
     place.open(at(2));
 }

@@ -1,10 +1,11 @@
 //! After its packets are counted, no address of a destination is in the monitor's memory, output or
 //! files.
 
-use super::{HOST_V4, HOST_V6, MARK, Stage, connection, flagged, wait_for};
+use super::{HOST_V4, HOST_V6, MARK, METRICS, Stage, connection, wait_for};
 use crate::needles::{Search, Who};
 use exitmark_lab::frames::{extension, tcp};
 use exitmark_lab::{needs_root, wait_until};
+use exitmark_policy::packet::Tcp;
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -24,14 +25,16 @@ pub(crate) fn planted() -> Vec<Vec<u8>> {
             };
             frames.extend(connection(&source, &destination));
             let frame = || tcp(&source, &destination).tos(MARK).payload(20);
-            let odd = match address {
-                IpAddr::V4(_) => frame().options(8),
-                IpAddr::V6(_) => frame().extensions(&[extension::DESTINATION]),
-            };
-            frames.push(flagged(odd.build(), 0x10));
-            frames.push(flagged(frame().tag(0x8100, 7).build(), 0x10));
-            frames.push(frame().fragment(7, 10, false).build());
-            frames.push(flagged(frame().tos(0).build(), 0x02));
+            let more = [
+                match address {
+                    IpAddr::V4(_) => frame().options(8),
+                    IpAddr::V6(_) => frame().extensions(&[extension::DESTINATION]),
+                },
+                frame().tag(0x8100, 7),
+                frame().fragment(7, 10, false),
+                frame().tos(0).control(Tcp::SYN),
+            ];
+            frames.extend(more.map(|frame| frame.build()));
         }
     }
     frames
@@ -44,10 +47,8 @@ pub(crate) fn memory(pid: u32) -> Vec<u8> {
     let mut all = Vec::new();
     for line in maps.lines().filter(|line| !line.contains("[v")) {
         let range = line.split(' ').next().unwrap();
-        let ends = range
-            .split('-')
-            .map(|end| u64::from_str_radix(end, 16).unwrap());
-        let [start, end] = ends.collect::<Vec<_>>().try_into().unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|end| u64::from_str_radix(end, 16).unwrap());
         // Read-only mappings: the program and the tables of countries.
         if line.contains(" r--p ") || line.contains(" r-xp ") {
             continue;
@@ -59,6 +60,13 @@ pub(crate) fn memory(pid: u32) -> Vec<u8> {
         }
     }
     all
+}
+
+/// Checks that memory has the host's configured address: the search covers it.
+pub(crate) fn has_known(memory: &[u8]) {
+    let clearnet: std::net::Ipv6Addr = HOST_V6.parse().unwrap();
+    let known = clearnet.octets();
+    assert!(memory.windows(16).any(|bytes| bytes == known));
 }
 
 pub(crate) fn files(directory: &Path, all: &mut Vec<u8>) {
@@ -76,9 +84,7 @@ pub(crate) fn files(directory: &Path, all: &mut Vec<u8>) {
 fn no_trace_of_a_destination_once_counted() {
     needs_root!();
     let stage = Stage::new();
-    let mut running = stage
-        .start("", "[metrics]\nlisten = \"127.0.0.1:9788\"\n")
-        .unwrap();
+    let mut running = stage.start("", METRICS).unwrap();
     let frames = planted();
     let search = Search::new();
     let sent = frames.concat();
@@ -91,17 +97,9 @@ fn no_trace_of_a_destination_once_counted() {
     running.counters().unwrap();
 
     let memory = memory(running.pid());
-    assert!(
-        memory.len() > 8 << 20,
-        "only {} bytes of memory were read",
-        memory.len()
-    );
-    let clearnet: std::net::Ipv6Addr = HOST_V6.parse().unwrap();
-    let known = clearnet.octets();
-    assert!(
-        memory.windows(16).any(|bytes| bytes == known),
-        "the configured address is in memory"
-    );
+    let bytes = memory.len();
+    assert!(bytes > 8 << 20, "only {bytes} bytes of memory were read");
+    has_known(&memory);
     search.finds("memory", &memory, &[]);
     let metrics = stage.get("GET /metrics");
     search.finds("metrics", metrics.as_bytes(), &[]);

@@ -1,9 +1,10 @@
 //! What a restart restores.
 
 use super::{HOST_V4, Stage, connection, wait_for};
+use crate::published::counts;
+use crate::says;
 use exitmark_lab::needs_root;
 use exitmark_lab::tap::state_file;
-use exitmark_monitor::cell::Counts;
 use nix::sys::signal::Signal;
 use std::fs;
 
@@ -24,46 +25,30 @@ fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
     let mut running = stage.start("", "").unwrap();
     // Counts of an earlier process are not reported again.
     assert_eq!(running.counters().unwrap()["packets"], 0);
-    assert!(
-        running.log().contains("continues with the counts"),
-        "{}",
-        running.log()
-    );
+    says(&running.log(), "continues with the counts");
     stage.send(&frames);
     wait_for(&running, 2);
     running.signal(Signal::SIGKILL).unwrap();
     running.ended().unwrap();
     assert_eq!(stage.kept().cells, before.cells);
     let link = stage.site.link().unwrap();
-    assert!(
-        !link.contains("xdp"),
-        "a killed monitor leaves no program: {link}"
-    );
+    assert!(!link.contains("xdp"), "a program is left: {link}");
 
     // Another database lacks the first one's places; their names are kept.
     let csv = stage.directory.path().join("other.csv");
     fs::write(&csv, "134744072,134744072,XX,64500\n").unwrap();
-    let running = stage
-        .start("", "[places]\ncountries = \"other.csv\"\n")
-        .unwrap();
+    let other = "[places]\ncountries = \"other.csv\"\n";
+    let running = stage.start("", other).unwrap();
     stage.send(&frames);
     wait_for(&running, 2);
     assert!(running.end().unwrap().status.success());
     let after = stage.kept();
-    let places: Vec<_> = after
-        .cells
-        .iter()
-        .map(|(cell, counts)| (cell.place.country.to_string(), cell.place.asn, *counts))
-        .collect();
-    let two = Counts {
-        flows: 1,
-        bytes: 80,
-        packets: 2,
-    };
-    assert_eq!(
-        places,
-        [("US".to_owned(), 0, two), ("XX".to_owned(), 64500, two)]
-    );
+    let two = counts(1, 80, 2);
+    let cells = after.cells.iter();
+    let cells =
+        cells.map(|(cell, counts)| (cell.place.country.to_string(), cell.place.asn, *counts));
+    let expected = [("US".to_owned(), 0, two), ("XX".to_owned(), 64500, two)];
+    assert_eq!(cells.collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -91,8 +76,8 @@ fn a_damaged_state_is_set_aside_and_another_monitor_is_refused() {
     stage.send(&connection(&format!("{HOST_V4}:40000"), "8.8.8.8:443"));
     wait_for(&running, 2);
     let off = "[metrics]\nlisten = \"off\"\n";
-    let second = stage.start("", off).err().unwrap().to_string();
-    assert!(second.contains("another exitmark-monitor"), "{second}");
+    let second = stage.start("", off).err().unwrap();
+    says(&second, "another exitmark-monitor");
     assert!(running.end().unwrap().status.success());
 
     let file = state_file(&stage.state()).unwrap();
@@ -100,7 +85,7 @@ fn a_damaged_state_is_set_aside_and_another_monitor_is_refused() {
     bytes[20] ^= 1;
     fs::write(&file, bytes).unwrap();
     let running = stage.start("", "").unwrap();
-    assert!(running.log().contains("put aside"), "{}", running.log());
+    says(&running.log(), "put aside");
     assert_eq!(running.counters().unwrap()["packets"], 0);
     assert!(running.end().unwrap().status.success());
 }

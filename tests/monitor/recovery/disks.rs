@@ -1,6 +1,7 @@
 //! Full, missing and read-only disks.
 
 use super::{DAY, Place, at, ledger};
+use crate::says;
 use exitmark_lab::Netns;
 use exitmark_monitor::period::{MAX_WAITING, Notice};
 use nix::mount::{MsFlags, mount};
@@ -14,16 +15,11 @@ fn waits_for_a_missing_directory() {
     let there = place.settings.directory.clone();
     place.settings.directory = there.join("mounted-later");
     let (mut periods, _, notices) = place.open(at(0));
-    assert!(
-        matches!(notices[..], [Notice::NoDirectory { .. }]),
-        "{notices:?}"
-    );
+    let is_missing = matches!(notices[..], [Notice::NoDirectory { .. }]);
+    assert!(is_missing, "{notices:?}");
     let notices = periods.close(ledger(3), at(DAY));
-    let told = notices[0].to_string();
-    assert!(
-        told.contains("kept and retried") && told.contains("periods that wait: 1;"),
-        "{told}"
-    );
+    says(&notices[0], "kept and retried");
+    says(&notices[0], "periods that wait: 1;");
     assert_eq!(periods.status().waiting, 1);
     // The next period is counted, and a restart keeps both.
     periods.save(&ledger(4), at(DAY + 60));
@@ -34,13 +30,10 @@ fn waits_for_a_missing_directory() {
 
     fs::create_dir(&place.settings.directory).unwrap();
     let notices = periods.retry(at(DAY + 130));
-    assert!(
-        matches!(notices[..], [Notice::Published { .. }]),
-        "{notices:?}"
-    );
+    let is_published = matches!(notices[..], [Notice::Published { .. }]);
+    assert!(is_published, "{notices:?}");
     periods.close(ledger(5), at(2 * DAY));
-    assert_eq!((place.published().len(), place.all_flows()), (2, 8));
-    assert!(place.states().is_empty());
+    place.has_published(2, 8, "both");
 }
 
 #[test]
@@ -54,14 +47,12 @@ fn bounds_the_number_of_waiting_periods() {
         }
         let (mut periods, ..) = place.open(at(0));
         let days = i64::try_from(MAX_WAITING).unwrap() + 3;
-        let mut given_up = Vec::new();
-        for day in 1..=days {
-            for notice in periods.close(ledger(1), at(day * DAY)) {
-                if let Notice::GivenUp(period) = notice {
-                    given_up.push(period.start);
-                }
-            }
-        }
+        let notices = (1..=days).flat_map(|day| periods.close(ledger(1), at(day * DAY)));
+        let given_up = notices.filter_map(|notice| match notice {
+            Notice::GivenUp(period) => Some(period.start),
+            _ => None,
+        });
+        let given_up: Vec<_> = given_up.collect();
         let oldest: Vec<_> = (0..3).map(|day| at(day * DAY).wall).collect();
         assert_eq!(given_up, oldest);
         let status = periods.status();
@@ -107,10 +98,8 @@ fn a_full_disk_loses_nothing() {
         let (mut periods, ..) = place.open(at(0));
         let filler = fill(small);
         let notices = periods.close(ledger(3), at(DAY));
-        let told = notices[0].to_string();
-        assert!(told.contains("No space left"), "{told}");
-        let only = super::names(small);
-        assert_eq!(only, ["filler"], "nothing half done");
+        says(&notices[0], "No space left");
+        assert_eq!(super::names(small), ["filler"], "nothing half done");
         let notices = periods.retry(at(DAY + 60));
         assert!(matches!(notices[..], [Notice::Unpublished { .. }]));
         fs::remove_file(filler).unwrap();
@@ -129,11 +118,8 @@ fn reports_a_full_state_directory_and_counts_on() {
         periods.save(&ledger(3), at(60));
         let filler = fill(small);
         let notices = periods.save(&ledger(4), at(120));
-        let told = notices[0].to_string();
-        assert!(
-            told.contains("No space left") && told.contains("counting goes on"),
-            "{told}"
-        );
+        says(&notices[0], "No space left");
+        says(&notices[0], "counting goes on");
         assert!(!periods.status().is_saved);
         assert_eq!(place.states().len(), 1, "{:?}", place.states());
         let notices = periods.close(ledger(9), at(DAY));
@@ -159,8 +145,7 @@ fn waits_for_a_writable_directory() {
         let (mut periods, ..) = place.open(at(0));
         remount(MsFlags::MS_RDONLY);
         let notices = periods.close(ledger(3), at(DAY));
-        let told = notices[0].to_string();
-        assert!(told.contains("Read-only"), "{told}");
+        says(&notices[0], "Read-only");
         remount(MsFlags::empty());
         periods.retry(at(DAY + 60));
         assert_eq!(place.all_flows(), 3);

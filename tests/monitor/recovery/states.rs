@@ -1,7 +1,8 @@
 //! State files and directories that were altered.
 
-use super::{Place, at, ledger};
-use exitmark_monitor::cell::{Cell, Country, Counts, DEFAULT_CELLS, MAX_CELLS, Place as Where};
+use super::{Place, at, cell, counts, ledger};
+use crate::says;
+use exitmark_monitor::cell::{Country, DEFAULT_CELLS, MAX_CELLS};
 use exitmark_monitor::ledger::{Ledger, MAX_JSON_BYTES};
 use exitmark_monitor::period::{Disk, Notice, PeriodError, StateError};
 use exitmark_policy::packet::Version;
@@ -18,6 +19,12 @@ fn saved() -> (Place, PathBuf) {
     (place, file)
 }
 
+/// Writes a file with this mode.
+fn put(path: &Path, content: &[u8], mode: u32) {
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
 /// Checks that a state is set aside with this message, and its period begins anew.
 fn is_refused(place: &Place, file: &Path, reason: &str) {
     let (periods, restored, notices) = place.open(at(70));
@@ -25,18 +32,10 @@ fn is_refused(place: &Place, file: &Path, reason: &str) {
     let [notice @ Notice::SetAside { .. }] = &notices[..] else {
         panic!("{reason}: {notices:?}");
     };
-    let told = notice.to_string();
-    assert!(
-        told.contains(reason) && told.contains(".unusable"),
-        "{told}"
-    );
-    assert!(
-        !file.exists()
-            && file
-                .with_extension("state.unusable")
-                .symlink_metadata()
-                .is_ok()
-    );
+    says(notice, reason);
+    says(notice, ".unusable");
+    let aside = file.with_extension("state.unusable");
+    assert!(!file.exists() && aside.symlink_metadata().is_ok());
     assert_eq!(periods.status().running.part, 1);
     drop(periods);
     let (.., notices) = place.open(at(80));
@@ -51,18 +50,13 @@ fn sets_aside_a_state_with_any_bit_flipped() {
     for byte in 0..good.len() {
         let mut bad = good.clone();
         bad[byte] ^= 1 << (byte % 8);
-        fs::write(&file, &bad).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        put(&file, &bad, 0o600);
         let (_, restored, notices) = place.open(at(70));
         assert!(restored.is_none(), "byte {byte}");
-        assert!(
-            matches!(notices[..], [Notice::SetAside { .. }]),
-            "byte {byte}"
-        );
-        assert!(aside.exists());
+        let is_aside = matches!(notices[..], [Notice::SetAside { .. }]);
+        assert!(is_aside && aside.exists(), "byte {byte}");
     }
-    fs::write(&file, &good).unwrap();
-    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    put(&file, &good, 0o600);
     let (_, restored, _) = place.open(at(70));
     assert_eq!(restored, Some(ledger(5)), "and the good one is taken");
 }
@@ -72,8 +66,7 @@ fn sets_aside_a_truncated_state() {
     let (place, file) = saved();
     let good = fs::read(&file).unwrap();
     for length in (0..good.len()).step_by(7).chain([good.len() - 1]) {
-        fs::write(&file, &good[..length]).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        put(&file, &good[..length], 0o600);
         is_refused(&place, &file, "cut off");
         fs::remove_file(file.with_extension("state.unusable")).unwrap();
     }
@@ -90,34 +83,32 @@ fn sets_aside_an_invalid_state() {
     let (place, file) = saved();
     let text = fs::read_to_string(&file).unwrap();
     let body = text.lines().next().unwrap();
-    let foreign = with_digest(&body.replace("\"format\":1", "\"format\":2"));
-    let renamed = with_digest(&body.replace("2026-11-22T00:00:00Z", "2026-11-23T00:00:00Z"));
-    let endless = with_digest(&body.replace("\"length_seconds\":86400", "\"length_seconds\":0"));
-    let wordy = with_digest(&body.replace("\"format\":1", "\"format\":1,\"more\":1"));
-    for (content, reason) in [
-        (foreign, "another version"),
-        (wordy, "another version"),
-        (renamed, "another period"),
-        (endless, "no length"),
-        (String::new(), "empty"),
+    for (from, to, reason) in [
+        ("\"format\":1", "\"format\":2", "another version"),
+        ("\"format\":1", "\"format\":1,\"more\":1", "another version"),
+        ("2026-11-22T", "2026-11-23T", "another period"),
+        ("_seconds\":86400", "_seconds\":0", "no length"),
     ] {
-        fs::write(&file, content).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        put(
+            &file,
+            with_digest(&body.replace(from, to)).as_bytes(),
+            0o600,
+        );
         is_refused(&place, &file, reason);
     }
+    put(&file, b"", 0o600);
+    is_refused(&place, &file, "empty");
 
     let huge = fs::File::create(&file).unwrap();
     huge.set_len(1 << 40).unwrap();
     huge.set_permissions(Permissions::from_mode(0o600)).unwrap();
     is_refused(&place, &file, "larger than any counts");
 
-    fs::write(&file, &text).unwrap();
-    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    put(&file, text.as_bytes(), 0o644);
     is_refused(&place, &file, "accessible to users other");
 
     let elsewhere = place.settings.directory.join("elsewhere");
-    fs::write(&elsewhere, &text).unwrap();
-    fs::set_permissions(&elsewhere, Permissions::from_mode(0o600)).unwrap();
+    put(&elsewhere, text.as_bytes(), 0o600);
     symlink(&elsewhere, &file).unwrap();
     is_refused(&place, &file, "symbolic links");
 
@@ -151,12 +142,9 @@ fn refuses_a_directory_that_other_users_can_access() {
     let exposed = |place: &Place| {
         let refused = place.try_open(Disk::default(), at(70)).unwrap_err();
         let is_exposed = matches!(refused, PeriodError::State(StateError::Exposed { .. }));
-        let told = refused.to_string();
-        assert!(
-            is_exposed && told.contains("mode 0700; remove it"),
-            "{told}"
-        );
-        told
+        assert!(is_exposed, "{refused}");
+        says(&refused, "mode 0700; remove it");
+        refused.to_string()
     };
     let (place, _) = saved();
     for mode in [0o701, 0o710, 0o750, 0o777] {
@@ -186,20 +174,14 @@ fn refuses_a_directory_that_other_users_can_access() {
 #[test]
 fn a_full_table_is_the_same_after_a_restart() {
     let cell = |number: u32| {
-        let cell = Cell {
-            port: u16::try_from(number % 65_536).unwrap(),
-            place: Where {
-                country: ["DE", "??", "A1"][number as usize % 3].parse().unwrap(),
-                asn: number,
-            },
-            version: [Version::V4, Version::V6][number as usize % 2],
-        };
-        let counts = Counts {
-            flows: number.into(),
-            bytes: u64::MAX - u64::from(number),
-            packets: 1 << (number % 64),
-        };
-        (cell, counts)
+        let port = u16::try_from(number % 65_536).unwrap();
+        let country = ["DE", "??", "A1"][number as usize % 3];
+        let version = [Version::V4, Version::V6][number as usize % 2];
+        let bytes = u64::MAX - u64::from(number);
+        (
+            cell(port, number, country, version),
+            counts(number.into(), bytes, 1 << (number % 64)),
+        )
     };
     let mut full = Ledger {
         cells: (0..u32::try_from(DEFAULT_CELLS).unwrap())
@@ -225,19 +207,8 @@ fn a_full_table_is_the_same_after_a_restart() {
 
 #[test]
 fn the_largest_ledger_is_no_larger_than_a_state_may_be() {
-    let counts = Counts {
-        flows: u64::MAX,
-        bytes: u64::MAX,
-        packets: u64::MAX,
-    };
-    let cell = Cell {
-        port: u16::MAX,
-        place: Where {
-            country: Country::UNKNOWN,
-            asn: u32::MAX,
-        },
-        version: Version::V6,
-    };
+    let counts = counts(u64::MAX, u64::MAX, u64::MAX);
+    let cell = cell(u16::MAX, u32::MAX, "??", Version::V6);
     // Each with a comma.
     let bytes = |text: String| text.len() + 1;
     let json = bytes(serde_json::to_string(&(cell, counts)).unwrap());
@@ -253,5 +224,5 @@ fn a_state_names_no_fields_of_cells() {
     let (_place, file) = saved();
     let text = fs::read_to_string(&file).unwrap();
     let cells = "\"cells\":[[[443,\"US\",1,\"4\"],[5,5000,50]]]";
-    assert!(text.contains(cells), "{text}");
+    says(&text, cells);
 }

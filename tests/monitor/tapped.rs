@@ -47,7 +47,23 @@ impl Rig {
     }
 
     fn open(&self) -> Result<Tap, TapError> {
-        self.monitor.run(|| Tap::open(&settings()))
+        self.open_with(settings())
+    }
+
+    fn open_with(&self, settings: TapSettings) -> Result<Tap, TapError> {
+        self.monitor.run(move || Tap::open(&settings))
+    }
+
+    /// A network with an open tap, and a port that sends to it.
+    fn opened(queues: u32) -> (Self, Tap, RawPort) {
+        let rig = Self::new(queues, 1500);
+        let tap = rig.open().unwrap();
+        let port = rig.port();
+        (rig, tap, port)
+    }
+
+    fn close(&self, tap: Tap) {
+        self.monitor.run(move || tap.close()).unwrap();
     }
 
     fn port(&self) -> RawPort {

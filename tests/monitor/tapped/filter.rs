@@ -3,7 +3,7 @@
 use exitmark_lab::differential::{Generator, Scenario};
 use exitmark_lab::{Netns, Random, needs_root};
 use exitmark_monitor::tap::{Program, Sorted};
-use exitmark_policy::packet::{Dscp, Headers, parse, protocol};
+use exitmark_policy::packet::{Address, Dscp, Headers, Packet, parse, protocol};
 use std::net::IpAddr;
 
 const SEED: u64 = 0x7a9;
@@ -35,6 +35,13 @@ fn transport(frame: &[u8], l3: usize) -> usize {
     at
 }
 
+/// Source, offset of the IP header, ToS, protocol, and whether it is a later fragment.
+fn fields<A: Address>(packet: &Packet<A>) -> (IpAddr, usize, u8, u8, bool) {
+    let is_later = packet.fragment.is_some_and(|fragment| !fragment.first);
+    let Packet { l3, tos, .. } = *packet;
+    (packet.source.to_ip(), l3, tos, packet.protocol, is_later)
+}
+
 /// What the filter must do: bytes that remain of the frame, and the counter.
 fn expected(frame: &[u8], mark: Dscp, clearnet: &[IpAddr]) -> (Option<usize>, Sorted) {
     let counted = |count: fn(&mut Sorted)| {
@@ -50,20 +57,8 @@ fn expected(frame: &[u8], mark: Dscp, clearnet: &[IpAddr]) -> (Option<usize>, So
     let (source, l3, tos, carries, later) = match parse(reach, frame.len()) {
         Headers::NotIp => return (None, counted(|sorted| sorted.not_ip = 1)),
         Headers::Malformed(_) => return (None, malformed),
-        Headers::V4(packet) => (
-            IpAddr::V4(packet.source.into()),
-            packet.l3,
-            packet.tos,
-            packet.protocol,
-            packet.fragment.is_some_and(|fragment| !fragment.first),
-        ),
-        Headers::V6(packet) => (
-            IpAddr::V6(packet.source.into()),
-            packet.l3,
-            packet.tos,
-            packet.protocol,
-            packet.fragment.is_some_and(|fragment| !fragment.first),
-        ),
+        Headers::V4(packet) => fields(&packet),
+        Headers::V6(packet) => fields(&packet),
     };
     let length = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     let end = match source {
@@ -127,11 +122,8 @@ fn compare() -> Sorted {
             let was = difference(after, before);
             assert_eq!(was, sorted, "{clearnet:?} {frame:02x?}");
             let first = random.below(100).saturating_add(14).min(frame.len());
-            assert_eq!(
-                split.run_split(&frame, first).unwrap(),
-                left,
-                "{frame:02x?}"
-            );
+            let of_split = split.run_split(&frame, first).unwrap();
+            assert_eq!(of_split, left, "{frame:02x?}");
             let rest = bytes.map_or(&frame[..], |bytes| &frame[..bytes]);
             assert_eq!(left.len(), rest.len(), "{frame:02x?}");
             assert!(left == rest, "{frame:02x?}");

@@ -1,6 +1,7 @@
 //! A NIC whose driver does not support the filter: generic XDP.
 
 use super::{HOST_V4, MARK, Rig, receive, wait_for};
+use crate::says;
 use exitmark_lab::frames::tcp;
 use exitmark_lab::needs_root;
 use exitmark_policy::packet::replace_word;
@@ -12,30 +13,23 @@ fn in_generic_mode_every_segment_is_a_packet() {
     needs_root!();
     let rig = Rig::new(2, 1500);
     // A veth refuses native XDP if its peer has more transmit queues than it has receive queues.
-    rig.monitor
-        .command("ethtool", &["-L", "tap0", "rx", "1"])
-        .unwrap();
-    rig.monitor
-        .command("ethtool", &["-K", "tap0", "gro", "on"])
-        .unwrap();
+    let ethtool = |arguments: &[&str]| rig.monitor.command("ethtool", arguments).unwrap();
+    ethtool(&["-L", "tap0", "rx", "1"]);
+    ethtool(&["-K", "tap0", "gro", "on"]);
     let mut tap = rig.open().unwrap();
-    assert!(rig.link().contains("xdpgeneric"), "{}", rig.link());
+    says(&rig.link(), "xdpgeneric");
     let port = rig.port();
-    let segment = tcp(&format!("{HOST_V4}:40000"), "198.51.100.7:443")
-        .tos(MARK)
-        .payload(1000);
+    let segment = tcp(&format!("{HOST_V4}:40000"), "198.51.100.7:443");
+    let segment = segment.tos(MARK).payload(1000);
     for number in 0..40 {
-        port.send(&moved_on(segment.build(), 1000 * number))
-            .unwrap();
+        let segment = moved_on(segment.build(), 1000 * number);
+        port.send(&segment).unwrap();
     }
     assert_eq!(receive(&mut tap, 40).len(), 40);
     wait_for(&tap, "all of them", |counters| counters.sorted.passed == 40);
     tap.close().unwrap();
-    let features = rig.monitor.command("ethtool", &["-k", "tap0"]).unwrap();
-    assert!(
-        features.contains("generic-receive-offload: on"),
-        "{features}"
-    );
+    let features = ethtool(&["-k", "tap0"]);
+    says(&features, "generic-receive-offload: on");
 }
 
 /// The segment this many bytes later in its stream, with a matching checksum.

@@ -7,6 +7,7 @@ use exitmark_monitor::tap::{Sorted, TapError};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 use std::fs::{self, File};
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
@@ -152,7 +153,7 @@ fn receives_exactly_the_wanted_packets_and_sends_nothing() {
     }
     assert_eq!(tap.receive(Duration::ZERO, |_| ()).unwrap(), 0);
     assert_eq!(before.lost(), 0, "{before:?}");
-    rig.monitor.run(move || tap.close()).unwrap();
+    rig.close(tap);
 
     // The capture worked all the time: it sees what is sent now, and saw nothing before.
     let last = v4("198.51.100.9:1").build();
@@ -167,10 +168,8 @@ fn receives_exactly_the_wanted_packets_and_sends_nothing() {
 #[test]
 fn receives_bursts_completely_on_every_queue() {
     needs_root!();
-    let rig = Rig::new(2, 1500);
-    let mut tap = rig.open().unwrap();
+    let (_rig, mut tap, port) = Rig::opened(2);
     assert_eq!(tap.queues(), 2);
-    let port = rig.port();
     let mut heard = Vec::new();
     let mut sent = Vec::new();
     // Several times as many packets as the memory holds.
@@ -193,18 +192,14 @@ fn receives_bursts_completely_on_every_queue() {
 #[test]
 fn counts_packets_that_found_no_room() {
     needs_root!();
-    let rig = Rig::new(1, 1500);
-    let mut tap = rig.open().unwrap();
-    let port = rig.port();
+    let (_rig, mut tap, port) = Rig::opened(1);
     let frame = v4("198.51.100.7:443").build();
     for _ in 0..300 {
         port.send(&frame).unwrap();
     }
     let counters = wait_for(&tap, "300 frames", |counters| counters.sorted.passed == 300);
-    assert_eq!(
-        (counters.overrun, counters.no_chunk, counters.lost()),
-        (44, 44, 44)
-    );
+    let lost = [counters.overrun, counters.no_chunk, counters.lost()];
+    assert_eq!(lost, [44; 3]);
     assert_eq!(receive(&mut tap, 256).len(), 256);
     // There is room again.
     port.send(&frame).unwrap();
@@ -251,29 +246,22 @@ fn found_in_packet_memory(needle: &[u8]) -> usize {
 #[test]
 fn packet_memory_holds_no_address_afterwards() {
     needs_root!();
-    let rig = Rig::new(1, 1500);
-    let mut tap = rig.open().unwrap();
-    let port = rig.port();
-    let needle = [
-        0x20, 0x01, 0x0d, 0xb8, 0xfe, 0xed, 0xfa, 0xce, 1, 2, 3, 4, 5, 6, 7, 8,
-    ];
-    let frame = v6("[2001:db8:feed:face:102:304:506:708]:443").build();
+    let (_rig, mut tap, port) = Rig::opened(1);
+    let destination: Ipv6Addr = "2001:db8:feed:face:102:304:506:708".parse().unwrap();
+    let needle = destination.octets();
+    let frame = v6(&format!("[{destination}]:443")).build();
     for _ in 0..100 {
         port.send(&frame).unwrap();
     }
     wait_for(&tap, "100 frames", |counters| counters.sorted.passed == 100);
-    assert_eq!(
-        found_in_packet_memory(&needle),
-        100,
-        "the search covers packet memory"
-    );
+    // The search covers packet memory.
+    assert_eq!(found_in_packet_memory(&needle), 100);
     let mut seen = 0;
     while seen < 100 {
-        seen += tap
-            .receive(PATIENCE, |batch| {
-                assert!(found_in_packet_memory(&needle) >= batch.len());
-            })
-            .unwrap();
+        let received = tap.receive(PATIENCE, |batch| {
+            assert!(found_in_packet_memory(&needle) >= batch.len());
+        });
+        seen += received.unwrap();
     }
     assert_eq!(found_in_packet_memory(&needle), 0);
     drop(tap);
@@ -282,13 +270,12 @@ fn packet_memory_holds_no_address_afterwards() {
 /// Sockets with rings in this process's memory, and the ring's page offset as in linux/if_xdp.h.
 fn rings() -> Vec<(String, u64)> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines()
-        .filter_map(|line| {
-            let words: Vec<_> = line.split_whitespace().collect();
-            let name = words.last()?.strip_prefix("socket:")?;
-            Some((name.to_owned(), u64::from_str_radix(words[2], 16).ok()?))
-        })
-        .collect()
+    let rings = maps.lines().filter_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let name = words.last()?.strip_prefix("socket:")?;
+        Some((name.to_owned(), u64::from_str_radix(words[2], 16).ok()?))
+    });
+    rings.collect()
 }
 
 fn descriptor_of(socket: &str) -> Option<RawFd> {
@@ -305,8 +292,7 @@ fn the_tap_has_no_transmit_ring() {
     const FILL: u64 = 0x1_0000_0000;
     const TRANSMIT: u64 = 0x8000_0000;
     needs_root!();
-    let rig = Rig::new(2, 1500);
-    let tap = rig.open().unwrap();
+    let (_rig, tap, _port) = Rig::opened(2);
     let rings = rings();
     // Includes rings of tests that run at the same time.
     assert!(rings.iter().filter(|(_, at)| *at == FILL).count() >= tap.queues());
@@ -327,9 +313,7 @@ fn the_tap_has_no_transmit_ring() {
 #[test]
 fn receives_again_when_the_link_comes_back() {
     needs_root!();
-    let rig = Rig::new(1, 1500);
-    let mut tap = rig.open().unwrap();
-    let port = rig.port();
+    let (rig, mut tap, port) = Rig::opened(1);
     let frame = v4("198.51.100.7:443").build();
     for (netns, name) in [(&rig.network, "span0"), (&rig.monitor, "tap0")] {
         port.send(&frame).unwrap();
@@ -346,9 +330,8 @@ fn receives_again_when_the_link_comes_back() {
 #[test]
 fn an_interface_that_disappears_is_an_error() {
     needs_root!();
-    let rig = Rig::new(1, 1500);
-    let mut tap = rig.open().unwrap();
-    rig.port().send(&v4("198.51.100.7:443").build()).unwrap();
+    let (rig, mut tap, port) = Rig::opened(1);
+    port.send(&v4("198.51.100.7:443").build()).unwrap();
     receive(&mut tap, 1);
     rig.monitor.ip("link del tap0").unwrap();
     // Detected when a wait returns nothing.
@@ -363,39 +346,28 @@ fn an_interface_that_disappears_is_an_error() {
          start the monitor again"
     );
     // The error is returned again, counters stay readable, and there is nothing to restore.
-    assert!(matches!(
-        tap.receive(Duration::ZERO, |_| ()),
-        Err(TapError::Gone { .. })
-    ));
+    let again = tap.receive(Duration::ZERO, |_| ()).unwrap_err();
+    assert!(matches!(again, TapError::Gone { .. }), "{again}");
     assert_eq!(tap.counters().unwrap().sorted.passed, 1);
-    rig.monitor.run(move || tap.close()).unwrap();
+    rig.close(tap);
 }
 
 #[test]
 fn an_open_tap_needs_no_capability() {
     needs_root!();
-    let rig = Rig::new(1, 1500);
-    let port = rig.port();
-    let mut tap = rig.open().unwrap();
+    let (rig, mut tap, port) = Rig::opened(1);
     port.send(&v4("198.51.100.7:443").build()).unwrap();
     let powerless = rig.monitor.spawn("capture", move || {
         for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
             caps::clear(None, set).unwrap();
         }
-        assert!(
-            caps::read(None, caps::CapSet::Permitted)
-                .unwrap()
-                .is_empty()
-        );
+        let permitted = caps::read(None, caps::CapSet::Permitted);
+        assert!(permitted.unwrap().is_empty());
         receive(&mut tap, 1);
         let counters = tap.counters().unwrap();
         assert_eq!(counters.sorted.passed, 1);
         tap.close().map_err(|error| error.to_string())
     });
-    let closed = powerless.unwrap().join().unwrap();
-    assert!(
-        closed
-            .unwrap_err()
-            .starts_with("cannot turn promiscuous mode off on tap0")
-    );
+    let error = powerless.unwrap().join().unwrap().unwrap_err();
+    assert!(error.starts_with("cannot turn promiscuous mode off on tap0"));
 }

@@ -1,6 +1,7 @@
 //! Which NICs the tap refuses, with which messages, and how it leaves them.
 
 use super::{PATIENCE, Rig, settings};
+use crate::says;
 use exitmark_lab::{contained, needs_root, wait_until};
 use exitmark_monitor::tap::{Tap, TapSettings};
 use nix::sys::signal::Signal;
@@ -11,10 +12,16 @@ const HOLDER: &str = "EXITMARK_TAP_HOLDER";
 
 /// The error for this interface; also checks that its settings are unchanged.
 fn refusal(rig: &Rig, settings: TapSettings) -> String {
-    let error = rig.monitor.run(move || Tap::open(&settings).err());
-    let link = rig.link();
-    assert!(link.contains(" promiscuity 0 "), "{link}");
+    let error = rig.open_with(settings).err();
+    says(&rig.link(), " promiscuity 0 ");
     error.expect("it is refused").to_string()
+}
+
+fn named(interface: &str) -> TapSettings {
+    TapSettings {
+        interface: interface.to_owned(),
+        ..settings()
+    }
 }
 
 #[test]
@@ -28,11 +35,8 @@ fn a_nic_with_an_address_is_refused() {
          and `sysctl -w net.ipv6.conf.tap0.disable_ipv6=1`"
     );
     rig.monitor.ip("addr flush dev tap0").unwrap();
-    let ipv6 = |value| {
-        rig.monitor
-            .sysctl("net/ipv6/conf/tap0/disable_ipv6", value)
-            .unwrap()
-    };
+    let key = "net/ipv6/conf/tap0/disable_ipv6";
+    let ipv6 = |value| rig.monitor.sysctl(key, value).unwrap();
     ipv6("0");
     rig.monitor.ip("addr add fe80::77/64 dev tap0").unwrap();
     let words = refusal(&rig, settings());
@@ -56,10 +60,8 @@ fn detects_a_later_address() {
     look().unwrap();
     rig.monitor.ip("addr add 192.0.2.77/24 dev tap0").unwrap();
     let words = look().unwrap_err().to_string();
-    assert!(
-        words.starts_with("tap0 has the address 192.0.2.77"),
-        "{words}"
-    );
+    let expected = "tap0 has the address 192.0.2.77";
+    assert!(words.starts_with(expected), "{words}");
     tap.close().unwrap();
 }
 
@@ -69,15 +71,8 @@ fn refuses_a_nic_that_another_interface_sends_through() {
     let rig = Rig::new(1, 1500);
     let ip = |line: &str| rig.monitor.ip(line).unwrap();
     let look = || rig.monitor.run(|| exitmark_monitor::tap::look("tap0"));
-    let named = |interface: &str| TapSettings {
-        interface: interface.to_owned(),
-        ..settings()
-    };
     // Both make the NIC promiscuous by themselves.
-    let refused = |settings: TapSettings| {
-        let open = move || Tap::open(&settings).err().unwrap().to_string();
-        rig.monitor.run(open)
-    };
+    let refused = |settings| rig.open_with(settings).err().unwrap().to_string();
     let tap = rig.open().unwrap();
     // With its own MAC address, which it keeps without ports.
     ip("link add br0 address 02:00:00:00:09:99 type bridge");
@@ -87,7 +82,7 @@ fn refuses_a_nic_that_another_interface_sends_through() {
                     dev tap0 nomaster` takes it out";
     // The bridge is added while the tap is open, and is there before it is opened.
     assert_eq!(look().unwrap_err().to_string(), expected);
-    rig.monitor.run(move || tap.close()).unwrap();
+    rig.close(tap);
     assert_eq!(refused(settings()), expected);
     ip("link set tap0 nomaster");
     let words = refused(named("br0"));
@@ -114,19 +109,14 @@ fn resolves_alternative_names_of_a_nic() {
     }
     let ipv6 = "net/ipv6/conf/tap0/disable_ipv6";
     for name in names {
-        let named = || TapSettings {
-            interface: name.to_owned(),
-            ..settings()
-        };
         rig.monitor.sysctl(ipv6, "0").unwrap();
         rig.monitor.ip("addr flush dev tap0").unwrap();
-        let words = refusal(&rig, named());
+        let words = refusal(&rig, named(name));
         assert!(words.starts_with("IPv6 is enabled on tap0"), "{words}");
         rig.monitor.sysctl(ipv6, "1").unwrap();
-        let settings = named();
-        let tap = rig.monitor.run(move || Tap::open(&settings)).unwrap();
+        let tap = rig.open_with(named(name)).unwrap();
         assert_eq!(tap.interface(), "tap0");
-        rig.monitor.run(move || tap.close()).unwrap();
+        rig.close(tap);
     }
 }
 
@@ -139,27 +129,16 @@ fn a_nic_that_is_down_or_missing_is_refused() {
         refusal(&rig, settings()),
         "tap0 is down: run `ip link set dev tap0 up`"
     );
-    let nowhere = TapSettings {
-        interface: "tap1".to_owned(),
-        ..settings()
-    };
     assert_eq!(
-        refusal(&rig, nowhere),
+        refusal(&rig, named("tap1")),
         "there is no network interface tap1 here; `ip link` lists the existing ones"
     );
     // A dot in a name is escaped in sysctl keys.
     rig.monitor.ip("link set tap0 name tap.0 up").unwrap();
     rig.monitor.ip("addr add 192.0.2.77/24 dev tap.0").unwrap();
-    let dotted = TapSettings {
-        interface: "tap.0".to_owned(),
-        ..settings()
-    };
-    let error = rig.monitor.run(move || Tap::open(&dotted).err());
-    let words = error.unwrap().to_string();
-    assert!(
-        words.ends_with("`sysctl -w net.ipv6.conf.tap/0.disable_ipv6=1`"),
-        "{words}"
-    );
+    let words = rig.open_with(named("tap.0")).err().unwrap().to_string();
+    let mend = "`sysctl -w net.ipv6.conf.tap/0.disable_ipv6=1`";
+    assert!(words.ends_with(mend), "{words}");
 }
 
 #[test]
@@ -173,7 +152,7 @@ fn refuses_a_nic_in_use() {
         "queue 0 of tap0 belongs to another AF_XDP socket: end the program that has it \
          (`ss --xdp --all --processes` names it)"
     );
-    rig.monitor.run(move || first.close()).unwrap();
+    rig.close(first);
     exitmark_lab::poll(&rig.monitor, "tap0").unwrap();
     assert_eq!(
         refusal(&rig, settings()),
@@ -190,10 +169,8 @@ fn refuses_invalid_settings() {
     let rig = Rig::new(1, 1500);
     for ring in [0, 32, 100, 16_384] {
         let words = refusal(&rig, TapSettings { ring, ..settings() });
-        assert_eq!(
-            words,
-            format!("a ring of {ring} packets is not possible: give a power of two, 64 to 8192")
-        );
+        let expected = "packets is not possible: give a power of two, 64 to 8192";
+        assert_eq!(words, format!("a ring of {ring} {expected}"));
     }
     let of = |clearnet| TapSettings {
         clearnet,
@@ -205,8 +182,7 @@ fn refuses_invalid_settings() {
         refusal(&rig, of(addresses(65).collect())),
         "65 clearnet addresses of one IP version are too many: 64 are possible"
     );
-    let most = of(addresses(64).collect());
-    rig.monitor.run(move || Tap::open(&most)).unwrap();
+    rig.open_with(of(addresses(64).collect())).unwrap();
 }
 
 #[test]
@@ -214,26 +190,21 @@ fn closing_restores_the_nic() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let tap = rig.open().unwrap();
-    let during = rig.link();
-    assert!(
-        during.contains(" promiscuity 1 ") && during.contains("prog/xdp"),
-        "{during}"
-    );
-    rig.monitor.run(move || tap.close()).unwrap();
+    says(&rig.link(), " promiscuity 1 ");
+    says(&rig.link(), "prog/xdp");
+    rig.close(tap);
     let after = rig.link();
-    assert!(
-        after.contains(" promiscuity 0 ") && !after.contains("prog/xdp"),
-        "{after}"
-    );
+    says(&after, " promiscuity 0 ");
+    assert!(!after.contains("prog/xdp"), "{after}");
     // The same if the tap is only dropped.
     let tap = rig.open().unwrap();
     rig.monitor.run(move || drop(tap));
-    assert!(rig.link().contains(" promiscuity 0 "), "{}", rig.link());
+    says(&rig.link(), " promiscuity 0 ");
     // Settings of others stay.
     rig.monitor.ip("link set tap0 promisc on").unwrap();
     let tap = rig.open().unwrap();
-    rig.monitor.run(move || tap.close()).unwrap();
-    assert!(rig.link().contains(" promiscuity 1 "), "{}", rig.link());
+    rig.close(tap);
+    says(&rig.link(), " promiscuity 1 ");
 }
 
 /// Runs in the other process; does nothing unless asked to.
@@ -254,10 +225,8 @@ fn a_killed_monitor_leaves_no_program() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     let mut command = contained(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "tapped::refused::holds_a_tap", "--nocapture"])
-        .env(HOLDER, "1")
-        .stdout(Stdio::piped());
+    command.args(["--exact", "tapped::refused::holds_a_tap", "--nocapture"]);
+    command.env(HOLDER, "1").stdout(Stdio::piped());
     let mut holder = rig.monitor.start(command).unwrap();
     let stdout = holder.process().stdout.take().unwrap();
     let mut lines = BufReader::new(stdout).lines();

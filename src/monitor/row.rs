@@ -96,7 +96,7 @@ pub(super) struct CountColumns {
 }
 
 /// How the numbers of a period were made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// Version of exitmark-monitor.
     pub monitor: String,

@@ -217,8 +217,6 @@ fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSe
         monitor: exitmark_service::VERSION.to_owned(),
         part: period.part,
         watched_seconds: ledger.watched_seconds,
-        unattributed_bytes: 0,
-        unattributed_packets: 0,
         // Rounded like other packets: an exact number would reveal single packets.
         lost_packets: ledger
             .lost
@@ -236,6 +234,7 @@ fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSe
             .as_ref()
             .map_or(0.0, |noise| noise.epsilon.as_f64()),
         spilled: !ledger.spilled.is_empty(),
+        ..About::default()
     }
 }
 

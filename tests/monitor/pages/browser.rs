@@ -3,6 +3,7 @@
 
 use super::document::faults;
 use super::made;
+use crate::says;
 use exitmark_lab::{Netns, contained, is_installed, is_root};
 use exitmark_monitor::report;
 use std::collections::BTreeMap;
@@ -74,16 +75,14 @@ impl Browser {
     fn picture(&self, page: &Path, name: &str, size: [u32; 2], scheme: &str) -> Picture {
         let path = pictures().join(format!("{name}.png"));
         let [width, height] = size;
-        self.show(
-            page,
-            &[
-                &format!("--window-size={width},{height}"),
-                &format!("--blink-settings=preferredColorScheme={scheme}"),
-                &format!("--screenshot={}", path.display()),
-            ],
-        );
+        let options = [
+            &*format!("--window-size={width},{height}"),
+            &format!("--blink-settings=preferredColorScheme={scheme}"),
+            &format!("--screenshot={}", path.display()),
+        ];
+        self.show(page, &options);
         let picture = Picture::read(&path);
-        assert_eq!([picture.width, picture.height], size);
+        assert_eq!(picture.size, size);
         picture
     }
 }
@@ -104,27 +103,25 @@ fn site() -> &'static Path {
     SITE.get_or_init(|| {
         let periods = tempfile::tempdir().unwrap();
         made::some_weeks(periods.path());
-        let statistics = report::read(&[periods.path().to_owned()]).unwrap();
         let out = pictures().join("site");
         let _ = fs::remove_dir_all(&out);
-        report::write(&statistics, &out).unwrap();
+        report::write(&super::read(periods.path()), &out).unwrap();
         out
     })
 }
 
 /// A decoded PNG file.
 struct Picture {
-    width: u32,
-    height: u32,
+    /// Width and height, in pixels.
+    size: [u32; 2],
     /// Number of pixels of each colour.
     colours: BTreeMap<[u8; 3], usize>,
 }
 
 impl Picture {
     fn read(path: &Path) -> Self {
-        let mut reader = png::Decoder::new(std::io::BufReader::new(fs::File::open(path).unwrap()))
-            .read_info()
-            .unwrap();
+        let file = std::io::BufReader::new(fs::File::open(path).unwrap());
+        let mut reader = png::Decoder::new(file).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
         let step = info.color_type.samples();
@@ -132,22 +129,16 @@ impl Picture {
         for pixel in pixels[..info.buffer_size()].chunks_exact(step) {
             *colours.entry([pixel[0], pixel[1], pixel[2]]).or_default() += 1;
         }
-        let (width, height) = (info.width, info.height);
         Self {
-            width,
-            height,
+            size: [info.width, info.height],
             colours,
         }
     }
 
     /// The most frequent colour.
     fn ground(&self) -> [u8; 3] {
-        *self
-            .colours
-            .iter()
-            .max_by_key(|(_, count)| **count)
-            .unwrap()
-            .0
+        let colours = self.colours.iter();
+        *colours.max_by_key(|(_, count)| **count).unwrap().0
     }
 
     /// Number of pixels of a colour.
@@ -162,21 +153,11 @@ fn every_page_is_accessible() {
         return;
     };
     let site = site();
-    for page in [
-        "index.html",
-        "all.html",
-        "2026.html",
-        "exit-cedar-south-2026-11.html",
-    ] {
-        let page = site.join(page);
+    for page in ["index", "all", "2026", "exit-cedar-south-2026-11"] {
+        let page = site.join(format!("{page}.html"));
         let (document, said) = browser.show(&page, &["--dump-dom"]);
         assert!(!said.contains("CONSOLE"), "{}: {said}", page.display());
-        assert_eq!(
-            faults(&document, site),
-            Vec::<String>::new(),
-            "{}",
-            page.display()
-        );
+        assert_eq!(faults(&document, site), [""; 0], "{}", page.display());
     }
     // Faults are found where they are.
     let text = fs::read_to_string(site.join("index.html")).unwrap();
@@ -189,16 +170,12 @@ fn every_page_is_accessible() {
     fs::write(&page, bad).unwrap();
     let (document, said) = browser.show(&page, &["--dump-dom"]);
     fs::remove_file(page).unwrap();
-    assert!(said.contains("Content Security Policy"), "{said}");
+    says(&said, "Content Security Policy");
     let found = faults(&document, site).join("\n");
-    for fault in [
-        "level 4 below 2",
-        "a head of nothing",
-        "onclick",
-        "a way out",
-    ] {
-        assert!(found.contains(fault), "{fault}: {found}");
-    }
+    says(&found, "level 4 below 2");
+    says(&found, "a head of nothing");
+    says(&found, "onclick");
+    says(&found, "a way out");
 }
 
 /// Measures pages in frames: their width, background and requests.
@@ -250,10 +227,8 @@ fn palette(style: &str, from: &str) -> BTreeMap<String, [u8; 3]> {
     let (block, _) = block.split_once('}').unwrap();
     let colours = block.split(';').filter_map(|line| {
         let (name, value) = line.split_once(':')?;
-        Some((
-            name.trim().strip_prefix("--")?.to_owned(),
-            colour(value.trim()),
-        ))
+        let name = name.trim().strip_prefix("--")?;
+        Some((name.to_owned(), colour(value.trim())))
     });
     colours.collect()
 }
@@ -289,16 +264,9 @@ fn palettes(page: &Path) -> [BTreeMap<String, [u8; 3]>; 2] {
 fn every_colour_contrasts_with_its_background() {
     let out = tempfile::tempdir().unwrap();
     let periods = tempfile::tempdir().unwrap();
-    made::put(
-        periods.path(),
-        "a.jsonl",
-        &made::day("one", jiff::civil::date(2026, 11, 5), 1 << 40),
-    );
-    report::write(
-        &report::read(&[periods.path().to_owned()]).unwrap(),
-        out.path(),
-    )
-    .unwrap();
+    let rows = made::day("one", jiff::civil::date(2026, 11, 5), 1 << 40);
+    made::put(periods.path(), "a.jsonl", &rows);
+    report::write(&super::read(periods.path()), out.path()).unwrap();
     assert!((contrast([0; 3], [255; 3]) - 21.0).abs() < 1e-9);
     for palette in palettes(&out.path().join("index.html")) {
         for ground in ["paper", "surface", "track"] {
@@ -336,10 +304,8 @@ fn pictures_show_both_schemes_and_widths() {
                 ("ink", 300),
             ] {
                 let found = picture.of(palette[colour]);
-                assert!(
-                    found >= least,
-                    "{name} {scheme}: {found} pixels of {colour}"
-                );
+                let what = format!("{found} pixels of {colour}");
+                assert!(found >= least, "{name} {scheme}: {what}");
             }
         }
     }

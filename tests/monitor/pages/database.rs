@@ -5,7 +5,7 @@ use exitmark_lab::is_installed;
 use exitmark_monitor::report::{self, Key, Span, Statistics};
 use exitmark_monitor::row::Dimension;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Gid, Pid, Uid, User, chown};
+use nix::unistd::{Pid, Uid, User, chown};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,9 +29,9 @@ fn programs() -> Option<PathBuf> {
     let releases = releases.filter_map(|release| {
         let path = release.ok()?.path();
         let number: u32 = path.file_name()?.to_str()?.parse().ok()?;
-        path.join("bin/initdb")
-            .exists()
-            .then(|| (number, path.join("bin")))
+        let programs = path.join("bin");
+        let is_there = programs.join("initdb").exists();
+        is_there.then_some((number, programs))
     });
     releases.max().map(|(_, path)| path)
 }
@@ -56,18 +56,12 @@ impl Cluster {
         let directory = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
         if Uid::effective().is_root() {
             let nobody = User::from_name(NOBODY).unwrap().unwrap();
-            let ids: (Uid, Gid) = (nobody.uid, nobody.gid);
-            chown(directory.path(), Some(ids.0), Some(ids.1)).unwrap();
+            chown(directory.path(), Some(nobody.uid), Some(nobody.gid)).unwrap();
         }
         let data = directory.path().join("data");
         let made = command(&programs.join("initdb"))
-            .args([
-                "--auth=trust",
-                "--username=monitor",
-                "--no-sync",
-                "--no-locale",
-            ])
-            .args(["--encoding=UTF8", "--pgdata"])
+            .args(["--auth=trust", "--username=monitor", "--no-sync"])
+            .args(["--no-locale", "--encoding=UTF8", "--pgdata"])
             .arg(&data)
             .current_dir(directory.path())
             .output()
@@ -90,11 +84,8 @@ impl Cluster {
             server,
         };
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !cluster
-            .sh("psql -c 'SELECT 1'", Path::new("/"))
-            .status
-            .success()
-        {
+        let answers = |cluster: &Self| cluster.sh("psql -c 'SELECT 1'", Path::new("/"));
+        while !answers(&cluster).status.success() {
             let log = || fs::read_to_string(cluster.directory.path().join("log")).unwrap();
             assert!(Instant::now() < deadline, "no answer: {}", log());
             let ended = cluster.server.try_wait().unwrap();
@@ -237,9 +228,8 @@ fn postgresql_loads_periods_as_they_are() {
     assert_eq!(cluster.sql(tables), Vec::<String>::new());
     let loaded = cluster.sh(load, directory.path());
     assert!(loaded.status.success(), "{loaded:?}");
-    let names = cluster
-        .sql("SELECT DISTINCT as_name = exit FROM period WHERE exit LIKE 'Tab%' AND asn > 0");
-    assert_eq!(names, ["t"]);
+    let odd = "SELECT DISTINCT as_name = exit FROM period WHERE exit LIKE 'Tab%' AND asn > 0";
+    assert_eq!(cluster.sql(odd), ["t"]);
     let sorted = |mut rows: Vec<String>| {
         rows.sort();
         rows
@@ -248,10 +238,10 @@ fn postgresql_loads_periods_as_they_are() {
     let shown = |rows: Vec<String>| -> Vec<String> {
         sorted(rows.iter().map(|row| row.replace('\t', " ")).collect())
     };
-    let answers: Vec<_> = queries
-        .iter()
-        .map(|query| cluster.sql(&format!("SET timezone = 'UTC'; {query}")))
-        .collect();
+    let in_zone =
+        |zone: &str, query: &str| cluster.sql(&format!("SET timezone = '{zone}'; {query}"));
+    let answers = queries.iter().map(|query| in_zone("UTC", query));
+    let answers: Vec<_> = answers.collect();
     assert_eq!(answers.len(), 4);
     assert_eq!(answers[0], months(&statistics));
     assert_eq!(answers[1], ports(&statistics));
@@ -260,6 +250,5 @@ fn postgresql_loads_periods_as_they_are() {
     assert!(answers.iter().all(|rows| rows.len() > 2), "{answers:?}");
 
     // Months are in UTC, whatever the server's time zone is.
-    let elsewhere = cluster.sql(&format!("SET timezone = 'Asia/Tokyo'; {}", queries[0]));
-    assert_eq!(elsewhere, answers[0]);
+    assert_eq!(in_zone("Asia/Tokyo", queries[0]), answers[0]);
 }

@@ -12,9 +12,7 @@ struct Tag<'a> {
 
 impl Tag<'_> {
     fn has(&self, attribute: &str, value: &str) -> bool {
-        self.attributes
-            .get(attribute)
-            .is_some_and(|is| *is == value)
+        self.attributes.get(attribute) == Some(&value)
     }
 }
 
@@ -46,132 +44,84 @@ fn tags(document: &str) -> Vec<Tag<'_>> {
 
 /// The faults of a page, for users who cannot see it or do not trust it.
 pub(super) fn faults(document: &str, beside: &Path) -> Vec<String> {
+    const PATHS: [&str; 6] = ["href", "src", "srcset", "action", "data", "xlink:href"];
     let tags = tags(document);
     let mut faults = Vec::new();
-    let mut fault = |is_fault: bool, what: String| {
+    let mut fault = |is_fault: bool, what: &str| {
         if is_fault {
-            faults.push(what);
+            faults.push(what.to_owned());
         }
     };
-    let count = |name: &str| tags.iter().filter(|tag| tag.name == name).count();
-    for (name, times) in [
-        ("html", 1),
-        ("h1", 1),
-        ("main", 1),
-        ("header", 1),
-        ("footer", 1),
-        ("nav", 1),
-        ("title", 1),
-    ] {
-        let of = match name {
-            // SVG pictures have titles, too.
-            "title" => tags
-                .iter()
-                .position(|tag| tag.name == "/head")
-                .map_or(0, |end| {
-                    tags[..end].iter().filter(|tag| tag.name == "title").count()
-                }),
-            name => count(name),
-        };
-        fault(of != times, format!("{of} of {name}"));
+    for name in ["html", "h1", "main", "header", "footer", "nav"] {
+        let times = tags.iter().filter(|tag| tag.name == name).count();
+        fault(times != 1, &format!("{times} of {name}"));
     }
-    fault(
-        !tags[0].has("lang", "en")
-            && !tags
-                .iter()
-                .any(|tag| tag.name == "html" && tag.has("lang", "en")),
-        "no language".to_owned(),
-    );
-    let ids: Vec<&str> = tags
-        .iter()
-        .filter_map(|tag| tag.attributes.get("id").copied())
-        .collect();
+    // SVG pictures have titles, too.
+    let head = tags.iter().take_while(|tag| tag.name != "/head");
+    let titles = head.filter(|tag| tag.name == "title").count();
+    fault(titles != 1, &format!("{titles} of title"));
+    let is_english = |tag: &Tag<'_>| tag.name == "html" && tag.has("lang", "en");
+    let has_language = tags[0].has("lang", "en") || tags.iter().any(is_english);
+    fault(!has_language, "no language");
+    let ids = tags.iter().filter_map(|tag| tag.attributes.get("id"));
+    let ids: Vec<&str> = ids.copied().collect();
     let mut level = 0;
     let mut first_link = true;
     for (index, tag) in tags.iter().enumerate() {
+        let has = |attribute: &str| tag.attributes.contains_key(attribute);
+        let is_blank = tag.text.trim().is_empty();
         if let ["h", digit] = [tag.name.get(..1), tag.name.get(1..)].map(Option::unwrap_or_default)
             && let Ok(this) = digit.parse::<usize>()
         {
-            fault(
-                this > level + 1,
-                format!("a heading of level {this} below {level}"),
-            );
-            fault(
-                tag.text.trim().is_empty(),
-                "a heading of nothing".to_owned(),
-            );
+            let what = format!("a heading of level {this} below {level}");
+            fault(this > level + 1, &what);
+            fault(is_blank, "a heading of nothing");
             level = this;
         }
         if let Some(id) = tag.attributes.get("id") {
-            fault(
-                ids.iter().filter(|other| *other == id).count() > 1,
-                format!("id {id} twice"),
-            );
+            let times = ids.iter().filter(|other| *other == id).count();
+            fault(times > 1, &format!("id {id} twice"));
         }
-        for id in tag
-            .attributes
-            .get("aria-labelledby")
-            .into_iter()
-            .flat_map(|ids| ids.split(' '))
-        {
-            fault(
-                !ids.contains(&id),
-                format!("no {id}, which names something"),
-            );
+        let labels = tag.attributes.get("aria-labelledby");
+        for id in labels.into_iter().flat_map(|ids| ids.split(' ')) {
+            let what = format!("no {id}, which names something");
+            fault(!ids.contains(&id), &what);
         }
         for (attribute, value) in &tag.attributes {
             let is_active = attribute.starts_with("on") || *attribute == "style";
-            fault(is_active, format!("the attribute {attribute}"));
-            let is_way =
-                ["href", "src", "srcset", "action", "data", "xlink:href"].contains(attribute);
+            fault(is_active, &format!("the attribute {attribute}"));
+            let is_way = PATHS.contains(attribute);
             if let Some(id) = value.strip_prefix('#').filter(|_| is_way) {
-                fault(
-                    !ids.contains(&id),
-                    format!("no {id}, to which a link leads"),
-                );
+                let what = format!("no {id}, to which a link leads");
+                fault(!ids.contains(&id), &what);
             } else if is_way {
-                fault(
-                    value.contains(':') || value.starts_with('/'),
-                    format!("a way out: {value}"),
-                );
-                fault(!beside.join(value).is_file(), format!("no file {value}"));
+                let is_out = value.contains(':') || value.starts_with('/');
+                fault(is_out, &format!("a way out: {value}"));
+                fault(!beside.join(value).is_file(), &format!("no file {value}"));
             }
         }
+        let begins_with = |name: &str| tags[index + 1].name == name;
         match tag.name {
-            "section" => fault(
-                !tag.attributes.contains_key("aria-labelledby"),
-                "a section without a name".to_owned(),
-            ),
+            "section" => fault(!has("aria-labelledby"), "a section without a name"),
             "svg" => {
-                let is_named =
-                    tag.has("role", "img") && tag.attributes.contains_key("aria-labelledby");
-                fault(
-                    !is_named && !tag.has("aria-hidden", "true"),
-                    "a picture without words".to_owned(),
-                );
+                let is_named = tag.has("role", "img") && has("aria-labelledby");
+                let is_hidden = tag.has("aria-hidden", "true");
+                fault(!is_named && !is_hidden, "a picture without words");
             }
-            "table" => fault(
-                tags[index + 1].name != "caption",
-                "a table without a caption".to_owned(),
-            ),
-            "details" => fault(
-                tags[index + 1].name != "summary",
-                "details of nothing".to_owned(),
-            ),
-            "th" => fault(
-                !tag.has("scope", "col") && !tag.has("scope", "row"),
-                "a head of nothing".to_owned(),
-            ),
+            "table" => fault(!begins_with("caption"), "a table without a caption"),
+            "details" => fault(!begins_with("summary"), "details of nothing"),
+            "th" => {
+                let has_scope = tag.has("scope", "col") || tag.has("scope", "row");
+                fault(!has_scope, "a head of nothing");
+            }
             "a" => {
-                fault(tag.text.trim().is_empty(), "a link of no words".to_owned());
-                fault(
-                    first_link && !tag.has("href", "#main"),
-                    "the first link skips nothing".to_owned(),
-                );
+                fault(is_blank, "a link of no words");
+                let is_skip = tag.has("href", "#main");
+                fault(first_link && !is_skip, "the first link skips nothing");
                 first_link = false;
             }
             "script" | "iframe" | "object" | "embed" | "form" | "img" | "base" => {
-                fault(true, format!("a {}", tag.name));
+                fault(true, &format!("a {}", tag.name));
             }
             _ => {}
         }

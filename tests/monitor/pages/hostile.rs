@@ -1,8 +1,9 @@
 //! Malicious files and names.
 
 use super::{day, made, read};
+use crate::says;
 use exitmark_monitor::report;
-use exitmark_monitor::row::Row;
+use exitmark_monitor::row::{About, Row};
 use jiff::civil::date;
 use std::fs;
 use std::path::Path;
@@ -16,35 +17,29 @@ fn good() -> String {
 fn refusal(name: &str, bytes: &[u8]) -> String {
     let periods = tempfile::tempdir().unwrap();
     fs::write(periods.path().join(name), bytes).unwrap();
-    let error = report::read(&[periods.path().to_owned()]).unwrap_err();
-    let said = error.to_string();
-    assert!(
-        said.contains(name) && said.contains("Nothing was written"),
-        "{said}"
-    );
+    let said = error_of(periods.path());
+    says(&said, name);
+    says(&said, "Nothing was written");
     said
+}
+
+/// The error from reading a file or directory.
+fn error_of(path: &Path) -> String {
+    let read = report::read(&[path.to_owned()]);
+    read.unwrap_err().to_string()
 }
 
 #[test]
 fn reports_the_line_of_a_fault() {
     let good = good();
     let lines: Vec<&str> = good.lines().collect();
-    let port = lines
-        .iter()
-        .position(|line| line.contains("\"port\":80,"))
-        .unwrap();
-    let system = lines
-        .iter()
-        .position(|line| line.contains("\"asn\":64496,"))
-        .unwrap();
-    let country = lines
-        .iter()
-        .position(|line| line.contains("\"country\":\"DE\""))
-        .unwrap();
-    let version = lines
-        .iter()
-        .position(|line| line.contains("\"ip_version\":6"))
-        .unwrap();
+    let [port, system, country, version] = [
+        "\"port\":80,",
+        "\"asn\":64496,",
+        "\"country\":\"DE\"",
+        "\"ip_version\":6",
+    ]
+    .map(|column| lines.iter().position(|line| line.contains(column)).unwrap());
     // Line, what is replaced by what, and what is said of it.
     #[rustfmt::skip]
     let cases = [
@@ -64,7 +59,7 @@ fn reports_the_line_of_a_fault() {
         (port, "2026-11-06T", "2028-11-05T", "longer than a year"),
         (port, "2026-11-05T", "1926-11-05T", "no period begins"),
         (port, "2026-11-05T", "2026-13-05T", "not a row"),
-        (port, "\"flows\":", "\"flows\":9", "`flows` is"),
+        (port, "\"flows\":", "\"flows\":999999999999", "`flows` is"),
         (port, "\"bytes\":", "\"bytes\":1.5e300,\"x\":", "not a row"),
         (port, "\"bytes\":", "\"bytes\":-", "not a row"),
         (port, "\"bytes\":", "\"byte\":", "not a row"),
@@ -86,20 +81,12 @@ fn reports_the_line_of_a_fault() {
     ];
     for (at, from, to, expected) in cases {
         let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-        let to = match to {
-            // A number with so many digits that no count has them.
-            "\"flows\":9" => "\"flows\":999999999999",
-            to => to,
-        };
         let changed = lines[at].replacen(from, to, 1);
         assert_ne!(changed, lines[at], "{from} is not in line {at}");
         lines[at] = changed;
         let said = refusal("a.jsonl", (lines.join("\n") + "\n").as_bytes());
-        let place = format!("a.jsonl, line {}: ", at + 1);
-        assert!(
-            said.contains(&place) && said.contains(expected),
-            "{from} → {to}: {said}"
-        );
+        says(&said, &format!("a.jsonl, line {}: ", at + 1));
+        assert!(said.contains(expected), "{from} → {to}: {said}");
         assert!(!said.contains('\u{1b}'), "{said}");
     }
 }
@@ -136,17 +123,13 @@ fn reports_the_file_of_a_fault() {
 #[test]
 fn refuses_sums_beyond_64_bits() {
     let periods = tempfile::tempdir().unwrap();
-    for (exit, day) in ["one", "two"]
-        .into_iter()
-        .flat_map(|exit| (1..=28).map(move |day| (exit, day)))
-    {
-        let rows = made::day(exit, date(2026, 2, day), 1 << 56);
-        made::put(periods.path(), &format!("{exit}-{day:02}.jsonl"), &rows);
+    for exit in ["one", "two"] {
+        for day in 1..=28 {
+            let rows = made::day(exit, date(2026, 2, day), 1 << 56);
+            made::put(periods.path(), &format!("{exit}-{day:02}.jsonl"), &rows);
+        }
     }
-    let Err(error) = report::read(&[periods.path().to_owned()]) else {
-        panic!("it was added up");
-    };
-    assert!(error.to_string().contains("beyond 64 bits"), "{error}");
+    says(&error_of(periods.path()), "beyond 64 bits");
 }
 
 #[test]
@@ -154,28 +137,19 @@ fn the_same_period_twice_is_refused_with_both_files() {
     let periods = tempfile::tempdir().unwrap();
     fs::write(periods.path().join("a.jsonl"), good()).unwrap();
     fs::write(periods.path().join("copy.jsonl"), good()).unwrap();
-    let error = report::read(&[periods.path().to_owned()]).unwrap_err();
-    let said = error.to_string();
-    for words in [
-        "copy.jsonl, line 1",
-        "a.jsonl already",
-        "part 1",
-        "2026-11-05",
-    ] {
-        assert!(said.contains(words), "{said}");
-    }
+    let said = error_of(periods.path());
+    says(&said, "copy.jsonl, line 1");
+    says(&said, "a.jsonl already");
+    says(&said, "part 1");
+    says(&said, "2026-11-05");
 }
 
 #[test]
 fn reports_missing_files() {
-    let nowhere = Path::new("/nonexistent/periods");
-    let said = report::read(&[nowhere.to_owned()]).unwrap_err().to_string();
-    assert!(said.contains("/nonexistent/periods"), "{said}");
+    let nowhere = "/nonexistent/periods";
+    says(&error_of(Path::new(nowhere)), nowhere);
     let empty = tempfile::tempdir().unwrap();
-    let said = report::read(&[empty.path().to_owned()])
-        .unwrap_err()
-        .to_string();
-    assert!(said.contains(".jsonl"), "{said}");
+    says(&error_of(empty.path()), ".jsonl");
 }
 
 #[test]
@@ -196,24 +170,19 @@ fn names_are_escaped() {
     let evil = |row: Row| Row {
         exit: EVIL.to_owned(),
         as_name: row.asn.map(|_| format!("={EVIL}")),
-        about: row.about.map(|mut about| {
-            about.countries = EVIL.to_owned();
-            about.systems = EVIL.to_owned();
-            about.monitor = EVIL.to_owned();
-            about
+        about: row.about.map(|about| About {
+            countries: EVIL.to_owned(),
+            systems: EVIL.to_owned(),
+            monitor: EVIL.to_owned(),
+            ..about
         }),
         ..row
     };
-    let rows: Vec<_> = made::day("x", date(2026, 11, 5), 1 << 40)
-        .into_iter()
-        .map(evil)
-        .collect();
+    let rows = made::day("x", date(2026, 11, 5), 1 << 40).into_iter();
+    let rows: Vec<_> = rows.map(evil).collect();
     made::put(periods.path(), "a.jsonl", &rows);
-    made::put(
-        periods.path(),
-        "b.jsonl",
-        &day("../../etc", date(2026, 11, 5), &[(Some(1), 1)]),
-    );
+    let rows = day("../../etc", date(2026, 11, 5), &[(Some(1), 1)]);
+    made::put(periods.path(), "b.jsonl", &rows);
     let above = tempfile::tempdir().unwrap();
     let out = above.path().join("out");
     report::write(&read(periods.path()), &out).unwrap();
@@ -223,15 +192,10 @@ fn names_are_escaped() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-        assert!(
-            name.chars().all(is_plain) && !name.starts_with('.'),
-            "{name}"
-        );
+        let is_plain = name.chars().all(is_plain) && !name.starts_with('.');
+        assert!(is_plain, "{name}");
         let text = fs::read_to_string(&path).unwrap();
-        assert!(
-            !text.contains('\u{202e}') && !text.contains('\u{1b}'),
-            "{name}"
-        );
+        assert!(!text.contains(['\u{202e}', '\u{1b}']), "{name}");
         if name.ends_with(".html") {
             pages += 1;
             for harm in ["<script", "<b>\"", "alert('"] {
@@ -239,10 +203,8 @@ fn names_are_escaped() {
             }
             assert_eq!(text.matches("</title></head>").count(), 0, "{name}");
             assert_eq!(text.matches("</style>").count(), 1, "{name}");
-            assert!(
-                text.contains("&#60;script") || name.starts_with("exit-etc"),
-                "{name}"
-            );
+            let is_escaped = text.contains("&#60;script");
+            assert!(is_escaped || name.starts_with("exit-etc"), "{name}");
         }
         if name.ends_with(".csv") {
             assert!(!text.contains(",\"="), "{name} has a formula");
@@ -258,7 +220,8 @@ fn an_interrupted_run_leaves_the_page_complete() {
     let statistics = read(periods.path());
     let out = tempfile::tempdir().unwrap();
     report::write(&statistics, out.path()).unwrap();
-    let before = fs::read_to_string(out.path().join("index.html")).unwrap();
+    let index = || fs::read_to_string(out.path().join("index.html")).unwrap();
+    let before = index();
 
     // What a killed run leaves goes with the next one; what is not ours stays.
     let left = out.path().join(".exitmark-report-x1");
@@ -267,27 +230,17 @@ fn an_interrupted_run_leaves_the_page_complete() {
     fs::write(out.path().join("robots.txt"), "own").unwrap();
     report::write(&statistics, out.path()).unwrap();
     assert!(!left.exists() && out.path().join("robots.txt").exists());
-    assert_eq!(
-        fs::read_to_string(out.path().join("index.html")).unwrap(),
-        before
-    );
+    assert_eq!(index(), before);
 
     // The last page of all cannot be put in its place: the index is still the old one.
     fs::remove_file(out.path().join("icon.svg")).unwrap();
     fs::create_dir(out.path().join("icon.svg")).unwrap();
     fs::write(out.path().join("icon.svg/x"), "").unwrap();
-    let said = report::write(&statistics, out.path())
-        .unwrap_err()
-        .to_string();
-    assert!(said.contains("icon.svg"), "{said}");
-    assert_eq!(
-        fs::read_to_string(out.path().join("index.html")).unwrap(),
-        before
-    );
-    let hidden = fs::read_dir(out.path()).unwrap();
-    let hidden = hidden.filter(|entry| {
-        let name = entry.as_ref().unwrap().file_name();
-        name.to_str().unwrap().starts_with('.')
-    });
-    assert_eq!(hidden.count(), 0);
+    let error = report::write(&statistics, out.path()).unwrap_err();
+    says(&error, "icon.svg");
+    assert_eq!(index(), before);
+    for entry in fs::read_dir(out.path()).unwrap() {
+        let name = entry.unwrap().file_name();
+        assert!(!name.to_str().unwrap().starts_with('.'), "{name:?}");
+    }
 }

@@ -84,9 +84,6 @@ pub(super) fn about() -> About {
         monitor: "0.1.0".to_owned(),
         part: 1,
         watched_seconds: 86_400,
-        unattributed_bytes: 0,
-        unattributed_packets: 0,
-        lost_packets: 0,
         countries: "tor-geoip 2026-10-20".to_owned(),
         systems: "asn.mmdb 2026-10-28".to_owned(),
         top: 50,
@@ -94,8 +91,7 @@ pub(super) fn about() -> About {
         bin_flows: 8,
         bin_bytes: MIB,
         bin_packets: 1024,
-        epsilon: 0.0,
-        spilled: false,
+        ..About::default()
     }
 }
 
@@ -106,16 +102,7 @@ pub(super) fn blank(exit: &str, day: Date) -> Row {
         period_start: at(day),
         period_end: at(day.tomorrow().unwrap()),
         exit: exit.to_owned(),
-        dimension: Dimension::Total,
-        port: None,
-        asn: None,
-        as_name: None,
-        country: None,
-        ip_version: None,
-        encryption: None,
-        other: false,
-        counts: Counts::default(),
-        about: None,
+        ..Row::default()
     }
 }
 
@@ -155,11 +142,10 @@ pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
                 ..counted(row, bytes)
             });
         }
-        let other = counted(blank.clone(), rest);
         rows.push(Row {
             dimension,
             other: true,
-            ..other
+            ..counted(blank.clone(), rest)
         });
     };
     // The weights vary over the days.
@@ -230,10 +216,10 @@ pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
 
 /// Rows as text of a file.
 pub(super) fn text(rows: &[Row]) -> String {
-    let lines = rows
-        .iter()
-        .map(|row| serde_json::to_string(row).unwrap() + "\n");
-    lines.collect()
+    let lines = rows.iter();
+    lines
+        .map(|row| serde_json::to_string(row).unwrap() + "\n")
+        .collect()
 }
 
 /// Writes a period file.

@@ -16,7 +16,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Builder;
 
 /// Totals, as of the last batch.
@@ -58,15 +58,15 @@ impl Shared {
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut Totals)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Totals> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn text(&self) -> Result<String, fmt::Error> {
-        let totals = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let totals = self.lock().clone();
         expose("exitmark_monitor", totals)
     }
 
@@ -162,6 +162,7 @@ impl Collector for Totals {
             "Marked TCP connections that were counted",
             single(self.counted.flows),
         )?;
+        let (used, capacity) = self.cells;
         let sorted = &self.tap.sorted;
         let fates = [
             ("passed", sorted.passed),
@@ -185,13 +186,7 @@ impl Collector for Totals {
         out.gauge(
             "cells_percent",
             "Percentage of the table of cells in use, rounded up to a multiple of ten",
-            number(
-                self.cells
-                    .0
-                    .saturating_mul(10)
-                    .div_ceil(self.cells.1.max(1))
-                    * 10,
-            ),
+            number(used.saturating_mul(10).div_ceil(capacity.max(1)) * 10),
         )?;
         out.gauge(
             "spilling",

@@ -6,7 +6,6 @@ use super::sums::{Day, Key, Method, Month, Span, Statistics, Sums, Table, Values
 use super::words;
 use crate::row::{Dimension, Encryption};
 use askama::Template;
-use jiff::civil::Date;
 use std::collections::BTreeMap;
 
 /// The style sheet, embedded in every page, so that a page needs no other file.
@@ -77,13 +76,12 @@ struct Mix {
 #[derive(Template)]
 #[template(path = "page.html")]
 pub(super) struct Page<'a> {
+    subject: Subject<'a>,
     style: &'static str,
-    style_digest: &'a str,
     title: String,
     heading: String,
     exit: String,
     covered: String,
-    links: &'a Links,
     tiles: Vec<Tile>,
     plot_unit: &'static str,
     plots: [String; 2],
@@ -96,9 +94,6 @@ pub(super) struct Page<'a> {
     facts: Vec<(&'static str, String)>,
     threshold: String,
     noise: Option<String>,
-    is_summed: bool,
-    spilled: bool,
-    file: &'a str,
 }
 
 /// What a page shows: the sums of one exit, or of all, over a span.
@@ -114,17 +109,16 @@ pub(super) struct Subject<'a> {
 }
 
 impl<'a> Page<'a> {
-    pub(super) fn new(subject: &Subject<'a>) -> Self {
+    pub(super) fn new(subject: Subject<'a>) -> Self {
         let Subject {
             statistics,
-            exit,
             span,
             sums,
             ..
-        } = *subject;
+        } = subject;
         let heading = words::span(span);
         let exits = statistics.exits();
-        let exit = match (exit, exits.as_slice()) {
+        let exit = match (subject.exit, exits.as_slice()) {
             (Some(exit), _) => exit.to_owned(),
             (None, [exit]) => (*exit).to_owned(),
             _ => format!("all {} exits", exits.len()),
@@ -150,13 +144,12 @@ impl<'a> Page<'a> {
                           elsewhere.";
         let method = &sums.method;
         Self {
+            subject,
             style: STYLE,
-            style_digest: subject.style_digest,
             title: format!("Tor exit traffic, {heading}, {exit}"),
             heading,
             exit,
             covered: covered(sums),
-            links: subject.links,
             tiles: tiles(sums, span),
             plot_unit,
             plots,
@@ -182,9 +175,6 @@ impl<'a> Page<'a> {
             facts: facts(method),
             threshold: listed(&method.threshold_flows),
             noise: noise(&method.epsilon),
-            is_summed: sums.periods > 1,
-            spilled: method.spilled,
-            file: subject.file,
         }
     }
 }
@@ -222,10 +212,7 @@ fn tiles(sums: &Sums, span: Span) -> Vec<Tile> {
     };
     let days = u64::try_from(sums.days.len()).unwrap_or(u64::MAX);
     let of_days = match span {
-        Span::Month(Month { year, month }) => {
-            let length = Date::new(year, month, 1).map_or(0, jiff::civil::Date::days_in_month);
-            format!("{days} of {length}")
-        }
+        Span::Month(month) => format!("{days} of {}", month.first().days_in_month()),
         _ => words::grouped(days),
     };
     let periods = match sums.periods {
@@ -282,10 +269,9 @@ fn bars(span: Span, sums: &Sums) -> (&'static str, Vec<Bar>) {
     }
     if months.len() <= BARS {
         let bars = months.iter().map(|(&month, day)| {
-            let short: String = words::month(month.month).chars().take(3).collect();
             let label = match month.month {
                 1 => month.year.to_string(),
-                _ => short,
+                _ => words::short_month(month),
             };
             bar(label, words::span(Span::Month(month)), day)
         });

@@ -102,31 +102,22 @@ pub(super) fn ranking(
             is_rest: false,
         }
     };
-    let mut lines: Vec<Line> = Vec::new();
-    let mut first = Counts::default();
-    for (key, entry) in ranked.iter().take(MOST) {
+    let shown = ranked.iter().take(MOST).map(|(key, entry)| {
         let (name, beside) = name(dimension, key, names);
-        let class = key
-            .port
-            .map(|port| words::encryption(services::encryption(port)));
-        if lines.len() < FIRST {
-            first += entry.counts;
-        }
-        lines.push(line(
-            name,
-            beside,
-            class,
-            entry.counts,
-            table.is_lower_bound(entry),
-        ));
-    }
+        let kind = key.port.map(services::encryption);
+        let class = kind.map(words::encryption);
+        let is_lower = table.is_lower_bound(entry);
+        line(name, beside, class, entry.counts, is_lower)
+    });
+    let mut lines: Vec<Line> = shown.collect();
+    let first = ranked.iter().take(FIRST).map(|(_, entry)| entry.counts);
+    let beyond = sum.saturating_sub(first.sum());
     let mut rest = |name: &str, counts| Line {
         is_rest: true,
         strip: String::new(),
         ..line(name.to_owned(), None, None, counts, false)
     };
     let mut more = lines.split_off(lines.len().min(FIRST));
-    let beyond = sum.saturating_sub(first);
     if beyond.bytes > 0 {
         lines.push(rest("everything else", beyond));
     }

@@ -160,7 +160,7 @@ impl Site<'_> {
         let sums = self.statistics.sum(exit, span);
         let file = self.file(exit, span);
         let links = self.links(exit, span);
-        let page = Page::new(&Subject {
+        let page = Page::new(Subject {
             statistics: self.statistics,
             exit,
             span,
@@ -208,10 +208,7 @@ impl Site<'_> {
         let months = months
             .iter()
             .filter(|month| month.year == year)
-            .map(|&month| {
-                let text = words::month(month.month).chars().take(3).collect();
-                link(text, Span::Month(month))
-            });
+            .map(|&month| link(words::short_month(month), Span::Month(month)));
         Links {
             exits: exits.collect(),
             years: std::iter::once(all).chain(years).collect(),

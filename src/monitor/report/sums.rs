@@ -15,6 +15,13 @@ pub struct Month {
     pub month: i8,
 }
 
+impl Month {
+    /// The first day of the month.
+    pub(super) fn first(self) -> Date {
+        Date::new(self.year, self.month, 1).unwrap_or_default()
+    }
+}
+
 impl From<Date> for Month {
     fn from(date: Date) -> Self {
         let (year, month) = (date.year(), date.month());
@@ -48,7 +55,7 @@ impl Span {
         match self {
             Self::Everything => "all".to_owned(),
             Self::Year(year) => format!("{year:04}"),
-            Self::Month(Month { year, month }) => format!("{year:04}-{month:02}"),
+            Self::Month(month) => month.first().strftime("%Y-%m").to_string(),
         }
     }
 }

@@ -7,28 +7,12 @@ use crate::row::Encryption;
 use crate::services;
 use jiff::civil::Date;
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-
 /// Joins a number and its unit: a no-break space.
 const JOIN: char = '\u{a0}';
 
-/// The English name of a month, 1 to 12; `?` for any other number.
-pub(super) fn month(month: i8) -> &'static str {
-    let index = usize::try_from(month - 1).unwrap_or(0);
-    MONTHS.get(index).copied().unwrap_or("?")
+/// The beginning of a month's English name: `Nov`.
+pub(super) fn short_month(month: Month) -> String {
+    month.first().strftime("%b").to_string()
 }
 
 /// A span: `November 2026`, `2026`, `All time`.
@@ -36,13 +20,13 @@ pub(super) fn span(span: Span) -> String {
     match span {
         Span::Everything => "All time".to_owned(),
         Span::Year(year) => year.to_string(),
-        Span::Month(Month { year, month: m }) => format!("{} {year}", month(m)),
+        Span::Month(month) => month.first().strftime("%B %Y").to_string(),
     }
 }
 
 /// A date: `3 November 2026`.
 pub(super) fn date(date: Date) -> String {
-    format!("{} {} {}", date.day(), month(date.month()), date.year())
+    date.strftime("%-d %B %Y").to_string()
 }
 
 /// Formats `value` with three digits in units of `unit`, a power of ten.

@@ -13,8 +13,10 @@ use crate::tap::{MAX_FRAMES, MAX_SOURCES, MIN_RING};
 use exitmark_policy::packet::Dscp;
 use exitmark_service::config::{self, ConfigError, code_point, value};
 use raw::Raw;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,12 +26,6 @@ pub const METRICS: &str = "127.0.0.1:9788";
 const EMBEDDED: &str = "embedded";
 /// Default of `period.directory`.
 pub const DIRECTORY: &str = "/var/lib/exitmark-monitor";
-
-#[allow(clippy::cast_possible_wrap, reason = "a million")]
-const CELLS: std::ops::RangeInclusive<i64> = 1024..=MAX_CELLS as i64;
-#[allow(clippy::cast_possible_wrap, reason = "less than that")]
-const CELLS_UNASKED: i64 = DEFAULT_CELLS as i64;
-const RING: std::ops::RangeInclusive<i64> = MIN_RING as i64..=MAX_FRAMES as i64;
 
 /// A checked configuration: every value is in its range, and no two contradict each other.
 #[derive(Clone, Debug)]
@@ -152,7 +148,12 @@ impl Settings {
                 .unwrap_or_else(|| DIRECTORY.into()),
             state: under("period.state", raw.period.state)?.unwrap_or_else(|| DEFAULT_STATE.into()),
             publish: publish(&raw.publish, &raw.noise)?,
-            cells: within("memory.cells", raw.memory.cells, CELLS_UNASKED, CELLS)?,
+            cells: within(
+                "memory.cells",
+                raw.memory.cells,
+                DEFAULT_CELLS,
+                1024..=MAX_CELLS,
+            )?,
             ring: ring(raw.memory.ring)?,
             metrics: config::metrics(raw.metrics.listen.as_deref().unwrap_or(METRICS), METRICS)?,
         })
@@ -197,11 +198,8 @@ fn checked(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
     for (index, address) in addresses.iter().enumerate() {
         let quoted = format!("\"{address}\"");
         if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-            return Err(value(
-                KEY,
-                quoted,
-                "is not an address that a host sends from",
-            ));
+            let reason = "is not an address that a host sends from";
+            return Err(value(KEY, quoted, reason));
         }
         if addresses[..index].contains(address) {
             return Err(value(KEY, quoted, "is named twice"));
@@ -221,25 +219,25 @@ fn length(text: Option<&str>) -> Result<Length, ConfigError> {
     Length::new(length).map_err(|reason| value(KEY, &quoted, reason))
 }
 
-fn within<T: TryFrom<i64>>(
+fn within<T: Display + PartialOrd + TryFrom<i64>>(
     key: &'static str,
     number: Option<i64>,
-    default: i64,
-    range: std::ops::RangeInclusive<i64>,
+    default: T,
+    range: RangeInclusive<T>,
 ) -> Result<T, ConfigError> {
-    let number = number.unwrap_or(default);
-    let refused = || {
-        let reason = format!("is not within {} to {}", range.start(), range.end());
-        value(key, number, reason)
+    let Some(number) = number else {
+        return Ok(default);
     };
-    if !range.contains(&number) {
-        return Err(refused());
-    }
-    T::try_from(number).map_err(|_| refused())
+    let checked = T::try_from(number).ok();
+    let checked = checked.filter(|number| range.contains(number));
+    checked.ok_or_else(|| {
+        let reason = format_args!("is not within {} to {}", range.start(), range.end());
+        value(key, number, reason)
+    })
 }
 
 fn ring(number: Option<i64>) -> Result<u32, ConfigError> {
-    let ring: u32 = within("memory.ring", number, 4096, RING)?;
+    let ring = within("memory.ring", number, 4096, MIN_RING..=MAX_FRAMES)?;
     match ring.is_power_of_two() {
         true => Ok(ring),
         false => Err(value("memory.ring", ring, "is not a power of two")),
@@ -272,15 +270,14 @@ fn publish(raw: &raw::Publish, noise: &raw::Noise) -> Result<PublishSettings, Co
             "is not a cross table; there are \"port_country\", \"port_system\" and \"system_country\"",
         )),
     });
-    let threshold: u32 = within(
-        "publish.threshold_flows",
-        raw.threshold_flows,
-        i64::try_from(default.threshold_flows).unwrap_or(i64::MAX),
-        2..=i64::from(u32::MAX),
-    )?;
     let settings = PublishSettings {
-        top: within("publish.top", raw.top, default.top.into(), 1..=10_000)?,
-        threshold_flows: threshold.into(),
+        top: within("publish.top", raw.top, default.top, 1..=10_000)?,
+        threshold_flows: within(
+            "publish.threshold_flows",
+            raw.threshold_flows,
+            default.threshold_flows,
+            2..=u32::MAX.into(),
+        )?,
         bins: Counts {
             flows: positive("publish.bin_flows", raw.bin_flows, default.bins.flows)?,
             bytes: positive("publish.bin_bytes", raw.bin_bytes, default.bins.bytes)?,
@@ -303,11 +300,8 @@ fn noise(raw: &raw::Noise) -> Result<Option<NoiseSettings>, ConfigError> {
     const KEYS: [&str; 3] = ["noise.flows", "noise.bytes", "noise.packets"];
     let given = [raw.flows, raw.bytes, raw.packets];
     let Some(epsilon) = raw.epsilon else {
-        return match KEYS
-            .into_iter()
-            .zip(given)
-            .find_map(|(key, one)| Some((key, one?)))
-        {
+        let mut others = KEYS.into_iter().zip(given);
+        return match others.find_map(|(key, one)| Some((key, one?))) {
             Some((key, one)) => Err(value(key, one, "has no effect without noise.epsilon")),
             None => Ok(None),
         };

@@ -224,20 +224,13 @@ impl Reader<'_> {
                         );
                         return Err(refused(capture, what));
                     }
-                    self.turn_to(capture, time)?;
+                    // The period of the capture's next packet.
+                    again(periods, capture, time)?;
+                    self.close(time)?;
+                    self.seen = Some((time, time));
                 }
             }
         }
-        Ok(())
-    }
-
-    /// Switches to the period of a capture's next packet.
-    fn turn_to(&mut self, capture: &Capture, time: Timestamp) -> Result<(), CaptureError> {
-        if let Some(periods) = &self.periods {
-            again(periods, capture, time)?;
-        }
-        self.close(time)?;
-        self.seen = Some((time, time));
         Ok(())
     }
 

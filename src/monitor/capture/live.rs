@@ -4,6 +4,7 @@
 use super::books::{Books, Delivery};
 use super::metrics::Shared;
 use super::{CaptureError, cannot, filter, now, open_periods};
+use crate::filter::Arrived;
 use crate::period::SYSTEM_CALLS;
 use crate::places::Places;
 use crate::settings::Settings;
@@ -32,6 +33,7 @@ const OF_MAIN: &[Capability] = &[Capability::CAP_NET_ADMIN];
 pub(super) const NO_CAPABILITIES: &[Capability] = &[];
 
 /// Flags that signal handlers set.
+#[derive(Default)]
 struct Asked {
     stop: Arc<AtomicBool>,
     counters: Arc<AtomicBool>,
@@ -39,10 +41,7 @@ struct Asked {
 
 impl Asked {
     fn listen() -> Result<Self, CaptureError> {
-        let asked = Self {
-            stop: Arc::default(),
-            counters: Arc::default(),
-        };
+        let asked = Self::default();
         for (signal, flag) in [
             (SIGTERM, &asked.stop),
             (SIGINT, &asked.stop),
@@ -170,11 +169,8 @@ impl Listening {
     fn drain(&mut self) -> Result<(), CaptureError> {
         self.tap.shut();
         let counter = &mut self.counter;
-        while self
-            .tap
-            .receive(Duration::ZERO, |batch| counter.count(batch))?
-            > 0
-        {}
+        let mut count = |batch: &[Arrived<'_>]| counter.count(batch);
+        while self.tap.receive(Duration::ZERO, &mut count)? > 0 {}
         Ok(())
     }
 

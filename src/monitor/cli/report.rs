@@ -77,13 +77,9 @@ mod tests {
             };
             words(&summary, Path::new("out"))
         };
-        assert_eq!(
-            text(1, 1, 1),
-            "1 period of 1 exit: 1 page; open out/index.html\n"
-        );
-        assert_eq!(
-            text(7, 2, 30),
-            "30 periods of 2 exits: 7 pages; open out/index.html\n"
-        );
+        let one = "1 period of 1 exit: 1 page; open out/index.html\n";
+        assert_eq!(text(1, 1, 1), one);
+        let many = "30 periods of 2 exits: 7 pages; open out/index.html\n";
+        assert_eq!(text(7, 2, 30), many);
     }
 }

@@ -109,10 +109,8 @@ mod tests {
         }
 
         fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-            Ok(self
-                .0
-                .pop()
-                .expect("more words were asked for than are needed"))
+            let word = self.0.pop();
+            Ok(word.expect("more words were asked for than are needed"))
         }
 
         fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Infallible> {

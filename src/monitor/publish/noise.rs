@@ -204,11 +204,7 @@ mod tests {
     fn settings(epsilon: f64, flows: u64) -> NoiseSettings {
         NoiseSettings {
             epsilon: epsilon.try_into().unwrap(),
-            user: Counts {
-                flows,
-                bytes: 1,
-                packets: 1,
-            },
+            user: [flows, 1, 1].into(),
             seed: Some(7),
         }
     }
@@ -245,19 +241,13 @@ mod tests {
             bound: MAX_BOUND,
             scale: (MAX_BOUND * 24_000) / 5999,
         };
-        assert_eq!(
-            settings(5.999, MAX_BOUND).check(u64::MAX, 8),
-            Err(too_large)
-        );
+        let refused = settings(5.999, MAX_BOUND).check(u64::MAX, 8);
+        assert_eq!(refused, Err(too_large));
         let of = |bound: u64| {
             let numerator = NonZeroU64::new(bound * 3 * 6 * 1000).unwrap();
             Laplace::new(numerator, NonZeroU64::new(500).unwrap())
         };
-        let expected = Counts {
-            flows: of(10),
-            bytes: of(1),
-            packets: of(1),
-        };
+        let expected = [10, 1, 1].map(of).into();
         assert_eq!(settings(0.5, 10).scales(6).unwrap(), expected);
     }
 
@@ -274,22 +264,14 @@ mod tests {
     #[test]
     fn each_measure_has_its_own_noise() {
         let settings = NoiseSettings {
-            user: Counts {
-                flows: 1000,
-                bytes: 1_000_000,
-                packets: 10_000,
-            },
+            user: [1000, 1_000_000, 10_000].into(),
             ..settings(1.0, 1)
         };
         let mut noise = Noise::new(&settings, 6).unwrap();
         let mut random = ChaCha20Rng::seed_from_u64(7);
         let scales = settings.scales(6).unwrap();
         let added = scales.map(|scale| scale.sample(&mut random));
-        let exact = Counts {
-            flows: 1 << 50,
-            bytes: 1 << 60,
-            packets: 1 << 55,
-        };
+        let exact = Counts::from([1 << 50, 1 << 60, 1 << 55]);
         assert!(<[_; 3]>::from(added).iter().all(|added| *added != 0));
         assert_eq!(noise.blur(exact), exact + added);
     }

@@ -298,12 +298,8 @@ mod tests {
     use crate::cell::{Cell, Place};
     use exitmark_policy::packet::Version;
 
-    const fn amount(flows: i128, bytes: i128, packets: i128) -> Signed {
-        Signed {
-            flows,
-            bytes,
-            packets,
-        }
+    fn amount(flows: i128, bytes: i128, packets: i128) -> Signed {
+        [flows, bytes, packets].into()
     }
 
     #[test]
@@ -322,11 +318,7 @@ mod tests {
     /// Noise must not give flows to packets that are counted because they have none.
     #[test]
     fn packets_without_a_connection_have_no_flows_under_noise_either() {
-        let counts = |flows| Counts {
-            flows,
-            bytes: 9_000,
-            packets: 9,
-        };
+        let counts = |flows| Counts::from([flows, 9_000, 9]);
         let cell = Cell {
             port: 443,
             place: Place::UNKNOWN,
@@ -380,11 +372,8 @@ mod tests {
             (i128::from(u64::MAX), u64::MAX),
             (i128::MAX, u64::MAX),
         ] {
-            assert_eq!(
-                round_up(number, NonZeroU64::new(8).unwrap()),
-                rounded,
-                "{number}"
-            );
+            let found = round_up(number, NonZeroU64::new(8).unwrap());
+            assert_eq!(found, rounded, "{number}");
         }
     }
 }

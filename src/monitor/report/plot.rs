@@ -217,10 +217,7 @@ mod tests {
     fn extreme_bars_are_drawn_too() {
         for bytes in [0, 1, u64::MAX] {
             let bar = Bar {
-                total: Counts {
-                    bytes,
-                    ..Counts::default()
-                },
+                total: [0, bytes, 0].into(),
                 encryption: [bytes, bytes, 0],
                 ..Bar::default()
             };

@@ -148,10 +148,8 @@ mod tests {
         }
         assert_eq!(count(999_999), "999,999");
         assert_eq!(count(1_234_567).replace(JOIN, " "), "1.23 million");
-        assert_eq!(
-            [0, 12, 123, 1234, 1_234_567].map(grouped),
-            ["0", "12", "123", "1,234", "1,234,567"]
-        );
+        let numbers = [0, 12, 123, 1234, 1_234_567].map(grouped);
+        assert_eq!(numbers, ["0", "12", "123", "1,234", "1,234,567"]);
     }
 
     #[test]

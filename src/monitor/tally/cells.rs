@@ -176,11 +176,7 @@ mod tests {
     }
 
     fn counts(flows: u64) -> Counts {
-        Counts {
-            flows,
-            bytes: 100 + flows,
-            packets: 10 + flows,
-        }
+        [flows, 100 + flows, 10 + flows].into()
     }
 
     #[test]
@@ -221,25 +217,18 @@ mod tests {
         assert!(add(3, 0), "what is there is counted");
         assert_eq!(cells.used(), 3);
 
-        let mut found: Vec<_> = cells
-            .iter()
-            .map(|(key, counts)| (key.port(), counts))
-            .collect();
+        let found = cells.iter().map(|(key, counts)| (key.port(), counts));
+        let mut found: Vec<_> = found.collect();
         found.sort_unstable_by_key(|(port, _)| *port);
-        let mut first = counts(0);
-        first += counts(1);
-        first += counts(1);
-        let mut third = counts(1);
-        third += counts(0);
+        let first = [0, 1, 1].map(counts).into_iter().sum();
+        let third = [1, 0].map(counts).into_iter().sum();
         assert_eq!(found, [(1, first), (2, counts(0)), (3, third)]);
 
         cells.clear();
         assert_eq!((cells.used(), cells.iter().count()), (0, 0));
         let slot = cells.slot(key(9));
-        assert!(
-            cells.add(key(9), slot, counts(0)),
-            "none is without a connection any more"
-        );
+        let is_added = cells.add(key(9), slot, counts(0));
+        assert!(is_added, "none is without a connection any more");
     }
 
     #[test]

@@ -104,12 +104,8 @@ mod tests {
             assert_eq!(lane.len(), usize::from(number));
         }
         for (index, number) in (1..=all).enumerate() {
-            let expected = Counts {
-                flows: u64::from(number % 2),
-                bytes: 2 * u64::from(number),
-                packets: 1,
-            };
-            assert_eq!(lane.counts(index), expected);
+            let number = u64::from(number);
+            assert_eq!(lane.counts(index), [number % 2, 2 * number, 1].into());
         }
         assert!(lane.found().map(|(port, _)| port).eq(1..=all));
         lane.wipe();

@@ -456,38 +456,32 @@ mod tests {
     #[test]
     fn made_up_packets_pass_the_filter() {
         let clearnet = ["2001:db8::10", "192.0.2.10"].map(|text| text.parse().unwrap());
+        // TCP without SYN, ports 0, destination 0: plain, then with an option or extension header.
+        fn part<A: Default>(bytes: u32) -> Part<A> {
+            Part {
+                destination: A::default(),
+                port: 0,
+                bytes,
+                flow: Some(false),
+            }
+        }
         for dscp in [Dscp::AF11, Dscp::of(0xff)] {
             let filter = Filter {
                 dscp,
                 clearnet: clearnet.into(),
             };
             let seen = made_up(&filter).map(|frame| {
-                filter.judge(&Arrived {
-                    bytes: &frame,
-                    whole: frame.len(),
-                })
+                let whole = frame.len();
+                let bytes = &frame;
+                filter.judge(&Arrived { bytes, whole })
             });
-            // TCP without SYN, ports 0, destination 0: plain, then with an option or extension
-            // header.
-            let of = |bytes| Part {
-                destination: 0,
-                port: 0,
-                bytes,
-                flow: Some(false),
-            };
-            let of_v6 = Part {
-                destination: 0,
-                port: 0,
-                bytes: 40 + 28,
-                flow: Some(false),
-            };
             let expected = [
-                Ok(Seen::V4(of(40))),
-                Ok(Seen::V6(of_v6)),
-                Ok(Seen::V4(of(44))),
-                Ok(Seen::V6(of_v6)),
+                Seen::V4(part(40)),
+                Seen::V6(part(40 + 28)),
+                Seen::V4(part(44)),
+                Seen::V6(part(40 + 28)),
             ];
-            assert_eq!(seen, expected);
+            assert_eq!(seen, expected.map(Ok));
         }
     }
 

@@ -148,17 +148,19 @@ mod tests {
     }
 
     fn counts(flows: u64) -> Counts {
-        Counts {
-            flows,
-            bytes: 1000 * flows,
-            packets: 10 + flows,
-        }
+        [flows, 1000 * flows, 10 + flows].into()
     }
 
     fn sum<const N: usize>(parts: [u64; N]) -> Counts {
-        let mut sum = Counts::default();
-        parts.into_iter().for_each(|flows| sum += counts(flows));
-        sum
+        parts.into_iter().map(counts).sum()
+    }
+
+    fn cell(number: u32) -> Cell {
+        Cell {
+            port: 443,
+            place: place(number),
+            version: Version::V4,
+        }
     }
 
     fn country(text: &str) -> Country {
@@ -198,10 +200,8 @@ mod tests {
         assert_eq!(spill.told(place), spilled().told(place));
         spill.absorb(&spilled(), PLACES);
         let twice = spill.told(place);
-        assert_eq!(
-            twice.ports,
-            [(443, sum([1, 2, 1, 2])), (u16::MAX, sum([4, 4]))]
-        );
+        let ports = [(443, sum([1, 2, 1, 2])), (u16::MAX, sum([4, 4]))];
+        assert_eq!(twice.ports, ports);
         assert_eq!(twice.systems[2], (12, sum([4, 4])));
         assert_eq!(twice.versions[0], (Version::V4, sum([1, 1])));
     }
@@ -213,12 +213,7 @@ mod tests {
         spill.carry(&told);
         assert_eq!(spill.told(place), told);
         spill.carry(&told);
-        let cell = Cell {
-            port: 443,
-            place: place(2),
-            version: Version::V4,
-        };
-        spill.carry_cell(cell, counts(16));
+        spill.carry_cell(cell(2), counts(16));
         let expected = Spilled {
             ports: vec![(443, sum([1, 2, 1, 2, 16])), (u16::MAX, sum([4, 4]))],
             systems: vec![(10, sum([1, 1])), (11, sum([2, 2])), (12, sum([4, 4, 16]))],
@@ -252,31 +247,18 @@ mod tests {
         // A ledger has systems and countries, but not which belong together.
         let mut carried = Spill::default();
         for (number, flows) in [(0, 1), (1, 0), (2, 0)] {
-            let cell = Cell {
-                port: 443,
-                place: place(number),
-                version: Version::V4,
-            };
-            carried.carry_cell(cell, counts(flows));
+            carried.carry_cell(cell(number), counts(flows));
         }
         assert!(has(&carried, 443, Version::V4, 0));
-        assert!(
-            !has(&carried, 443, Version::V4, 1),
-            "another system of the country"
-        );
-        assert!(
-            !has(&carried, 443, Version::V4, 2),
-            "another system and country"
-        );
+        // Another system of the country, and of another country.
+        assert!(!has(&carried, 443, Version::V4, 1));
+        assert!(!has(&carried, 443, Version::V4, 2));
         let elsewhere = Place {
             asn: place(0).asn,
             ..place(2)
         };
         let key = Key::new(443, Version::V4, 0);
-        assert!(
-            !carried.has(key, || elsewhere),
-            "another country of the system"
-        );
+        assert!(!carried.has(key, || elsewhere), "another country");
     }
 
     #[test]

@@ -90,7 +90,6 @@ fn rows(path: &Path) -> Vec<Row> {
     rows.collect()
 }
 
-/// The files of a directory with their content.
 fn listed(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(directory).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());

@@ -88,7 +88,6 @@ impl Stage {
         kept.ledger
     }
 
-    /// The answer of the server of metrics.
     fn get(&self, request: &str) -> String {
         self.site.monitor.http(9788, request).unwrap()
     }
@@ -102,7 +101,6 @@ impl Stage {
     }
 }
 
-/// Waits until this many packets are counted.
 fn wait_for(running: &RunningBox, packets: u64) -> BTreeMap<String, u64> {
     eventually("packets", || {
         let counters = running.counters().unwrap();

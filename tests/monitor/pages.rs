@@ -192,7 +192,6 @@ fn of_json(rows: &serde_json::Value) -> Numbers {
     rows.collect()
 }
 
-/// The fields of a CSV line.
 fn cells(line: &str) -> Vec<String> {
     let (mut cells, mut is_quoted) = (vec![String::new()], false);
     for c in line.chars() {

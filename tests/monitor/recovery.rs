@@ -67,7 +67,7 @@ impl Place {
 
     fn try_open(&self, disk: Disk, now: Now) -> Result<Opened, PeriodError> {
         let (settings, publish) = (self.settings.clone(), self.publish.clone());
-        Periods::open_on(disk, settings, publish, origin(), now)
+        Periods::open(disk, settings, publish, origin(), now)
     }
 
     fn open(&self, now: Now) -> Opened {
@@ -95,14 +95,12 @@ impl Place {
         rows.collect()
     }
 
-    /// The flows of a published file.
     fn flows(&self, name: &str) -> u64 {
         let total = &self.rows(name)[0];
         assert_eq!(total.dimension, Dimension::Total);
         total.counts.flows
     }
 
-    /// The flows of all published files.
     fn all_flows(&self) -> u64 {
         self.published().iter().map(|name| self.flows(name)).sum()
     }
@@ -265,7 +263,8 @@ fn refuses_a_name_with_a_path_and_a_seed_at_a_tap() {
         let mut origin = origin();
         origin.exit = exit.to_owned();
         let (settings, publish) = (place.settings.clone(), place.publish.clone());
-        let refused = Periods::open(settings, publish, origin, at(0)).unwrap_err();
+        let opened = Periods::open(Disk::default(), settings, publish, origin, at(0));
+        let refused = opened.unwrap_err();
         assert!(matches!(refused, PeriodError::Exit(_)), "{exit}: {refused}");
     }
     let mut seeded = Place::new();

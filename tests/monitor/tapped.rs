@@ -80,7 +80,6 @@ impl Rig {
     }
 }
 
-/// Receives this many packets.
 fn receive(tap: &mut Tap, count: usize) -> Vec<Vec<u8>> {
     let deadline = Instant::now() + PATIENCE;
     let mut packets = Vec::new();
@@ -98,7 +97,6 @@ fn receive(tap: &mut Tap, count: usize) -> Vec<Vec<u8>> {
     packets
 }
 
-/// Waits until the counters satisfy a condition.
 fn wait_for(tap: &Tap, what: &str, enough: impl Fn(&TapCounters) -> bool) -> TapCounters {
     eventually(what, || {
         let counters = tap.counters().unwrap();

@@ -33,7 +33,7 @@ const WATCH: i64 = 3600;
 
 /// Result of counting files.
 #[derive(Clone, Debug, Default)]
-pub struct Summary {
+pub(crate) struct Summary {
     files: usize,
     packets: u64,
     counted: Counts,
@@ -48,7 +48,7 @@ pub struct Summary {
 /// # Errors
 /// A file cannot be read or counted as it is, or a period cannot be written. Periods that were
 /// published before stay.
-pub(super) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, CaptureError> {
+pub(crate) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, CaptureError> {
     if let (Some(user), true) = (&settings.user, process::is_root()) {
         process::become_user(user)?;
     }

@@ -53,8 +53,8 @@ impl Asked {
     }
 }
 
-/// Counts until SIGTERM or SIGINT.
-pub(super) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureError> {
+/// Counts until SIGTERM or SIGINT; SIGUSR1 prints the counters.
+pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureError> {
     return_large_blocks();
     let service = Service::find();
     if let (Some(user), true) = (&settings.user, process::is_root()) {

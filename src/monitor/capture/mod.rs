@@ -1,54 +1,31 @@
 //! Wires the monitor: packet source, clock, notices, metrics, and the privileges that are dropped.
 
 mod books;
-mod files;
-mod live;
+pub(crate) mod files;
+pub(crate) mod live;
 mod metrics;
 
 use super::clock::Now;
 use super::filter::Filter;
 use super::ledger::Ledger;
-use super::period::{Notice, PeriodSettings, Periods};
+use super::period::{Disk, Notice, PeriodSettings, Periods};
 use super::places::Places;
 use super::publish::Origin;
 use super::settings::Settings;
 use jiff::Timestamp;
 use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use files::Summary;
-
-/// Where packets come from: a tap, or files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The NIC at a tap, by its name.
-    Interface(String),
-    /// Captured files, in any order.
-    Files(Vec<PathBuf>),
-}
-
 /// Why counting could not start, or ended: an error of another module, or a message. It is shown
 /// only, so its kinds are not distinguished.
-pub type CaptureError = Box<dyn Error + Send + Sync>;
+pub(crate) type CaptureError = Box<dyn Error + Send + Sync>;
 
 /// The error of a step that failed; `step` is a verb phrase.
 fn cannot(step: &'static str) -> impl Fn(io::Error) -> CaptureError {
     move |error| format!("cannot {step}: {error}").into()
-}
-
-/// Counts at a tap until SIGTERM or SIGINT, with SIGUSR1 printing the counters; or counts files and
-/// returns a summary.
-///
-/// # Errors
-/// The packet source or the period directory is not usable.
-pub fn run(settings: &Settings, source: &Source) -> Result<Option<Summary>, CaptureError> {
-    match source {
-        Source::Interface(interface) => live::run(settings, interface).map(|()| None),
-        Source::Files(files) => files::run(settings, files).map(Some),
-    }
 }
 
 /// The periods, and the running one's saved counts.
@@ -77,7 +54,9 @@ fn open_periods(
         directory: settings.directory.clone(),
         state: state.map(Path::to_owned),
     };
-    let (periods, before, notices) = Periods::open(period, settings.publish.clone(), origin, now)?;
+    let publish = settings.publish.clone();
+    let opened = Periods::open(Disk::default(), period, publish, origin, now)?;
+    let (periods, before, notices) = opened;
     Ok(Opened {
         periods,
         before,

@@ -1,7 +1,7 @@
 //! `exitmark-monitor capture`.
 
 use super::{faulty, misused, print, unmet};
-use crate::capture::{self, Source};
+use crate::capture::{files, live};
 use crate::settings::{Overrides, Settings};
 use exitmark_service::process;
 use std::net::IpAddr;
@@ -45,20 +45,16 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return faulty(arguments.config.as_deref(), &error),
     };
-    let source = match (arguments.pcap.as_slice(), &settings.interface) {
-        ([], Some(interface)) => Source::Interface(interface.clone()),
+    process::log_to_stderr();
+    let outcome = match (arguments.pcap.as_slice(), &settings.interface) {
         ([], None) => {
             return misused(
                 "no packets to count are named: give the tap's NIC with --interface or `interface` in \
                  the configuration, or captured files with --pcap",
             );
         }
-        (files, _) => Source::Files(files.to_vec()),
+        ([], Some(interface)) => live::run(&settings, interface).map(|()| ExitCode::SUCCESS),
+        (files, _) => files::run(&settings, files).map(|summary| print(&summary.to_string())),
     };
-    process::log_to_stderr();
-    match capture::run(&settings, &source) {
-        Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(summary)) => print(&summary.to_string()),
-        Err(error) => unmet(error),
-    }
+    outcome.unwrap_or_else(unmet)
 }

@@ -111,24 +111,11 @@ pub struct Periods {
 
 impl Periods {
     /// Continues from the state directory: publishes what is over and returns the running period's
-    /// counts.
+    /// counts. Only tests have another disk than the default.
     ///
     /// # Errors
     /// The settings are invalid, or the state directory cannot be used.
     pub fn open(
-        settings: PeriodSettings,
-        publish: PublishSettings,
-        origin: Origin,
-        now: Now,
-    ) -> Result<(Self, Option<Ledger>, Vec<Notice>), PeriodError> {
-        Self::open_on(Disk::default(), settings, publish, origin, now)
-    }
-
-    /// Like [`Periods::open`], on a [`Disk`] with a test's hook.
-    ///
-    /// # Errors
-    /// As [`Periods::open`].
-    pub fn open_on(
         disk: Disk,
         settings: PeriodSettings,
         publish: PublishSettings,

@@ -68,7 +68,6 @@ pub struct Places {
     described: Described,
 }
 
-/// A database that was read.
 struct Database {
     v4: Known<u32>,
     v6: Known<u128>,
@@ -191,7 +190,6 @@ impl Places {
         (self.v4.len(), self.v6.len())
     }
 
-    /// The place with this number.
     pub(super) fn numbered(&self, number: u32) -> Place {
         let place = self.places.get(number as usize);
         place.copied().unwrap_or(Place::UNKNOWN)

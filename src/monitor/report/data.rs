@@ -56,7 +56,6 @@ struct About<'a> {
     rows: Vec<Line<'a>>,
 }
 
-/// The dimension's name in files.
 fn name(dimension: Dimension) -> &'static str {
     match dimension {
         Dimension::Total => "total",

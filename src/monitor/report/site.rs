@@ -63,9 +63,10 @@ pub fn write(statistics: &Statistics, out: &Path) -> Result<Summary, ReportError
     let mut written = BTreeSet::new();
     let mut put = |name: String, text: &str| {
         let path = unfinished.path().join(&name);
-        fs::write(&path, text).map_err(|error| refused(&out.join(&name), &error))?;
         let readable = fs::Permissions::from_mode(0o644);
-        fs::set_permissions(&path, readable).map_err(|error| refused(&out.join(&name), &error))?;
+        fs::write(&path, text)
+            .and_then(|()| fs::set_permissions(&path, readable))
+            .map_err(|error| refused(&out.join(&name), &error))?;
         written.insert(name);
         Ok(())
     };

@@ -111,7 +111,6 @@ pub(super) fn country(country: Country) -> String {
     countries::name(country).map_or_else(|| country.to_string(), str::to_owned)
 }
 
-/// The name of the usual service of a port.
 pub(super) fn service(port: u16) -> Option<&'static str> {
     match port {
         0 => Some("no port"),

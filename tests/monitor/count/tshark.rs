@@ -13,14 +13,19 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+/// A command that prints fields of a capture's packets.
+fn tshark(path: &Path) -> Command {
+    let mut command = Command::new("tshark");
+    command.args(["-n", "-r"]).arg(path);
+    command.args(["-T", "fields", "-E", "separator=,"]);
+    command
+}
+
 /// Sums by port and IP version, as tshark reads the file.
 fn by_tshark(path: &Path) -> BTreeMap<(Version, u16), Counts> {
-    let output = Command::new("tshark")
-        .args(["-n", "-r"])
-        .arg(path)
+    let output = tshark(path)
         .args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"])
         .args(["-Y", "(ip.dsfield.dscp == 10 && ip.src == 192.0.2.10) || (ipv6.tclass.dscp == 10 && ipv6.src == 2001:db8:10::1)"])
-        .args(["-T", "fields", "-E", "separator=,"])
         .args(["-e", "ip.len", "-e", "ipv6.plen", "-e", "tcp.dstport", "-e", "udp.dstport"])
         .args(["-e", "tcp.flags.syn", "-e", "tcp.flags.ack"])
         .output()
@@ -86,10 +91,7 @@ type Said = (usize, usize, Option<u64>);
 
 /// Every packet as tshark reads it, and whether it read the file to its end.
 fn packets_by_tshark(path: &Path) -> (Vec<Said>, bool) {
-    let output = Command::new("tshark")
-        .args(["-n", "-r"])
-        .arg(path)
-        .args(["-T", "fields", "-E", "separator=,"])
+    let output = tshark(path)
         .args(["-e", "frame.cap_len", "-e", "frame.len"])
         .args(["-e", "frame.time_epoch"])
         .output()

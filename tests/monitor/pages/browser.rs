@@ -71,7 +71,6 @@ impl Browser {
         (out, err)
     }
 
-    /// Takes a screenshot of a page.
     fn picture(&self, page: &Path, name: &str, size: [u32; 2], scheme: &str) -> Picture {
         let path = pictures().join(format!("{name}.png"));
         let [width, height] = size;
@@ -110,7 +109,6 @@ fn site() -> &'static Path {
     })
 }
 
-/// A decoded PNG file.
 struct Picture {
     /// Width and height, in pixels.
     size: [u32; 2],
@@ -141,7 +139,6 @@ impl Picture {
         *colours.max_by_key(|(_, count)| **count).unwrap().0
     }
 
-    /// Number of pixels of a colour.
     fn of(&self, colour: [u8; 3]) -> usize {
         self.colours.get(&colour).copied().unwrap_or(0)
     }

@@ -95,7 +95,6 @@ impl Cluster {
         Some(cluster)
     }
 
-    /// Runs a shell line in a directory.
     fn sh(&self, line: &str, directory: &Path) -> Output {
         Command::new("sh")
             .args(["-ec", line])

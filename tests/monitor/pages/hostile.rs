@@ -8,7 +8,6 @@ use jiff::civil::date;
 use std::fs;
 use std::path::Path;
 
-/// The text of a valid file.
 fn good() -> String {
     made::text(&made::day("one", date(2026, 11, 5), 1 << 40))
 }
@@ -23,7 +22,6 @@ fn refusal(name: &str, bytes: &[u8]) -> String {
     said
 }
 
-/// The error from reading a file or directory.
 fn error_of(path: &Path) -> String {
     let read = report::read(&[path.to_owned()]);
     read.unwrap_err().to_string()

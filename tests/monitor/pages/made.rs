@@ -95,7 +95,6 @@ pub(super) fn about() -> About {
     }
 }
 
-/// An empty row of a day.
 pub(super) fn blank(exit: &str, day: Date) -> Row {
     let at = |date: Date| date.to_zoned(TimeZone::UTC).unwrap().timestamp();
     Row {
@@ -214,7 +213,6 @@ pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
     rows
 }
 
-/// Rows as text of a file.
 pub(super) fn text(rows: &[Row]) -> String {
     let lines = rows.iter();
     lines
@@ -222,7 +220,6 @@ pub(super) fn text(rows: &[Row]) -> String {
         .collect()
 }
 
-/// Writes a period file.
 pub(super) fn put(directory: &Path, name: &str, rows: &[Row]) -> PathBuf {
     let path = directory.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();

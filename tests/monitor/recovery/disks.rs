@@ -82,7 +82,6 @@ fn on_tmpfs(options: &'static str, test: impl FnOnce(&Path) + Send + 'static) {
     });
 }
 
-/// Fills a file system completely.
 fn fill(directory: &Path) -> std::path::PathBuf {
     let path = directory.join("filler");
     let mut file = fs::File::create(&path).unwrap();

@@ -148,12 +148,7 @@ pub(super) fn digest_of(path: &Path) -> io::Result<Option<String>> {
 
 /// A hash as 64 lower-case hexadecimal digits.
 pub(super) fn hex(hash: Sha256) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    for byte in hash.finalize() {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    format!("{:x}", hash.finalize())
 }
 
 /// Suffix of unfinished files.

@@ -107,9 +107,8 @@ fn tables(path: &Path, file: &Content) -> Result<(Known<u32>, Known<u128>), Plac
 
 /// Comments may contain anything; of addresses, only IPv6 ones have a colon.
 fn is_v6(line: &str) -> bool {
-    line.split(',')
-        .next()
-        .is_some_and(|first| first.contains(':'))
+    let (first, _) = line.split_once(',').unwrap_or((line, ""));
+    first.contains(':')
 }
 
 /// Finds the faulty line, which the parser does not report: the first line that fails on its own or
@@ -117,18 +116,12 @@ fn is_v6(line: &str) -> bool {
 fn first_bad_line(text: &str) -> Option<usize> {
     let (mut last_v4, mut last_v6) = ("", "");
     for (index, line) in text.lines().enumerate() {
-        let last = if is_v6(line) {
-            &mut last_v6
-        } else {
-            &mut last_v4
-        };
+        let is_v6 = is_v6(line);
+        let last = if is_v6 { &mut last_v6 } else { &mut last_v4 };
         let pair = format!("{last}\n{line}");
         let read = |text: &str| {
-            if is_v6(line) {
-                GeoipDb::new_from_legacy_format("", text, true)
-            } else {
-                GeoipDb::new_from_legacy_format(text, "", true)
-            }
+            let (v4, v6) = if is_v6 { ("", text) } else { (text, "") };
+            GeoipDb::new_from_legacy_format(v4, v6, true)
         };
         if read(&pair).is_err() {
             return Some(index + 1);

@@ -59,11 +59,6 @@ pub(super) fn describe(path: &Path, date: Option<Timestamp>, kind: &str, bytes: 
         || "of unknown date".to_owned(),
         |date| format!("{kind} {}", date.strftime("%F")),
     );
-    let digest = Sha256::digest(bytes);
-    let digest: String = digest
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{name}, {date}, sha256 {digest}")
+    let digest = format!("{:x}", Sha256::digest(bytes));
+    format!("{name}, {date}, sha256 {digest:.8}")
 }

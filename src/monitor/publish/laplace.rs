@@ -66,11 +66,7 @@ fn decays(part: u128, whole: u128, random: &mut impl Rng) -> bool {
 fn below(bound: u128, random: &mut impl Rng) -> u128 {
     // Rejection sampling with as many bits as the bound has.
     let bits = u128::BITS - (bound - 1).leading_zeros();
-    let mask = if bits == 0 {
-        0
-    } else {
-        u128::MAX >> (u128::BITS - bits)
-    };
+    let mask = u128::MAX.checked_shr(u128::BITS - bits).unwrap_or(0);
     loop {
         let low = u128::from(random.next_u64());
         // The upper half is drawn only if needed: the generator is the expensive part.

@@ -204,15 +204,11 @@ impl Values {
 /// How the numbers were made: distinct values over the periods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Method {
-    /// Versions of exitmark-monitor.
     pub monitors: Values,
     /// Databases of countries, with version and date.
     pub countries: Values,
-    /// Databases of autonomous systems.
     pub systems: Values,
-    /// Rows of a dimension at most.
     pub top: Values,
-    /// Flows that a row needs at least.
     pub threshold_flows: Values,
     /// Bin sizes, to whose multiples counts were rounded up.
     pub bins: Counts<Values>,
@@ -276,7 +272,6 @@ pub struct Sums {
 pub struct Part {
     /// The row of the total, which begins the part.
     pub total: Row,
-    /// The further columns of the total.
     pub about: About,
     /// The other rows, each with another key.
     pub rows: Vec<Row>,

@@ -289,27 +289,14 @@ fn counts_a_broken_capture_up_to_the_fault() {
 fn reads_a_long_block_and_refuses_an_endless_one() {
     let directory = tempfile::tempdir().unwrap();
     for (bytes, is_read) in [(1 << 20, true), (16 << 20, true), ((16 << 20) + 4, false)] {
-        let little = (u32::to_le_bytes as fn(u32) -> [u8; 4], 1, [1, 0]);
-        let big = (u32::to_be_bytes as fn(u32) -> [u8; 4], 0x0001_0000, [0, 1]);
-        for (order, version, ethernet) in [little, big] {
-            let section = [
-                0x0a0d_0d0a,
-                28,
-                0x1a2b_3c4d,
-                version,
-                u32::MAX,
-                u32::MAX,
-                28,
-            ];
-            let mut file: Vec<u8> = section.into_iter().flat_map(order).collect();
-            file.extend(order(1));
-            file.extend(order(bytes));
-            file.extend(ethernet);
-            // opt_endofopt.
-            file.resize(file.len() + bytes as usize - 14, 0);
-            file.extend(order(bytes));
+        for is_little in [true, false] {
+            // An Ethernet interface, and opt_endofopt up to the block's end.
+            let mut description = vec![0; bytes - 12];
+            description[usize::from(!is_little)] = 1;
+            let mut file = Written::new(is_little, &[]);
+            file.block(1, &description);
             let path = directory.path().join("long.pcapng");
-            fs::write(&path, &file).unwrap();
+            fs::write(&path, &file.bytes).unwrap();
             let mut counter = counter(1000);
             let read = Capture::open(&path)
                 .and_then(|mut capture| capture.count_until(ever(), &mut counter));

@@ -76,9 +76,7 @@ fn sets_aside_a_truncated_state() {
 fn sets_aside_an_invalid_state() {
     let with_digest = |text: &str| {
         use sha2::{Digest, Sha256};
-        let digest = Sha256::digest(text);
-        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{text}\n{digest}\n")
+        format!("{text}\n{:x}\n", Sha256::digest(text))
     };
     let (place, file) = saved();
     let text = fs::read_to_string(&file).unwrap();

@@ -178,11 +178,8 @@ impl Reader {
         let (_, start) = self.input.buffer();
         self.take(taken, 1, Passed::default());
         let (buffer, _) = self.input.buffer();
-        let record = timed.record;
-        let record = Record {
-            start: start + record.start,
-            ..record
-        };
+        let mut record = timed.record;
+        record.start += start;
         Ok(Some(Packet {
             bytes: record.bytes(buffer),
             whole: record.whole,

@@ -110,21 +110,15 @@ impl Books {
     }
 
     /// Adds up a batch; returns its table, emptied.
-    fn enter(&mut self, delivery: Delivery) -> Tally {
-        let Delivery {
-            mut counted,
-            watched,
-            tap,
-            ..
-        } = delivery;
-        self.tally.absorb(&mut counted);
-        self.tally
-            .note_lost(tap.lost().saturating_sub(self.tap.lost()));
-        self.tap = tap;
-        self.watched += watched;
+    fn enter(&mut self, mut delivery: Delivery) -> Tally {
+        self.tally.absorb(&mut delivery.counted);
+        let lost = delivery.tap.lost().saturating_sub(self.tap.lost());
+        self.tally.note_lost(lost);
+        self.tap = delivery.tap;
+        self.watched += delivery.watched;
         self.tally.note_watched(self.watched.as_secs());
         self.watched -= Duration::from_secs(self.watched.as_secs());
-        counted
+        delivery.counted
     }
 
     /// Warns if the NIC has got an address, or another interface that sends through it.
@@ -183,11 +177,7 @@ impl Books {
     }
 
     fn words(&self) -> String {
-        let Counts {
-            flows,
-            bytes,
-            packets,
-        } = self.counted();
+        let [flows, bytes, packets]: [u64; 3] = self.counted().into();
         let lost = self.tap.lost();
         format!("packets={packets} bytes={bytes} flows={flows} lost={lost}")
     }

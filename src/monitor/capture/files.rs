@@ -307,11 +307,7 @@ fn refused(capture: &Capture, what: impl fmt::Display) -> CaptureError {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts {
-            flows,
-            bytes,
-            packets,
-        } = self.counted;
+        let [flows, bytes, packets]: [u64; 3] = self.counted.into();
         writeln!(
             f,
             "{} packets in {} files; counted: {packets} packets, {bytes} bytes, {flows} connections",

@@ -43,21 +43,15 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn words(summary: &Summary, directory: &Path) -> String {
-    let Summary {
-        pages,
-        exits,
-        periods,
-        ..
-    } = summary;
     let count = |number: u64, name: &str| match number {
         1 => format!("1 {name}"),
         _ => format!("{number} {name}s"),
     };
     format!(
         "{} of {}: {}; open {}\n",
-        count(*periods, "period"),
-        count(*exits as u64, "exit"),
-        count(*pages as u64, "page"),
+        count(summary.periods, "period"),
+        count(summary.exits as u64, "exit"),
+        count(summary.pages as u64, "page"),
         directory.join("index.html").display()
     )
 }

@@ -9,7 +9,7 @@ mod copies;
 use super::filter::Arrived;
 use super::tally::Counter;
 use copies::Copies;
-use exitmark_pcap::{Link, Passed, ReadError, Reader, Record, Step, Stuck};
+use exitmark_pcap::{Link, Passed, ReadError, Reader, Record, Stuck};
 use jiff::Timestamp;
 use std::fmt;
 use std::fs::File;
@@ -204,11 +204,7 @@ impl Capture {
                 Ok(step) => step,
                 Err(stuck) => break Pause::Stuck(stuck),
             };
-            let Step {
-                packet,
-                taken: bytes,
-            } = step;
-            if let Some(packet) = packet {
+            if let Some(packet) = step.packet {
                 if let Some(time) = packet.time {
                     if !accepted.contains(&time) {
                         break Pause::Elsewhere(time);
@@ -219,10 +215,8 @@ impl Capture {
                     break Pause::Timeless;
                 }
                 read += 1;
-                let record = Record {
-                    start: at + packet.record.start,
-                    ..packet.record
-                };
+                let mut record = packet.record;
+                record.start += at;
                 match packet.link {
                     Link::Other(link) => passed = passed.and(link),
                     link => {
@@ -242,7 +236,7 @@ impl Capture {
                     }
                 }
             }
-            taken += bytes;
+            taken += step.taken;
         };
         let batch: [Arrived<'_>; BATCH] =
             std::array::from_fn(|index| arrived(records[index], buffer));

@@ -160,12 +160,10 @@ impl Periods {
         let name = Name::of(&closed.period, Some(digest));
         let name = closed.state.clone().unwrap_or(name);
         let Closed {
-            period,
-            ran,
-            ledger,
-            ..
-        } = &*closed;
-        if state.save(&self.disk, &name, period, *ran, ledger).is_ok() {
+            ran, ref ledger, ..
+        } = *closed;
+        let saved = state.save(&self.disk, &name, &closed.period, ran, ledger);
+        if saved.is_ok() {
             (closed.state, closed.is_saved) = (Some(name), true);
         }
     }

@@ -33,17 +33,13 @@ pub enum Key {
 impl Key {
     /// The row of a dimension that counts a cell.
     pub fn of(dimension: Dimension, cell: &Cell) -> Self {
-        let Cell {
-            port,
-            place,
-            version,
-        } = *cell;
+        let (port, place) = (cell.port, cell.place);
         match dimension {
             Dimension::Total => Self::Total,
             Dimension::Port => Self::Port(port),
             Dimension::System => Self::System(place.asn),
             Dimension::Country => Self::Country(place.country),
-            Dimension::IpVersion => Self::IpVersion(version),
+            Dimension::IpVersion => Self::IpVersion(cell.version),
             Dimension::Encryption => Self::Encryption(services::encryption(port)),
             Dimension::PortCountry => Self::PortCountry(port, place.country),
             Dimension::PortSystem => Self::PortSystem(port, place.asn),

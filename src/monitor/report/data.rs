@@ -85,10 +85,9 @@ impl<'a> Data<'a> {
         sums: &'a Sums,
         names: &'a BTreeMap<u32, String>,
     ) -> Self {
-        let span = span.slug();
         Self {
             exit,
-            span,
+            span: span.slug(),
             sums,
             names,
         }

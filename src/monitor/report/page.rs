@@ -110,12 +110,7 @@ pub(super) struct Subject<'a> {
 
 impl<'a> Page<'a> {
     pub(super) fn new(subject: Subject<'a>) -> Self {
-        let Subject {
-            statistics,
-            span,
-            sums,
-            ..
-        } = subject;
+        let (statistics, span, sums) = (subject.statistics, subject.span, subject.sums);
         let heading = words::span(span);
         let exits = statistics.exits();
         let exit = match (subject.exit, exits.as_slice()) {

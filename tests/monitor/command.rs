@@ -1,6 +1,6 @@
 //! Tier: any machine. The command line, from captured files to a page, and its exit status.
 
-use crate::count::written::Written;
+use crate::count::Written;
 use crate::says;
 use exitmark_lab::frames::tcp;
 use exitmark_monitor::row::{Dimension, Row};

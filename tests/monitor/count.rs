@@ -11,7 +11,7 @@ mod outsiders;
 mod parsed;
 mod table;
 mod tshark;
-pub(crate) mod written;
+mod written;
 
 use super::places::{CSV, load_bytes};
 use exitmark_lab::Random;
@@ -24,6 +24,7 @@ use exitmark_monitor::tally::Counter;
 use exitmark_policy::packet::{Dscp, Version};
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+pub(crate) use written::Written;
 
 const HOST: &str = "192.0.2.10:40000";
 const HOST_V6: &str = "[2001:db8:10::1]:40000";

@@ -60,9 +60,9 @@ fn day(exit: &str, date: Date, ports: &[(Option<u16>, u64)]) -> Vec<Row> {
     rows
 }
 
-/// Bytes by port in MiB, whether each is a lower bound, and `other`.
-fn ports(statistics: &Statistics, exit: Option<&str>, span: Span) -> (Vec<(u16, u64, bool)>, u64) {
-    let sums = statistics.sum(exit, span);
+/// Bytes of exit `one` by port in MiB, whether each is a lower bound, and `other`.
+fn ports(statistics: &Statistics, span: Span) -> (Vec<(u16, u64, bool)>, u64) {
+    let sums = statistics.sum(Some("one"), span);
     let table = sums.table(Dimension::Port);
     let rows = table.ranked().into_iter().map(|(key, entry)| {
         let bytes = entry.counts.bytes / MIB;
@@ -119,14 +119,10 @@ fn months_and_years_are_sums_of_days() {
 
     // On the first day port 80 may have been in `other`, so its sum is a lower bound; 443 was
     // shown.
-    assert_eq!(
-        ports(&statistics, Some("one"), Span::Everything),
-        (vec![(80, 21, true), (443, 18, false)], 2)
-    );
-    assert_eq!(
-        ports(&statistics, Some("one"), Span::Year(2028)),
-        (vec![(80, 21, false), (443, 11, false)], 0)
-    );
+    let all = (vec![(80, 21, true), (443, 18, false)], 2);
+    assert_eq!(ports(&statistics, Span::Everything), all);
+    let year = (vec![(80, 21, false), (443, 11, false)], 0);
+    assert_eq!(ports(&statistics, Span::Year(2028)), year);
 }
 
 #[test]

@@ -108,12 +108,8 @@ impl Place {
     /// Checks that this many files with these flows are published, and nothing else is kept.
     #[track_caller]
     fn has_published(&self, files: usize, flows: u64, what: &str) {
-        let published = self.published();
-        assert_eq!(
-            (published.len(), self.all_flows()),
-            (files, flows),
-            "{what}"
-        );
+        let published = (self.published().len(), self.all_flows());
+        assert_eq!(published, (files, flows), "{what}");
         assert_eq!(self.states(), [""; 0], "{what}");
     }
 }

@@ -253,10 +253,7 @@ mod tests {
             Err::<Link, _>(TapError::attach("tap0", std::io::Error::other("no")))
         });
         assert!(refused.is_err());
-        let calls = nic.calls.borrow();
-        assert_eq!(
-            calls[3..],
-            ["promiscuous false", "rx-gro-hw true", "rx-lro true"]
-        );
+        let restored = ["promiscuous false", "rx-gro-hw true", "rx-lro true"];
+        assert_eq!(nic.calls.borrow()[3..], restored);
     }
 }

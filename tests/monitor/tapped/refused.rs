@@ -125,14 +125,10 @@ fn a_nic_that_is_down_or_missing_is_refused() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     rig.monitor.ip("link set tap0 down").unwrap();
-    assert_eq!(
-        refusal(&rig, settings()),
-        "tap0 is down: run `ip link set dev tap0 up`"
-    );
-    assert_eq!(
-        refusal(&rig, named("tap1")),
-        "there is no network interface tap1 here; `ip link` lists the existing ones"
-    );
+    let down = "tap0 is down: run `ip link set dev tap0 up`";
+    assert_eq!(refusal(&rig, settings()), down);
+    let missing = "there is no network interface tap1 here; `ip link` lists the existing ones";
+    assert_eq!(refusal(&rig, named("tap1")), missing);
     // A dot in a name is escaped in sysctl keys.
     rig.monitor.ip("link set tap0 name tap.0 up").unwrap();
     rig.monitor.ip("addr add 192.0.2.77/24 dev tap.0").unwrap();
@@ -178,10 +174,8 @@ fn refuses_invalid_settings() {
     };
     let addresses = |count: u32| (1..=count).map(|number| std::net::Ipv4Addr::from(number).into());
     assert!(refusal(&rig, of(Vec::new())).starts_with("no clearnet address is configured"));
-    assert_eq!(
-        refusal(&rig, of(addresses(65).collect())),
-        "65 clearnet addresses of one IP version are too many: 64 are possible"
-    );
+    let expected = "65 clearnet addresses of one IP version are too many: 64 are possible";
+    assert_eq!(refusal(&rig, of(addresses(65).collect())), expected);
     rig.open_with(of(addresses(64).collect())).unwrap();
 }
 

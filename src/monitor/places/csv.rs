@@ -2,7 +2,7 @@
 
 use super::cover::{Address, Cover, MAX_RANGES, Refused};
 use super::file::Content;
-use super::{Database, Known, Names, PlacesError};
+use super::{Database, Known, PlacesError};
 use crate::cell::Country;
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -46,12 +46,7 @@ pub(super) fn read(path: &Path, file: &Content) -> Result<Database, PlacesError>
     if v4.countries.is_empty() && v6.countries.is_empty() {
         return Err(PlacesError::is_empty(path));
     }
-    Ok(Database {
-        v4,
-        v6,
-        names: Names::default(),
-        description: file.describe(path),
-    })
+    Ok(Database::new(v4, v6, file.describe(path)))
 }
 
 /// Reads the two files of a directory, one for each IP version.
@@ -66,16 +61,8 @@ pub(super) fn read_directory(directory: &Path) -> Result<Database, PlacesError> 
     if v6.countries.is_empty() {
         return Err(PlacesError::is_empty(&paths[1]));
     }
-    Ok(Database {
-        v4,
-        v6,
-        names: Names::default(),
-        description: format!(
-            "{}; {}",
-            v4_file.describe(&paths[0]),
-            v6_file.describe(&paths[1])
-        ),
-    })
+    let [of_v4, of_v6] = [v4_file.describe(&paths[0]), v6_file.describe(&paths[1])];
+    Ok(Database::new(v4, v6, format!("{of_v4}; {of_v6}")))
 }
 
 fn tables(path: &Path, file: &Content) -> Result<(Known<u32>, Known<u128>), PlacesError> {

@@ -1,7 +1,7 @@
 //! The database that is compiled in.
 
+use super::Database;
 use super::csv::known;
-use super::{Database, Names};
 use tor_geoip::GeoipDb;
 
 /// Version of the crate with the data, and the day on which the data was generated, from a text in
@@ -15,10 +15,6 @@ pub(super) fn read() -> Database {
     // The data is sorted and has countries only.
     let v4 = known(raw.ipv4_starts, raw.ipv4_ccs, raw.ipv4_asns);
     let v6 = known(raw.ipv6_starts, raw.ipv6_ccs, raw.ipv6_asns);
-    Database {
-        v4: v4.unwrap_or_default(),
-        v6: v6.unwrap_or_default(),
-        names: Names::default(),
-        description: format!("tor-geoip-db {VERSION} (IPFire Location), generated {DATE}"),
-    }
+    let description = format!("tor-geoip-db {VERSION} (IPFire Location), generated {DATE}");
+    Database::new(v4.unwrap_or_default(), v6.unwrap_or_default(), description)
 }

@@ -86,6 +86,16 @@ struct Known<A> {
 const MAX_PLACES: usize = 1 << 21;
 
 impl Database {
+    /// A database without names.
+    fn new(v4: Known<u32>, v6: Known<u128>, description: String) -> Self {
+        Self {
+            v4,
+            v6,
+            names: Names::default(),
+            description,
+        }
+    }
+
     fn knows_countries(&self) -> bool {
         self.v4.countries.is_any_known() || self.v6.countries.is_any_known()
     }

@@ -114,7 +114,9 @@ impl Reader {
             }
             number += 1;
             let row = parse(&line).map_err(|what| wrong(number, what))?;
-            self.sum(&row).map_err(|what| wrong(number, what))?;
+            let sum = self.everything.checked_add(row.counts);
+            let too_much = || wrong(number, "the sum of all rows is beyond 64 bits".to_owned());
+            self.everything = sum.ok_or_else(too_much)?;
             if let Some(about) = row.about.clone() {
                 if let Some(part) = part.take() {
                     self.part(&part).map_err(|what| wrong(number - 1, what))?;
@@ -154,13 +156,6 @@ impl Reader {
         };
         self.part(&part)
             .map_err(|what| ReportError::Line(path.to_owned(), number, what))
-    }
-
-    /// Refuses counts whose sum exceeds 64 bits.
-    fn sum(&mut self, row: &Row) -> Result<(), String> {
-        let sum = self.everything.checked_add(row.counts);
-        self.everything = sum.ok_or("the sum of all rows is beyond 64 bits")?;
-        Ok(())
     }
 
     /// Refuses a part that was read already.

@@ -354,12 +354,9 @@ impl Sums {
 
     /// Length of the periods, and how much of it was watched, in seconds.
     pub fn watched(&self) -> (u64, u64) {
-        self.days.values().fold((0, 0), |(seconds, watched), day| {
-            (
-                seconds.saturating_add(day.seconds),
-                watched.saturating_add(day.watched),
-            )
-        })
+        let mut all = Day::default();
+        self.days.values().for_each(|day| all.add(day));
+        (all.seconds, all.watched)
     }
 
     /// The table of a dimension; empty if it has no rows.

@@ -266,12 +266,8 @@ impl Tally {
     pub fn restore(&mut self, ledger: &Ledger) {
         let places = Arc::clone(&self.places);
         let known = places.all();
-        let number_of =
-            |(place, number): (&Place, usize)| Some((*place, u32::try_from(number).ok()?));
-        let foreign = known.len()..;
-        let all = known.iter().zip(0..);
-        let all = all.chain(self.foreign.iter().zip(foreign));
-        let mut numbers: HashMap<Place, u32> = all.filter_map(number_of).collect();
+        let all = known.iter().chain(&self.foreign).copied();
+        let mut numbers: HashMap<Place, u32> = all.zip(0..).collect();
         for (cell, counts) in &ledger.cells {
             let number = numbers.get(&cell.place).copied();
             // At most one new place for each cell.
@@ -343,13 +339,8 @@ impl Tally {
     }
 
     fn place(&self, number: u32) -> Place {
-        let places = &self.places;
-        let number = number as usize;
-        let foreign = number.checked_sub(places.all().len());
-        let place = match foreign {
-            None => places.all().get(number),
-            Some(index) => self.foreign.get(index),
-        };
+        let mut all = self.places.all().iter().chain(&self.foreign);
+        let place = all.nth(number as usize);
         place.copied().unwrap_or(Place::UNKNOWN)
     }
 

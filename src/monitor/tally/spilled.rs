@@ -258,7 +258,10 @@ mod tests {
             ..place(2)
         };
         let key = Key::new(443, Version::V4, 0);
-        assert!(!carried.has(key, || elsewhere), "another country");
+        assert!(
+            !carried.has(key, || elsewhere),
+            "another country of the system"
+        );
     }
 
     #[test]

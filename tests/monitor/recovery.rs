@@ -16,7 +16,7 @@ use crate::says;
 use exitmark_monitor::cell::Counts;
 use exitmark_monitor::clock::{Length, Now};
 use exitmark_monitor::ledger::Ledger;
-use exitmark_monitor::period::{Disk, Notice, PeriodError, PeriodSettings, Periods};
+use exitmark_monitor::period::{Disk, Notice, Opened, PeriodError, PeriodSettings, Periods};
 use exitmark_monitor::publish::PublishSettings;
 use exitmark_monitor::row::{Dimension, Row};
 use exitmark_policy::packet::Version;
@@ -113,8 +113,6 @@ impl Place {
         assert_eq!(self.states(), [""; 0], "{what}");
     }
 }
-
-type Opened = (Periods, Option<Ledger>, Vec<Notice>);
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).unwrap();

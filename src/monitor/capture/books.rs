@@ -2,9 +2,9 @@
 //! time, and updates the metrics. It may block on a disk; the counting thread never waits for it.
 
 use super::metrics::Shared;
-use super::{Opened, now, tell};
+use super::{now, tell};
 use crate::cell::Counts;
-use crate::period::Periods;
+use crate::period::{Opened, Periods};
 use crate::tally::Tally;
 use crate::tap::{self, TapCounters};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
@@ -54,20 +54,20 @@ pub(super) struct Books {
 
 impl Books {
     pub(super) fn new(
-        opened: Opened,
+        (periods, before, notices): Opened,
         mut tally: Tally,
         shared: Shared,
         started: Instant,
         interface: &str,
     ) -> Self {
-        tell(&opened.notices);
+        tell(&notices);
         let mut restored = Counts::default();
-        if let Some(ledger) = &opened.before {
+        if let Some(ledger) = &before {
             tally.restore(ledger);
             restored = all(&tally);
         }
         Self {
-            periods: opened.periods,
+            periods,
             tally,
             shared,
             started,

@@ -189,11 +189,12 @@ impl Reader<'_> {
         if let Some(earliest) = earliest {
             let now = Now::of_packet(earliest);
             let opened = open_periods(self.settings, &self.places, None, now)?;
-            tell(&opened.notices);
+            let (periods, _, notices) = opened;
+            tell(&notices);
             for (first, capture) in &begun {
-                first.map_or(Ok(()), |first| again(&opened.periods, capture, first))?;
+                first.map_or(Ok(()), |first| again(&periods, capture, first))?;
             }
-            self.periods = Some(opened.periods);
+            self.periods = Some(periods);
             self.seen = Some((earliest, earliest));
         }
         Ok(begun.into_iter().map(|(_, capture)| capture).collect())

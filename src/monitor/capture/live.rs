@@ -78,10 +78,11 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
             .serve(listener, || process::keep_or_say(NO_CAPABILITIES))
             .map_err(cannot("serve metrics"))?;
     }
+    let (periods, ..) = &opened;
     let ready = format!(
         "interface={interface} queues={} period={}",
         tap.queues(),
-        opened.periods.status().running
+        periods.status().running
     );
     let cells = settings.cells.min(CELLS);
     let [first, spare] = [(); 2].map(|()| Tally::of_a_turn(Arc::clone(&places), cells));

@@ -7,8 +7,7 @@ mod metrics;
 
 use super::clock::Now;
 use super::filter::Filter;
-use super::ledger::Ledger;
-use super::period::{Disk, Notice, PeriodSettings, Periods};
+use super::period::{Disk, Notice, Opened, PeriodSettings, Periods};
 use super::places::Places;
 use super::publish::Origin;
 use super::settings::Settings;
@@ -26,13 +25,6 @@ pub(crate) type CaptureError = Box<dyn Error + Send + Sync>;
 /// The error of a step that failed; `step` is a verb phrase.
 fn cannot(step: &'static str) -> impl Fn(io::Error) -> CaptureError {
     move |error| format!("cannot {step}: {error}").into()
-}
-
-/// The periods, and the running one's saved counts.
-struct Opened {
-    periods: Periods,
-    before: Option<Ledger>,
-    notices: Vec<Notice>,
 }
 
 fn open_periods(
@@ -56,12 +48,7 @@ fn open_periods(
     };
     let publish = settings.publish.clone();
     let opened = Periods::open(Disk::default(), period, publish, origin, now)?;
-    let (periods, before, notices) = opened;
-    Ok(Opened {
-        periods,
-        before,
-        notices,
-    })
+    Ok(opened)
 }
 
 fn filter(settings: &Settings) -> Filter {

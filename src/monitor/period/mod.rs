@@ -109,6 +109,9 @@ pub struct Periods {
     is_saved: bool,
 }
 
+/// The periods, the saved counts of the running one, and what opening them revealed.
+pub type Opened = (Periods, Option<Ledger>, Vec<Notice>);
+
 impl Periods {
     /// Continues from the state directory: publishes what is over and returns the running period's
     /// counts. Only tests have another disk than the default.
@@ -121,7 +124,7 @@ impl Periods {
         publish: PublishSettings,
         origin: Origin,
         now: Now,
-    ) -> Result<(Self, Option<Ledger>, Vec<Notice>), PeriodError> {
+    ) -> Result<Opened, PeriodError> {
         publish.check()?;
         if !is_exit_name(&origin.exit) {
             return Err(PeriodError::Exit(origin.exit));

@@ -13,8 +13,11 @@ use super::site::{INCOMING_MAC, TORNET_MAC};
 use exitmark_box::settings::{Settings, SettingsError};
 use exitmark_datapath::{IncomingLink, Links, Role};
 use exitmark_nic::NextHop;
+use exitmark_policy::Class::{
+    self, Exempt, Exit, Foreign, Host, Malformed, NonIp, Relay, Reply, Resolver,
+};
 use exitmark_policy::packet::MacAddr;
-use exitmark_policy::{Class, EndpointSet, Snapshot};
+use exitmark_policy::{EndpointSet, Snapshot};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,6 +33,33 @@ const WEB6: &str = "[2001:db8:51::7]:443";
 const RELAY4: &str = "198.18.0.1:9001";
 const RELAY6: &str = "[2001:db8:18::1]:9001";
 const RESOLVER: &str = "9.9.9.9";
+const DNS4: &str = "9.9.9.9:53";
+const EXEMPT4: &str = "203.0.113.99:80";
+/// Ports on which the host accepts connections.
+const SSH4: &str = "192.0.2.10:22";
+const ORPORT4: &str = "192.0.2.10:9001";
+const ORPORT6: &str = "[2001:db8:1::10]:9001";
+/// An address of the host that carries Tor traffic only, in some tables.
+const OR4: &str = "192.0.2.11:40000";
+const FOREIGN4: &str = "192.0.2.11:1";
+
+/// A segment of the host to the web server.
+fn web4() -> Frame {
+    tcp(HOST4, WEB4)
+}
+
+fn web6() -> Frame {
+    tcp(HOST6, WEB6)
+}
+
+/// A segment of the host to the relay.
+fn relay4() -> Frame {
+    tcp(HOST4, RELAY4)
+}
+
+fn relay6() -> Frame {
+    tcp(HOST6, RELAY6)
+}
 
 /// Cases that run one after the other with one configuration.
 pub struct Table {
@@ -96,7 +126,12 @@ fn mac(text: &str) -> MacAddr {
 }
 
 fn exit(name: &'static str, frame: Frame) -> Case {
-    remarked(name, Class::Exit, frame, MARK)
+    remarked(name, Exit, frame, MARK)
+}
+
+/// Leaves by the uplink without a mark, whichever it had.
+fn cleared(name: &'static str, class: Class, frame: Frame) -> Case {
+    remarked(name, class, frame, 0)
 }
 
 /// Leaves by the uplink with the DSCP of `tos` and the frame's own ECN bits.
@@ -122,14 +157,14 @@ fn untouched(name: &'static str, class: Class, before: Vec<u8>) -> Case {
     }
 }
 
-fn passed(name: &'static str, class: Class, frame: &Frame) -> Case {
+fn passed(name: &'static str, class: Class, frame: Frame) -> Case {
     untouched(name, class, frame.build())
 }
 
 fn steered(name: &'static str, frame: Frame) -> Case {
     Case {
         name,
-        class: Class::Relay,
+        class: Relay,
         egress: Role::Incoming,
         before: frame.build(),
         after: frame.macs(mac(TORNET_MAC), mac(INCOMING_MAC)).build(),
@@ -180,12 +215,12 @@ fn by_relay_set() -> Vec<Table> {
             name: "audit changes nothing",
             configuration: configuration("mode = \"audit\"", ADDRESSES, ""),
             cases: vec![
-                passed("exit", Class::Exit, &tcp(HOST4, WEB4)),
-                passed("relay", Class::Relay, &tcp(HOST4, RELAY4)),
+                passed("exit", Exit, web4()),
+                passed("relay", Relay, relay4()),
                 passed(
                     "marked UDP, not exit traffic",
-                    Class::Host,
-                    &udp(HOST6, WEB6).tos(MARK),
+                    Host,
+                    udp(HOST6, WEB6).tos(MARK),
                 ),
             ],
         },
@@ -193,15 +228,10 @@ fn by_relay_set() -> Vec<Table> {
             name: "strip leaves no mark on the uplink",
             configuration: configuration("", ADDRESSES, "[mark]\nat_uplink = \"strip\""),
             cases: vec![
-                passed("exit", Class::Exit, &tcp(HOST4, WEB4)),
-                remarked(
-                    "marked exit",
-                    Class::Exit,
-                    tcp(HOST6, WEB6).tos(MARK | 1),
-                    0,
-                ),
-                remarked("marked host", Class::Host, udp(HOST4, WEB4).tos(MARK), 0),
-                steered("relay", tcp(HOST4, RELAY4)),
+                passed("exit", Exit, web4()),
+                cleared("marked exit", Exit, web6().tos(MARK | 1)),
+                cleared("marked host", Host, udp(HOST4, WEB4).tos(MARK)),
+                steered("relay", relay4()),
             ],
         },
         Table {
@@ -211,14 +241,9 @@ fn by_relay_set() -> Vec<Table> {
                  [relays]\nextra = [\"{RELAY4}\"]"
             ),
             cases: vec![
-                passed("relay", Class::Relay, &tcp(HOST4, RELAY4)),
-                remarked(
-                    "marked relay",
-                    Class::Relay,
-                    tcp(HOST4, RELAY4).tos(MARK),
-                    0,
-                ),
-                exit("exit", tcp(HOST4, WEB4)),
+                passed("relay", Relay, relay4()),
+                cleared("marked relay", Relay, relay4().tos(MARK)),
+                exit("exit", web4()),
             ],
         },
         Table {
@@ -229,14 +254,10 @@ fn by_relay_set() -> Vec<Table> {
                 "[mark]\nprotocols = \"tcp+udp\"\ndscp = 46",
             ),
             cases: vec![
-                remarked("udp", Class::Exit, udp(HOST4, WEB4), 0xb8),
-                remarked("tcp", Class::Exit, tcp(HOST6, WEB6), 0xb8),
-                passed("icmp", Class::Host, &of_protocol(ICMP, HOST4, WEB4)),
-                passed(
-                    "udp to a relay's port",
-                    Class::Exit,
-                    &udp(HOST4, RELAY4).tos(0xb8),
-                ),
+                remarked("udp", Exit, udp(HOST4, WEB4), 0xb8),
+                remarked("tcp", Exit, web6(), 0xb8),
+                passed("icmp", Host, of_protocol(ICMP, HOST4, WEB4)),
+                passed("udp to a relay's port", Exit, udp(HOST4, RELAY4).tos(0xb8)),
             ],
         },
         Table {
@@ -264,8 +285,8 @@ fn classes() -> Table {
         name: "every class",
         configuration: configuration("", &host, ""),
         cases: vec![
-            exit("tcp over IPv4", tcp(HOST4, WEB4)),
-            exit("tcp over IPv6", tcp(HOST6, WEB6)),
+            exit("tcp over IPv4", web4()),
+            exit("tcp over IPv6", web6()),
             exit("from a prefix", tcp("192.0.2.79:5000", WEB4)),
             exit(
                 "a relay's address, another port",
@@ -279,61 +300,41 @@ fn classes() -> Table {
                 "an IPv6 relay's address, another port",
                 tcp(HOST6, "[2001:db8:18::1]:443"),
             ),
-            steered("a relay over IPv4", tcp(HOST4, RELAY4)),
-            steered("a relay over IPv6", tcp(HOST6, RELAY6)),
-            passed(
-                "udp to a relay's endpoint",
-                Class::Host,
-                &udp(HOST4, RELAY4),
-            ),
-            passed("dns over udp", Class::Resolver, &udp(HOST4, "9.9.9.9:53")),
-            passed("dns over tcp", Class::Resolver, &tcp(HOST4, "9.9.9.9:53")),
-            passed(
-                "dns over tls",
-                Class::Resolver,
-                &tcp(HOST6, "[2620:fe::fe]:853"),
-            ),
+            steered("a relay over IPv4", relay4()),
+            steered("a relay over IPv6", relay6()),
+            passed("udp to a relay's endpoint", Host, udp(HOST4, RELAY4)),
+            passed("dns over udp", Resolver, udp(HOST4, DNS4)),
+            passed("dns over tcp", Resolver, tcp(HOST4, DNS4)),
+            passed("dns over tls", Resolver, tcp(HOST6, "[2620:fe::fe]:853")),
             exit("a resolver's web page", tcp(HOST4, "9.9.9.9:443")),
             exit("another resolver", tcp(HOST4, "198.51.100.53:53")),
-            passed("answer of ssh", Class::Reply, &tcp("192.0.2.10:22", WEB4)),
+            passed("answer of ssh", Reply, tcp(SSH4, WEB4)),
             passed(
                 "answer of the own ORPort to a relay",
-                Class::Reply,
-                &tcp("192.0.2.10:9001", RELAY4),
+                Reply,
+                tcp(ORPORT4, RELAY4),
             ),
-            passed(
-                "answer of the own ORPort, IPv6",
-                Class::Reply,
-                &tcp("[2001:db8:1::10]:9001", WEB6),
-            ),
+            passed("answer of the own ORPort, IPv6", Reply, tcp(ORPORT6, WEB6)),
             exit(
                 "the ORPort's number at another address",
                 tcp("192.0.2.64:9001", WEB4),
             ),
-            passed(
-                "udp from a listener's port",
-                Class::Host,
-                &udp("192.0.2.10:22", WEB4),
-            ),
-            passed("exempt", Class::Exempt, &tcp(HOST4, "203.0.113.99:80")),
-            passed("exempt udp", Class::Exempt, &udp(HOST4, "203.0.113.99:123")),
-            passed("udp", Class::Host, &udp(HOST4, WEB4)),
-            passed("icmp", Class::Host, &of_protocol(ICMP, HOST4, WEB4)),
-            passed("icmpv6", Class::Host, &of_protocol(ICMPV6, HOST6, WEB6)),
-            passed(
-                "foreign source",
-                Class::Foreign,
-                &tcp("192.0.2.11:40000", WEB4),
-            ),
+            passed("udp from a listener's port", Host, udp(SSH4, WEB4)),
+            passed("exempt", Exempt, tcp(HOST4, EXEMPT4)),
+            passed("exempt udp", Exempt, udp(HOST4, "203.0.113.99:123")),
+            passed("udp", Host, udp(HOST4, WEB4)),
+            passed("icmp", Host, of_protocol(ICMP, HOST4, WEB4)),
+            passed("icmpv6", Host, of_protocol(ICMPV6, HOST6, WEB6)),
+            passed("foreign source", Foreign, tcp("192.0.2.11:40000", WEB4)),
             passed(
                 "foreign source to a relay",
-                Class::Foreign,
-                &tcp("192.0.2.80:40000", RELAY4),
+                Foreign,
+                tcp("192.0.2.80:40000", RELAY4),
             ),
             passed(
                 "foreign source, IPv6",
-                Class::Foreign,
-                &tcp("[2001:db8:1::11]:1", WEB6),
+                Foreign,
+                tcp("[2001:db8:1::11]:1", WEB6),
             ),
         ],
     }
@@ -345,85 +346,61 @@ fn marks() -> Table {
         name: "the mark means exit and nothing else",
         configuration: configuration("", &host, ""),
         cases: vec![
-            exit("ECN survives", tcp(HOST4, WEB4).tos(0b11)),
-            exit("ECN survives, IPv6", tcp(HOST6, WEB6).tos(0b01)),
-            exit(
-                "another DSCP is replaced",
-                tcp(HOST4, WEB4).tos(0xb8 | 0b10),
-            ),
-            exit("marked already", tcp(HOST6, WEB6).tos(MARK | 0b10)),
-            remarked(
-                "marked reply",
-                Class::Reply,
-                tcp("192.0.2.10:22", WEB4).tos(MARK | 1),
-                0,
-            ),
-            remarked(
-                "marked query",
-                Class::Resolver,
-                udp(HOST4, "9.9.9.9:53").tos(MARK),
-                0,
-            ),
-            remarked("marked udp", Class::Host, udp(HOST6, WEB6).tos(MARK | 2), 0),
-            remarked(
-                "marked foreign",
-                Class::Foreign,
-                tcp("192.0.2.11:1", WEB4).tos(MARK),
-                0,
-            ),
-            steered_and_cleared("marked relay", tcp(HOST4, RELAY4).tos(MARK)),
+            exit("ECN survives", web4().tos(0b11)),
+            exit("ECN survives, IPv6", web6().tos(0b01)),
+            exit("another DSCP is replaced", web4().tos(0xb8 | 0b10)),
+            exit("marked already", web6().tos(MARK | 2)),
+            cleared("marked reply", Reply, tcp(SSH4, WEB4).tos(MARK | 1)),
+            cleared("marked query", Resolver, udp(HOST4, DNS4).tos(MARK)),
+            cleared("marked udp", Host, udp(HOST6, WEB6).tos(MARK | 2)),
+            cleared("marked foreign", Foreign, tcp(FOREIGN4, WEB4).tos(MARK)),
+            steered_and_cleared("marked relay", relay4().tos(MARK)),
             passed(
                 "another DSCP on udp stays",
-                Class::Host,
-                &udp(HOST4, WEB4).tos(0xb8),
+                Host,
+                udp(HOST4, WEB4).tos(0xb8),
             ),
-            steered(
-                "another DSCP on relay traffic stays",
-                tcp(HOST6, RELAY6).tos(0xb9),
-            ),
+            steered("another DSCP on relay traffic stays", relay6().tos(0xb9)),
         ],
     }
 }
 
 fn shapes() -> Table {
     use extension::{DESTINATION, HOP_BY_HOP, ROUTING};
-    let plain = tcp(HOST4, WEB4).build();
+    let plain = web4().build();
     let with = |at: usize, byte: u8| {
         let mut frame = plain.clone();
         frame[at] = byte;
         frame
     };
-    let malformed = |name, frame: Vec<u8>| untouched(name, Class::Malformed, frame);
-    let non_ip = |name, frame: Vec<u8>| untouched(name, Class::NonIp, frame);
+    let malformed = |name, frame: Vec<u8>| untouched(name, Malformed, frame);
+    let non_ip = |name, frame: Vec<u8>| untouched(name, NonIp, frame);
     let ethertype = |high, low| {
         let mut frame = plain.clone();
         frame[12..14].copy_from_slice(&[high, low]);
         frame
     };
-    let chain = |count: usize| tcp(HOST6, WEB6).extensions(&vec![DESTINATION; count]);
+    let chain = |count: usize| web6().extensions(&vec![DESTINATION; count]);
     Table {
         name: "shapes of frames",
         configuration: configuration("", ADDRESSES, ""),
         cases: vec![
-            exit("one tag", tcp(HOST4, WEB4).tag(0x8100, 0xe064)),
-            exit(
-                "two tags",
-                tcp(HOST6, WEB6).tag(0x88a8, 0x3007).tag(0x8100, 0xe064),
-            ),
-            exit("IPv4 options", tcp(HOST4, WEB4).options(40)),
-            steered("IPv4 options to a relay", tcp(HOST4, RELAY4).options(4)),
-            exit("padding", tcp(HOST4, WEB4).payload(20).padding(6)),
-            exit("ports and nothing more", tcp(HOST4, WEB4).payload(4)),
+            exit("one tag", web4().tag(0x8100, 0xe064)),
+            exit("two tags", web6().tag(0x88a8, 0x3007).tag(0x8100, 0xe064)),
+            exit("IPv4 options", web4().options(40)),
+            steered("IPv4 options to a relay", relay4().options(4)),
+            exit("padding", web4().payload(20).padding(6)),
+            exit("ports and nothing more", web4().payload(4)),
             steered(
                 "extension headers",
-                tcp(HOST6, RELAY6).extensions(&[HOP_BY_HOP, ROUTING, DESTINATION]),
+                relay6().extensions(&[HOP_BY_HOP, ROUTING, DESTINATION]),
             ),
             exit("eight extension headers", chain(8)),
             malformed("nine extension headers", chain(9).build()),
-            malformed("cut ports", tcp(HOST4, WEB4).payload(3).build()),
+            malformed("cut ports", web4().payload(3).build()),
             malformed("IHL below 5", with(14, 0x44)),
             malformed("IHL beyond the packet", {
-                let mut f = tcp(HOST4, WEB4).payload(0).build();
+                let mut f = web4().payload(0).build();
                 f[14] = 0x4f;
                 f
             }),
@@ -435,9 +412,9 @@ fn shapes() -> Table {
                 f
             }),
             malformed("cut IPv4 header", plain[..33].to_vec()),
-            malformed("cut IPv6 header", tcp(HOST6, WEB6).build()[..53].to_vec()),
+            malformed("cut IPv6 header", web6().build()[..53].to_vec()),
             malformed("cut extension header", {
-                let mut f = tcp(HOST6, WEB6).extensions(&[ROUTING]).payload(0).build();
+                let mut f = web6().extensions(&[ROUTING]).payload(0).build();
                 f[55] = 200;
                 f
             }),
@@ -446,9 +423,7 @@ fn shapes() -> Table {
             non_ip("802.3 length", ethertype(0x00, 0x40)),
             non_ip(
                 "five tags",
-                (0..5)
-                    .fold(tcp(HOST4, WEB4), |frame, _| frame.tag(0x8100, 1))
-                    .build(),
+                (0..5).fold(web4(), |frame, _| frame.tag(0x8100, 1)).build(),
             ),
             non_ip("runt", plain[..13].to_vec()),
             non_ip("one byte", vec![0xff]),
@@ -464,49 +439,44 @@ fn ipv4_fragments() -> Table {
         cases: vec![
             passed(
                 "later one, first unseen",
-                Class::Host,
-                &tcp(HOST4, WEB4).fragment(7, 100, true),
+                Host,
+                web4().fragment(7, 100, true),
             ),
-            remarked(
+            cleared(
                 "marked, first unseen",
-                Class::Host,
-                tcp(HOST4, WEB4).fragment(7, 100, true).tos(MARK),
-                0,
+                Host,
+                web4().fragment(7, 100, true).tos(MARK),
             ),
-            exit("first of exit", tcp(HOST4, WEB4).fragment(7, 0, true)),
-            exit("later of exit", tcp(HOST4, WEB4).fragment(7, 100, true)),
-            exit("last of exit", tcp(HOST4, WEB4).fragment(7, 200, false)),
-            steered("first of relay", tcp(HOST4, RELAY4).fragment(7, 0, true)),
-            steered("last of relay", tcp(HOST4, RELAY4).fragment(7, 200, false)),
-            passed(
-                "another id",
-                Class::Host,
-                &tcp(HOST4, RELAY4).fragment(8, 200, false),
-            ),
+            exit("first of exit", web4().fragment(7, 0, true)),
+            exit("later of exit", web4().fragment(7, 100, true)),
+            exit("last of exit", web4().fragment(7, 200, false)),
+            steered("first of relay", relay4().fragment(7, 0, true)),
+            steered("last of relay", relay4().fragment(7, 200, false)),
+            passed("another id", Host, relay4().fragment(8, 200, false)),
             passed(
                 "first of a query",
-                Class::Resolver,
-                &udp(HOST4, "9.9.9.9:53").fragment(9, 0, true),
+                Resolver,
+                udp(HOST4, DNS4).fragment(9, 0, true),
             ),
             passed(
                 "last of a query",
-                Class::Resolver,
-                &udp(HOST4, "9.9.9.9:53").fragment(9, 9, false),
+                Resolver,
+                udp(HOST4, DNS4).fragment(9, 9, false),
             ),
             passed(
                 "icmp needs no ports",
-                Class::Host,
-                &of_protocol(ICMP, HOST4, WEB4).fragment(1, 9, true),
+                Host,
+                of_protocol(ICMP, HOST4, WEB4).fragment(1, 9, true),
             ),
             passed(
                 "foreign",
-                Class::Foreign,
-                &tcp("192.0.2.11:1", WEB4).fragment(7, 100, true),
+                Foreign,
+                tcp(FOREIGN4, WEB4).fragment(7, 100, true),
             ),
             untouched(
                 "first with cut ports",
-                Class::Malformed,
-                tcp(HOST4, WEB4).fragment(11, 0, true).payload(2).build(),
+                Malformed,
+                web4().fragment(11, 0, true).payload(2).build(),
             ),
         ],
     }
@@ -520,41 +490,30 @@ fn ipv6_fragments() -> Table {
         cases: vec![
             passed(
                 "later one, first unseen",
-                Class::Host,
-                &tcp(HOST6, RELAY6).fragment(70_000, 100, true),
+                Host,
+                relay6().fragment(70_000, 100, true),
             ),
-            steered(
-                "first of relay",
-                tcp(HOST6, RELAY6).fragment(70_000, 0, true),
-            ),
-            steered(
-                "later of relay",
-                tcp(HOST6, RELAY6).fragment(70_000, 100, false),
-            ),
+            steered("first of relay", relay6().fragment(70_000, 0, true)),
+            steered("later of relay", relay6().fragment(70_000, 100, false)),
             exit(
                 "first of exit behind options",
-                tcp(HOST6, WEB6)
-                    .extensions(&[DESTINATION])
-                    .fragment(3, 0, true),
+                web6().extensions(&[DESTINATION]).fragment(3, 0, true),
             ),
             exit(
                 "last of exit behind options",
-                tcp(HOST6, WEB6)
-                    .extensions(&[DESTINATION])
-                    .fragment(3, 50, false),
+                web6().extensions(&[DESTINATION]).fragment(3, 50, false),
             ),
-            exit("atomic fragment", tcp(HOST6, WEB6).fragment(4, 0, false)),
+            exit("atomic fragment", web6().fragment(4, 0, false)),
             passed(
                 "the atomic one is not remembered",
-                Class::Host,
-                &tcp(HOST6, WEB6).fragment(4, 50, false),
+                Host,
+                web6().fragment(4, 50, false),
             ),
         ],
     }
 }
 
 fn relay_addresses() -> Table {
-    const OR4: &str = "192.0.2.11:40000";
     let host = "addresses = [\"192.0.2.10\"]\nrelay_addresses = [\"192.0.2.11\", \"2001:db8:1::11\"]\n\
                 listeners = [9001]\nresolvers = [\"9.9.9.9\"]";
     Table {
@@ -564,15 +523,11 @@ fn relay_addresses() -> Table {
             steered("to a listed relay", tcp(OR4, RELAY4)),
             steered("to an unlisted relay", tcp(OR4, WEB4)),
             steered("over IPv6", tcp("[2001:db8:1::11]:40000", WEB6)),
-            passed(
-                "answer of the ORPort",
-                Class::Reply,
-                &tcp("192.0.2.11:9001", WEB4),
-            ),
-            passed("query", Class::Resolver, &udp(OR4, "9.9.9.9:53")),
-            passed("udp is not exit traffic", Class::Host, &udp(OR4, WEB4)),
-            exit("clearnet", tcp(HOST4, WEB4)),
-            steered("clearnet to a listed relay", tcp(HOST4, RELAY4)),
+            passed("answer of the ORPort", Reply, tcp("192.0.2.11:9001", WEB4)),
+            passed("query", Resolver, udp(OR4, DNS4)),
+            passed("udp is not exit traffic", Host, udp(OR4, WEB4)),
+            exit("clearnet", web4()),
+            steered("clearnet to a listed relay", relay4()),
         ],
     }
 }

@@ -1,11 +1,11 @@
 //! Tables for TCP segments that a remote host can make the Tor host send.
 
 use super::{
-    ADDRESSES, Case, HOST4, HOST6, MARK, RELAY4, RELAY6, RESOLVER, Table, WEB4, WEB6,
-    configuration, exit, passed, remarked, steered,
+    ADDRESSES, Case, DNS4, EXEMPT4, HOST4, HOST6, MARK, OR4, RELAY4, RELAY6, RESOLVER, SSH4, Table,
+    WEB4, WEB6, cleared, configuration, exit, passed, relay4, steered, web4, web6,
 };
 use crate::frames::{extension, tcp};
-use exitmark_policy::Class;
+use exitmark_policy::Class::{Exit, Host, Reply, Resolver};
 use exitmark_policy::packet::Tcp;
 
 const SYN: u8 = Tcp::SYN;
@@ -14,7 +14,6 @@ const ACK: u8 = Tcp::ACK;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const ECE_CWR: u8 = 0xc0;
-const OR4: &str = "192.0.2.11:40000";
 
 /// Every table.
 pub(super) fn tables() -> Vec<Table> {
@@ -23,16 +22,16 @@ pub(super) fn tables() -> Vec<Table> {
 
 fn refused(name: &'static str, source: &str, destination: &str) -> Case {
     let segment = tcp(source, destination).control(RST | ACK).sequence(0);
-    passed(name, Class::Host, &segment)
+    passed(name, Host, segment)
 }
 
 fn reset(name: &'static str, source: &str, destination: &str) -> Case {
-    passed(name, Class::Host, &tcp(source, destination).control(RST))
+    passed(name, Host, tcp(source, destination).control(RST))
 }
 
 fn accepted(name: &'static str, source: &str, destination: &str) -> Case {
     let segment = tcp(source, destination).control(SYN | ACK);
-    passed(name, Class::Reply, &segment)
+    passed(name, Reply, segment)
 }
 
 fn by_relay_set() -> Table {
@@ -54,8 +53,8 @@ fn by_relay_set() -> Table {
             reset("stray ACK of a relay", HOST4, RELAY4),
             passed(
                 "stray ACK with acknowledgment 0",
-                Class::Host,
-                &tcp(HOST4, WEB4).control(RST).sequence(0),
+                Host,
+                web4().control(RST).sequence(0),
             ),
             // A listening port that is not in host.listeners.
             accepted("unnamed listener", "192.0.2.10:8080", WEB4),
@@ -64,91 +63,75 @@ fn by_relay_set() -> Table {
             accepted("the same, IPv6", "[2001:db8:1::10]:8080", RELAY6),
             passed(
                 "SYN and ACK with ECN",
-                Class::Reply,
-                &tcp(HOST4, WEB4).control(SYN | ACK | ECE_CWR).sequence(0),
+                Reply,
+                web4().control(SYN | ACK | ECE_CWR).sequence(0),
             ),
-            passed(
-                "SYN, ACK and RST",
-                Class::Reply,
-                &tcp(HOST4, WEB4).control(SYN | ACK | RST),
-            ),
+            passed("SYN, ACK and RST", Reply, web4().control(SYN | ACK | RST)),
             passed(
                 "named listener that refuses",
-                Class::Reply,
-                &tcp("192.0.2.10:22", WEB4).control(RST | ACK).sequence(0),
+                Reply,
+                tcp(SSH4, WEB4).control(RST | ACK).sequence(0),
             ),
             passed(
                 "refusal by a resolver's client",
-                Class::Resolver,
-                &tcp(HOST4, "9.9.9.9:53").control(RST),
+                Resolver,
+                tcp(HOST4, DNS4).control(RST),
             ),
             passed(
                 "refusal to an exempt prefix",
-                Class::Host,
-                &tcp(HOST4, "203.0.113.99:80").control(RST),
+                Host,
+                tcp(HOST4, EXEMPT4).control(RST),
             ),
-            passed(
-                "RST and SYN without ACK",
-                Class::Host,
-                &tcp(HOST4, WEB4).control(RST | SYN),
-            ),
-            remarked(
-                "marked refusal",
-                Class::Host,
-                tcp(HOST4, WEB4).control(RST).tos(MARK | 0b10),
-                0,
-            ),
-            remarked(
+            passed("RST and SYN without ACK", Host, web4().control(RST | SYN)),
+            cleared("marked refusal", Host, web4().control(RST).tos(MARK | 2)),
+            cleared(
                 "marked SYN and ACK",
-                Class::Reply,
-                tcp(HOST6, WEB6).control(SYN | ACK).tos(MARK),
-                0,
+                Reply,
+                web6().control(SYN | ACK).tos(MARK),
             ),
             passed(
                 "refusal under tags",
-                Class::Host,
-                &tcp(HOST4, WEB4).control(RST).tag(0x8100, 0x64),
+                Host,
+                web4().control(RST).tag(0x8100, 0x64),
             ),
             passed(
                 "refusal behind IPv4 options",
-                Class::Host,
-                &tcp(HOST4, WEB4).options(40).control(RST),
+                Host,
+                web4().options(40).control(RST),
             ),
             passed(
                 "refusal behind extension headers",
-                Class::Host,
-                &tcp(HOST6, WEB6)
-                    .extensions(&[extension::HOP_BY_HOP])
-                    .control(RST),
+                Host,
+                web6().extensions(&[extension::HOP_BY_HOP]).control(RST),
             ),
             passed(
                 "first fragment of SYN and ACK",
-                Class::Reply,
-                &tcp(HOST4, WEB4).control(SYN | ACK).fragment(7, 0, true),
+                Reply,
+                web4().control(SYN | ACK).fragment(7, 0, true),
             ),
             passed(
                 "last fragment of SYN and ACK",
-                Class::Reply,
-                &tcp(HOST4, WEB4).fragment(7, 100, false),
+                Reply,
+                web4().fragment(7, 100, false),
             ),
             // Segments of the host's own connections.
-            exit("SYN", tcp(HOST4, WEB4).control(SYN).sequence(0)),
-            exit("SYN with ECN", tcp(HOST6, WEB6).control(SYN | ECE_CWR)),
-            steered("SYN to a relay", tcp(HOST4, RELAY4).control(SYN)),
-            exit("data", tcp(HOST4, WEB4).control(PSH | ACK).sequence(0)),
-            exit("end", tcp(HOST4, WEB4).control(FIN | ACK)),
-            exit("no control bits", tcp(HOST4, WEB4).control(0)),
-            exit("aborted", tcp(HOST4, WEB4).control(RST | ACK)),
-            exit("aborted, IPv6", tcp(HOST6, WEB6).control(RST | ACK)),
-            steered("aborted to a relay", tcp(HOST4, RELAY4).control(RST | ACK)),
+            exit("SYN", web4().control(SYN).sequence(0)),
+            exit("SYN with ECN", web6().control(SYN | ECE_CWR)),
+            steered("SYN to a relay", relay4().control(SYN)),
+            exit("data", web4().control(PSH | ACK).sequence(0)),
+            exit("end", web4().control(FIN | ACK)),
+            exit("no control bits", web4().control(0)),
+            exit("aborted", web4().control(RST | ACK)),
+            exit("aborted, IPv6", web6().control(RST | ACK)),
+            steered("aborted to a relay", relay4().control(RST | ACK)),
             exit(
                 "control bits cut off",
-                tcp(HOST4, WEB4).control(RST).payload(13).padding(20),
+                web4().control(RST).payload(13).padding(20),
             ),
             passed(
                 "nothing behind the control bits",
-                Class::Host,
-                &tcp(HOST4, WEB4).control(RST).payload(14),
+                Host,
+                web4().control(RST).payload(14),
             ),
         ],
     }
@@ -160,33 +143,22 @@ fn by_host_mark() -> Table {
         name: "answers to outsiders with the host's mark",
         configuration: configuration("classify_by = \"host-mark\"", ADDRESSES, ""),
         cases: vec![
-            remarked(
+            cleared(
                 "marked refusal",
-                Class::Host,
-                tcp(HOST4, WEB4).control(RST | ACK).sequence(0).tos(MARK),
-                0,
+                Host,
+                web4().control(RST | ACK).sequence(0).tos(MARK),
             ),
-            remarked(
-                "marked RST",
-                Class::Host,
-                tcp(HOST6, WEB6).control(RST).tos(MARK),
-                0,
-            ),
-            remarked(
+            cleared("marked RST", Host, web6().control(RST).tos(MARK)),
+            cleared(
                 "marked SYN and ACK",
-                Class::Reply,
-                tcp(HOST4, WEB4).control(SYN | ACK).tos(MARK),
-                0,
+                Reply,
+                web4().control(SYN | ACK).tos(MARK),
             ),
             refused("unmarked refusal", HOST4, WEB4),
             reset("unmarked RST", HOST6, WEB6),
             accepted("unmarked SYN and ACK", HOST4, WEB4),
-            passed(
-                "marked abort",
-                Class::Exit,
-                &tcp(HOST4, WEB4).control(RST | ACK).tos(MARK),
-            ),
-            steered("unmarked abort", tcp(HOST6, WEB6).control(RST | ACK)),
+            passed("marked abort", Exit, web4().control(RST | ACK).tos(MARK)),
+            steered("unmarked abort", web6().control(RST | ACK)),
         ],
     }
 }

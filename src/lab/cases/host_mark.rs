@@ -1,17 +1,16 @@
 //! Tables for a host that marks its exit traffic itself: `classify_by = "host-mark"`.
 
 use super::{
-    ADDRESSES, Case, HOST4, HOST6, ICMP, ICMPV6, MARK, RELAY4, RELAY6, RESOLVER, Table, WEB4, WEB6,
-    passed, remarked, steered, steered_and_cleared,
+    ADDRESSES, Case, DNS4, EXEMPT4, FOREIGN4, HOST4, HOST6, ICMP, ICMPV6, MARK, OR4, ORPORT4,
+    RELAY4, RESOLVER, SSH4, Table, WEB4, WEB6, cleared, exit, passed, relay4, relay6, steered,
+    steered_and_cleared, web4, web6,
 };
 use crate::frames::{Frame, extension, of_protocol, tcp, udp};
 use crate::site::TORNET_MAC;
-use exitmark_policy::Class;
+use exitmark_policy::Class::{Exempt, Exit, Foreign, Host, Relay, Reply, Resolver};
 
 /// The ToS byte of CS1, the host's mark where it differs from the box's.
 const CS1: u8 = 0x20;
-const EXEMPT: &str = "203.0.113.99:80";
-const OR4: &str = "192.0.2.11:40000";
 
 /// A configuration without a relay set. `top` is lines before the first table, `host` lines of
 /// `[host]`, `more` what follows.
@@ -24,12 +23,8 @@ fn configuration(top: &str, host: &str, more: &str) -> String {
 }
 
 /// Carries the right mark already, and leaves by the uplink unchanged.
-fn marked(name: &'static str, frame: &Frame) -> Case {
-    passed(name, Class::Exit, frame)
-}
-
-fn cleared(name: &'static str, class: Class, frame: Frame) -> Case {
-    remarked(name, class, frame, 0)
+fn marked(name: &'static str, frame: Frame) -> Case {
+    passed(name, Exit, frame)
 }
 
 /// Every table.
@@ -51,9 +46,9 @@ pub(super) fn tables() -> Vec<Table> {
                  [host]\ntos = 0x20\n{ADDRESSES}"
             ),
             cases: vec![
-                remarked("exit", Class::Exit, tcp(HOST4, WEB4).tos(CS1), MARK),
-                passed("relay", Class::Relay, &tcp(HOST4, WEB4)),
-                cleared("marked relay", Class::Relay, tcp(HOST4, WEB4).tos(MARK)),
+                exit("exit", web4().tos(CS1)),
+                passed("relay", Relay, web4()),
+                cleared("marked relay", Relay, web4().tos(MARK)),
             ],
         },
     ]
@@ -69,62 +64,59 @@ fn one_mark() -> Table {
         name: "the host's mark is the box's",
         configuration: configuration("", &host, ""),
         cases: vec![
-            marked("marked, IPv4", &tcp(HOST4, WEB4).tos(MARK)),
-            marked("marked, IPv6", &tcp(HOST6, WEB6).tos(MARK)),
-            marked("ECN may differ", &tcp(HOST4, WEB4).tos(MARK | 0b10)),
-            marked("ECN may differ, IPv6", &tcp(HOST6, WEB6).tos(MARK | 0b11)),
-            marked("any port", &tcp("192.0.2.79:1", RELAY4).tos(MARK)),
+            marked("marked, IPv4", web4().tos(MARK)),
+            marked("marked, IPv6", web6().tos(MARK)),
+            marked("ECN may differ", web4().tos(MARK | 2)),
+            marked("ECN may differ, IPv6", web6().tos(MARK | 0b11)),
+            marked("any port", tcp("192.0.2.79:1", RELAY4).tos(MARK)),
             marked(
                 "under tags",
-                &tcp(HOST4, WEB4)
-                    .tos(MARK)
-                    .tag(0x88a8, 0x3007)
-                    .tag(0x8100, 0xe064),
+                web4().tos(MARK).tag(0x88a8, 0x3007).tag(0x8100, 0xe064),
             ),
             marked(
                 "behind extension headers",
-                &tcp(HOST6, WEB6)
+                web6()
                     .tos(MARK)
                     .extensions(&[extension::HOP_BY_HOP, extension::ROUTING]),
             ),
-            steered("unmarked, IPv4", tcp(HOST4, WEB4)),
-            steered("unmarked, IPv6", tcp(HOST6, WEB6).tos(0b01)),
-            steered("another mark", tcp(HOST4, WEB4).tos(0xb8 | 0b10)),
-            steered("one bit off", tcp(HOST6, RELAY6).tos(MARK ^ 0b100)),
-            passed("udp", Class::Host, &udp(HOST4, WEB4)),
-            cleared("marked udp", Class::Host, udp(HOST4, WEB4).tos(MARK)),
+            steered("unmarked, IPv4", web4()),
+            steered("unmarked, IPv6", web6().tos(0b01)),
+            steered("another mark", web4().tos(0xb8 | 0b10)),
+            steered("one bit off", relay6().tos(MARK ^ 0b100)),
+            passed("udp", Host, udp(HOST4, WEB4)),
+            cleared("marked udp", Host, udp(HOST4, WEB4).tos(MARK)),
             cleared(
                 "answer to a marked ping",
-                Class::Host,
+                Host,
                 of_protocol(ICMP, HOST4, WEB4).tos(MARK),
             ),
             cleared(
                 "answer to a marked ping, IPv6",
-                Class::Host,
+                Host,
                 of_protocol(ICMPV6, HOST6, WEB6).tos(MARK | 0b01),
             ),
-            passed("exempt", Class::Exempt, &tcp(HOST4, EXEMPT)),
+            passed("exempt", Exempt, tcp(HOST4, EXEMPT4)),
             cleared(
                 "marked to an exempt prefix",
-                Class::Exempt,
-                tcp(HOST4, EXEMPT).tos(MARK),
+                Exempt,
+                tcp(HOST4, EXEMPT4).tos(MARK),
             ),
-            passed("query", Class::Resolver, &tcp(HOST4, "9.9.9.9:53")),
+            passed("query", Resolver, tcp(HOST4, DNS4)),
             cleared(
                 "marked query",
-                Class::Resolver,
+                Resolver,
                 tcp(HOST4, "9.9.9.9:853").tos(MARK | 0b11),
             ),
-            passed("answer of ssh", Class::Reply, &tcp("192.0.2.64:22", WEB4)),
+            passed("answer of ssh", Reply, tcp("192.0.2.64:22", WEB4)),
             cleared(
                 "marked answer of the ORPort",
-                Class::Reply,
-                tcp("192.0.2.10:9001", WEB4).tos(MARK),
+                Reply,
+                tcp(ORPORT4, WEB4).tos(MARK),
             ),
-            passed("foreign", Class::Foreign, &tcp("192.0.2.11:1", WEB4)),
+            passed("foreign", Foreign, tcp(FOREIGN4, WEB4)),
             cleared(
                 "marked foreign",
-                Class::Foreign,
+                Foreign,
                 tcp("[2001:db8:1::11]:1", WEB6).tos(MARK),
             ),
         ],
@@ -132,8 +124,7 @@ fn one_mark() -> Table {
 }
 
 fn fragments() -> Table {
-    let exit = || tcp(HOST4, WEB4).tos(CS1);
-    let relay = || tcp(HOST6, WEB6);
+    let marked = || web4().tos(CS1);
     let host = format!("dscp = \"cs1\"\n{ADDRESSES}");
     Table {
         name: "the host's mark on fragments",
@@ -141,32 +132,20 @@ fn fragments() -> Table {
         cases: vec![
             cleared(
                 "marked, first unseen",
-                Class::Host,
-                exit().fragment(7, 100, true),
+                Host,
+                marked().fragment(7, 100, true),
             ),
-            remarked(
-                "first of exit",
-                Class::Exit,
-                exit().fragment(7, 0, true),
-                MARK,
-            ),
-            remarked(
-                "later of exit",
-                Class::Exit,
-                exit().fragment(7, 100, true),
-                MARK,
-            ),
-            remarked(
+            exit("first of exit", marked().fragment(7, 0, true)),
+            exit("later of exit", marked().fragment(7, 100, true)),
+            exit(
                 "unmarked last of exit",
-                Class::Exit,
-                exit().tos(0b10).fragment(7, 200, false),
-                MARK,
+                marked().tos(0b10).fragment(7, 200, false),
             ),
-            steered("first of relay", relay().fragment(7, 0, true)),
-            steered("later of relay", relay().fragment(7, 100, true)),
+            steered("first of relay", web6().fragment(7, 0, true)),
+            steered("later of relay", web6().fragment(7, 100, true)),
             steered_and_cleared(
                 "marked last of relay",
-                relay().tos(CS1).fragment(7, 200, false),
+                web6().tos(CS1).fragment(7, 200, false),
             ),
         ],
     }
@@ -179,58 +158,38 @@ fn two_marks() -> Table {
         name: "the host's mark differs from the box's",
         configuration: configuration("", &host, ""),
         cases: vec![
-            remarked("exit", Class::Exit, tcp(HOST4, WEB4).tos(CS1 | 0b01), MARK),
-            remarked(
-                "exit, IPv6",
-                Class::Exit,
-                tcp(HOST6, WEB6).tos(CS1 | 0b10),
-                MARK,
-            ),
-            steered("relay", tcp(HOST4, WEB4)),
-            steered_and_cleared(
-                "the box's mark does not mean exit",
-                tcp(HOST4, WEB4).tos(MARK | 0b01),
-            ),
+            exit("exit", web4().tos(CS1 | 0b01)),
+            exit("exit, IPv6", web6().tos(CS1 | 0b10)),
+            steered("relay", web4()),
+            steered_and_cleared("the box's mark does not mean exit", web4().tos(MARK | 0b01)),
             cleared(
                 "reply with the host's mark",
-                Class::Reply,
-                tcp("192.0.2.10:22", WEB4).tos(CS1 | 0b11),
+                Reply,
+                tcp(SSH4, WEB4).tos(CS1 | 0b11),
             ),
             cleared(
                 "reply with the box's mark",
-                Class::Reply,
-                tcp("192.0.2.10:22", WEB4).tos(MARK),
+                Reply,
+                tcp(SSH4, WEB4).tos(MARK),
             ),
-            passed(
-                "reply with a third",
-                Class::Reply,
-                &tcp("192.0.2.10:22", WEB4).tos(0x48),
-            ),
+            passed("reply with a third", Reply, tcp(SSH4, WEB4).tos(0x48)),
             cleared(
                 "exempt with the host's mark",
-                Class::Exempt,
+                Exempt,
                 tcp(HOST4, "192.0.3.1:80").tos(CS1),
             ),
-            cleared(
-                "udp with the host's mark",
-                Class::Host,
-                udp(HOST6, WEB6).tos(CS1),
-            ),
-            cleared(
-                "udp with the box's mark",
-                Class::Host,
-                udp(HOST6, WEB6).tos(MARK),
-            ),
-            passed("udp with a third", Class::Host, &udp(HOST6, WEB6).tos(0x48)),
+            cleared("udp with the host's mark", Host, udp(HOST6, WEB6).tos(CS1)),
+            cleared("udp with the box's mark", Host, udp(HOST6, WEB6).tos(MARK)),
+            passed("udp with a third", Host, udp(HOST6, WEB6).tos(0x48)),
             cleared(
                 "foreign with the host's mark",
-                Class::Foreign,
-                tcp("192.0.2.11:1", WEB4).tos(CS1),
+                Foreign,
+                tcp(FOREIGN4, WEB4).tos(CS1),
             ),
             cleared(
                 "foreign with the box's mark",
-                Class::Foreign,
-                tcp("192.0.2.11:1", WEB4).tos(MARK),
+                Foreign,
+                tcp(FOREIGN4, WEB4).tos(MARK),
             ),
         ],
     }
@@ -249,17 +208,13 @@ fn strip(host: &str, mark: u8) -> Table {
         },
         configuration: configuration("", &host, "[mark]\nat_uplink = \"strip\""),
         cases: vec![
-            cleared("exit", Class::Exit, tcp(HOST4, WEB4).tos(mark)),
-            cleared("ECN survives", Class::Exit, tcp(HOST4, WEB4).tos(mark | 2)),
-            cleared("IPv6", Class::Exit, tcp(HOST6, WEB6).tos(mark | 1)),
-            steered("relay", tcp(HOST4, WEB4)),
-            steered("relay with a third mark", tcp(HOST4, WEB4).tos(0x48)),
-            cleared("udp", Class::Host, udp(HOST4, WEB4).tos(mark)),
-            cleared(
-                "udp with the box's mark",
-                Class::Host,
-                udp(HOST4, WEB4).tos(MARK),
-            ),
+            cleared("exit", Exit, web4().tos(mark)),
+            cleared("ECN survives", Exit, web4().tos(mark | 2)),
+            cleared("IPv6", Exit, web6().tos(mark | 1)),
+            steered("relay", web4()),
+            steered("relay with a third mark", web4().tos(0x48)),
+            cleared("udp", Host, udp(HOST4, WEB4).tos(mark)),
+            cleared("udp with the box's mark", Host, udp(HOST4, WEB4).tos(MARK)),
         ],
     }
 }
@@ -270,10 +225,10 @@ fn audit() -> Table {
         name: "the host's mark in an audit",
         configuration: configuration("mode = \"audit\"", &host, ""),
         cases: vec![
-            marked("exit", &tcp(HOST4, WEB4).tos(CS1)),
-            passed("relay", Class::Relay, &tcp(HOST6, WEB6)),
-            passed("marked relay", Class::Relay, &tcp(HOST6, WEB6).tos(MARK)),
-            passed("marked udp", Class::Host, &udp(HOST4, WEB4).tos(CS1)),
+            marked("exit", web4().tos(CS1)),
+            passed("relay", Relay, web6()),
+            passed("marked relay", Relay, web6().tos(MARK)),
+            passed("marked udp", Host, udp(HOST4, WEB4).tos(CS1)),
         ],
     }
 }
@@ -293,16 +248,16 @@ fn widened(protocols: &'static str) -> Table {
             &format!("[mark]\nprotocols = \"{protocols}\""),
         ),
         cases: vec![
-            remarked("udp", Class::Exit, udp(HOST4, WEB4).tos(CS1), MARK),
-            passed("unmarked udp", Class::Host, &udp(HOST4, WEB4)),
+            exit("udp", udp(HOST4, WEB4).tos(CS1)),
+            passed("unmarked udp", Host, udp(HOST4, WEB4)),
             if all {
-                remarked("icmp", Class::Exit, ping().tos(CS1), MARK)
+                exit("icmp", ping().tos(CS1))
             } else {
-                cleared("icmp", Class::Host, ping().tos(CS1))
+                cleared("icmp", Host, ping().tos(CS1))
             },
-            passed("unmarked icmp", Class::Host, &ping()),
-            remarked("tcp", Class::Exit, tcp(HOST6, WEB6).tos(CS1), MARK),
-            steered("unmarked tcp", tcp(HOST6, WEB6)),
+            passed("unmarked icmp", Host, ping()),
+            exit("tcp", web6().tos(CS1)),
+            steered("unmarked tcp", web6()),
         ],
     }
 }
@@ -321,27 +276,19 @@ fn relay_addresses() -> Table {
         cases: vec![
             steered("to a relay", tcp(OR4, RELAY4)),
             steered("to any address", tcp(OR4, WEB4)),
-            steered("before exempt prefixes", tcp(OR4, EXEMPT)),
-            steered_and_cleared("with a mark", tcp(OR4, WEB4).tos(MARK | 0b10)),
-            cleared(
-                "udp is not exit traffic",
-                Class::Host,
-                udp(OR4, WEB4).tos(MARK),
-            ),
-            passed("exempt udp", Class::Exempt, &udp(OR4, EXEMPT)),
-            passed(
-                "answer of the own ORPort",
-                Class::Reply,
-                &tcp("192.0.2.10:9001", WEB4),
-            ),
+            steered("before exempt prefixes", tcp(OR4, EXEMPT4)),
+            steered_and_cleared("with a mark", tcp(OR4, WEB4).tos(MARK | 2)),
+            cleared("udp is not exit traffic", Host, udp(OR4, WEB4).tos(MARK)),
+            passed("exempt udp", Exempt, udp(OR4, EXEMPT4)),
+            passed("answer of the own ORPort", Reply, tcp(ORPORT4, WEB4)),
             cleared(
                 "marked answer from a relay address",
-                Class::Reply,
+                Reply,
                 tcp("192.0.2.11:443", WEB4).tos(MARK),
             ),
-            marked("marked to a listed relay", &tcp(HOST4, RELAY4).tos(MARK)),
-            steered("unmarked to a listed relay", tcp(HOST4, RELAY4)),
-            passed("exempt", Class::Exempt, &tcp(HOST4, EXEMPT)),
+            marked("marked to a listed relay", relay4().tos(MARK)),
+            steered("unmarked to a listed relay", relay4()),
+            passed("exempt", Exempt, tcp(HOST4, EXEMPT4)),
         ],
     }
 }

@@ -1,28 +1,33 @@
 //! Tables for relay traffic that the next hop does not route.
 
 use super::{
-    ADDRESSES, HOST4, HOST6, MARK, RELAY4, RELAY6, Table, WEB4, WEB6, configuration, exit, passed,
-    remarked, steered, steered_and_cleared,
+    ADDRESSES, Case, HOST4, HOST6, MARK, RELAY4, RELAY6, Table, cleared, configuration, exit,
+    passed, relay4, relay6, steered, steered_and_cleared, web4, web6,
 };
-use crate::frames::{extension, tcp};
+use crate::frames::{Frame, extension, tcp};
 use crate::site::TORNET_MAC;
-use exitmark_policy::Class;
+use exitmark_policy::Class::Relay;
 
 /// Every table.
 pub(super) fn tables() -> Vec<Table> {
     vec![
         tagged(),
-        resolved(
-            "a next hop by its IPv4 address routes IPv4 alone",
-            "203.0.113.1",
-            false,
-        ),
-        resolved(
-            "a next hop by its IPv6 address routes IPv6 alone",
-            "2001:db8:3::1",
-            true,
-        ),
+        resolved("203.0.113.1", false),
+        resolved("2001:db8:3::1", true),
     ]
+}
+
+/// A relay frame that stays on the wire, unchanged.
+fn unsteered(name: &'static str, frame: Frame) -> Case {
+    passed(name, Relay, frame)
+}
+
+fn tagged4() -> Frame {
+    relay4().tag(0x8100, 0x0064)
+}
+
+fn tagged6() -> Frame {
+    relay6().tag(0x8100, 0x0064)
 }
 
 /// The next hop is in the untagged network, so no tagged frame is steered, not even of VLAN 0.
@@ -31,97 +36,60 @@ fn tagged() -> Table {
         name: "tagged relay frames are not steered",
         configuration: configuration("", ADDRESSES, ""),
         cases: vec![
-            passed(
-                "one tag",
-                Class::Relay,
-                &tcp(HOST4, RELAY4).tag(0x8100, 0x0064),
-            ),
-            passed(
-                "one tag, IPv6",
-                Class::Relay,
-                &tcp(HOST6, RELAY6).tag(0x8100, 0x0064),
-            ),
-            passed(
-                "two tags",
-                Class::Relay,
-                &tcp(HOST4, RELAY4).tag(0x88a8, 0x3007).tag(0x8100, 0x1064),
-            ),
-            passed(
-                "priority alone",
-                Class::Relay,
-                &tcp(HOST4, RELAY4).tag(0x8100, 0xe000),
-            ),
-            remarked(
-                "marked",
-                Class::Relay,
-                tcp(HOST4, RELAY4).tag(0x8100, 0x0064).tos(MARK | 0b10),
-                0,
-            ),
-            passed(
-                "behind IPv4 options",
-                Class::Relay,
-                &tcp(HOST4, RELAY4).tag(0x8100, 0x0064).options(8),
-            ),
-            passed(
+            unsteered("one tag", tagged4()),
+            unsteered("one tag, IPv6", tagged6()),
+            unsteered("two tags", relay4().tag(0x88a8, 0x3007).tag(0x8100, 0x1064)),
+            unsteered("priority alone", relay4().tag(0x8100, 0xe000)),
+            cleared("marked", Relay, tagged4().tos(MARK | 2)),
+            unsteered("behind IPv4 options", tagged4().options(8)),
+            unsteered(
                 "behind extension headers",
-                Class::Relay,
-                &tcp(HOST6, RELAY6)
-                    .tag(0x8100, 0x0064)
-                    .extensions(&[extension::ROUTING]),
+                tagged6().extensions(&[extension::ROUTING]),
             ),
-            passed(
+            unsteered(
                 "three tags",
-                Class::Relay,
-                &(0..3).fold(tcp(HOST4, RELAY4), |frame, _| frame.tag(0x8100, 7)),
+                (0..3).fold(relay4(), |frame, _| frame.tag(0x8100, 7)),
             ),
-            passed(
-                "first fragment",
-                Class::Relay,
-                &tcp(HOST4, RELAY4).tag(0x8100, 0x0064).fragment(7, 0, true),
-            ),
-            passed(
-                "last fragment",
-                Class::Relay,
-                &tcp(HOST4, RELAY4)
-                    .tag(0x8100, 0x0064)
-                    .fragment(7, 100, false),
-            ),
-            exit("exit", tcp(HOST4, WEB4).tag(0x8100, 0x0064)),
-            steered("no tag", tcp(HOST4, RELAY4)),
-            steered("no tag, IPv6", tcp(HOST6, RELAY6)),
+            unsteered("first fragment", tagged4().fragment(7, 0, true)),
+            unsteered("last fragment", tagged4().fragment(7, 100, false)),
+            exit("exit", web4().tag(0x8100, 0x0064)),
+            steered("no tag", relay4()),
+            steered("no tag, IPv6", relay6()),
         ],
     }
 }
 
-fn resolved(name: &'static str, next_hop: &str, is_v6: bool) -> Table {
+/// The next hop is given by its address, which is an IPv6 one if `is_v6`.
+fn resolved(next_hop: &str, is_v6: bool) -> Table {
     let (v4, v6) = ((HOST4, RELAY4), (HOST6, RELAY6));
     let ((from, to), (other, away)) = if is_v6 { (v6, v4) } else { (v4, v6) };
     Table {
-        name,
+        name: if is_v6 {
+            "a next hop by its IPv6 address routes IPv6 alone"
+        } else {
+            "a next hop by its IPv4 address routes IPv4 alone"
+        },
         configuration: configuration("", ADDRESSES, "").replace(TORNET_MAC, next_hop),
         cases: vec![
             steered("of its version", tcp(from, to)),
             steered_and_cleared("marked", tcp(from, to).tos(MARK | 1)),
-            passed("of the other version", Class::Relay, &tcp(other, away)),
-            remarked(
+            unsteered("of the other version", tcp(other, away)),
+            cleared(
                 "marked, of the other version",
-                Class::Relay,
+                Relay,
                 tcp(other, away).tos(MARK | 1),
-                1,
             ),
-            passed("tagged", Class::Relay, &tcp(from, to).tag(0x8100, 0x0064)),
-            passed(
+            unsteered("tagged", tcp(from, to).tag(0x8100, 0x0064)),
+            unsteered(
                 "first fragment of the other version",
-                Class::Relay,
-                &tcp(other, away).fragment(7, 0, true),
+                tcp(other, away).fragment(7, 0, true),
             ),
-            passed(
+            unsteered(
                 "last fragment of the other version",
-                Class::Relay,
-                &tcp(other, away).fragment(7, 100, false),
+                tcp(other, away).fragment(7, 100, false),
             ),
-            exit("exit", tcp(HOST4, WEB4)),
-            exit("exit, IPv6", tcp(HOST6, WEB6)),
+            exit("exit", web4()),
+            exit("exit, IPv6", web6()),
         ],
     }
 }

@@ -10,10 +10,11 @@ thread_local! {
     static ENGINE: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// Runs a test with every frame decided in user space, and with fast-path frames decided in the
-/// kernel: the result must be the same. Configurations that the test's thread writes have the
-/// engine.
+/// Runs a test of the tier *root* with every frame decided in user space, and with fast-path frames
+/// decided in the kernel: the result must be the same. Configurations that the test's thread writes
+/// have the engine.
 pub fn both_engines(test: impl Fn()) {
+    crate::needs_root!();
     for engine in ["af_xdp", "xdp"] {
         println!("engine {engine}");
         ENGINE.set(Some(engine));

@@ -1,7 +1,7 @@
 //! `exitmark explain` agrees with the running box on a capture.
 
 use crate::craft::{AF11, QINQ, VLAN, ethernet, exit, families, mac, noise, relay};
-use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, moved, needs_root};
+use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, moved};
 use crate::stacks::converse;
 use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, INCOMING_MAC, OR_PORT, Plan};
 use exitmark_lab::{Capture, CapturedFrame};
@@ -60,7 +60,6 @@ fn read(path: &Path) -> Vec<Vec<u8>> {
 
 #[test]
 fn explain_and_the_wire_agree_byte_for_byte() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::lively(Plan::default(), &Config::default());
         let site = &rig.site;

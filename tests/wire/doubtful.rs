@@ -4,7 +4,7 @@
 use crate::reload::{
     AUTHORITIES, Prober, REPLACED, Tor, Treatment, listing, relay, replace, servers,
 };
-use crate::rig::{Config, Rig, needs_root};
+use crate::rig::{Config, Rig, assert_says, needs_root};
 use exitmark_lab::site::Plan;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -19,10 +19,9 @@ fn a_reload_that_empties_the_relay_set_is_refused() {
     prober.expect(first, Treatment::Steered, "at the start");
 
     let text = fs::read_to_string(&rig.configuration).unwrap();
-    let consensus = text
-        .lines()
-        .find(|line| line.starts_with("consensus = "))
-        .unwrap();
+    let mut lines = text.lines();
+    let consensus = lines.find(|line| line.starts_with("consensus = "));
+    let consensus = consensus.unwrap();
     let extra = "extra = [\"203.0.113.201:9001\", \"203.0.113.202:9001\"]";
     fs::write(&rig.configuration, text.replace(consensus, extra)).unwrap();
     rig.running.signal(Signal::SIGHUP).unwrap();
@@ -64,20 +63,16 @@ fn a_narrow_margin_of_signatures_is_a_warning() {
     let warning = report.warnings.iter().find(|one| one.kind == "authorities");
     let warning = warning.unwrap_or_else(|| panic!("{:?}", report.warnings));
     assert!(!warning.is_alarm);
-    for words in [signed, "upgrade exitmark", "cached-microdesc-consensus"] {
-        assert!(warning.text.contains(words), "{}", warning.text);
-    }
+    let words = [signed, "upgrade exitmark", "cached-microdesc-consensus"];
+    assert_says(&warning.text, &words);
     for (count, value) in [("good", 2), ("needed", 2), ("unknown", 0), ("known", 3)] {
         let is_it = |line: &&str| {
             line.starts_with("exitmark_relay_document_signatures{")
                 && line.contains(&format!("count=\"{count}\""))
                 && line.ends_with(&format!(" {value}"))
         };
-        assert_eq!(
-            metrics.lines().filter(is_it).count(),
-            1,
-            "{count}:\n{metrics}"
-        );
+        let lines = metrics.lines().filter(is_it).count();
+        assert_eq!(lines, 1, "{count}:\n{metrics}");
     }
 
     // All three sign again.

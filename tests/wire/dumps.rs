@@ -3,14 +3,14 @@
 use crate::private::{Load, start};
 use crate::rig::{Config, Rig, Side, needs_root, wait_until};
 use exitmark_lab::Netns;
-use exitmark_lab::process::as_nobody;
+use exitmark_lab::process::{as_nobody, dumping_in};
 use exitmark_lab::site::Plan;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// The anonymous memory that a process shares with the kernel, by size, and whether core dumps omit
 /// it: `/proc/PID/smaps`.
@@ -22,12 +22,8 @@ fn shared_memory(pid: u32) -> Vec<(u64, bool)> {
         if line.contains(" rw-s ") {
             size = line.ends_with("/dev/zero (deleted)").then_some(0);
         } else if let (Some(bytes), Some(kilobytes)) = (&mut size, line.strip_prefix("Size:")) {
-            *bytes = kilobytes
-                .trim()
-                .trim_end_matches(" kB")
-                .parse::<u64>()
-                .unwrap()
-                << 10;
+            let kilobytes = kilobytes.trim().trim_end_matches(" kB");
+            *bytes = kilobytes.parse::<u64>().unwrap() << 10;
         } else if let (Some(bytes), Some(flags)) = (size, line.strip_prefix("VmFlags:")) {
             found.push((bytes, flags.split_whitespace().any(|flag| flag == "dd")));
             size = None;
@@ -68,14 +64,10 @@ fn no_other_process_of_its_user_can_read_the_memory_of_a_box() {
         }
         let memory = shared_memory(pid);
         println!("shared memory, and whether dumps omit it: {memory:?}");
-        assert!(
-            memory.iter().any(|(bytes, _)| *bytes > 1 << 20),
-            "no packet memory: {memory:?}"
-        );
-        assert!(
-            memory.iter().all(|(_, is_left_out)| *is_left_out),
-            "{memory:?}"
-        );
+        let has_packets = memory.iter().any(|(bytes, _)| *bytes > 1 << 20);
+        assert!(has_packets, "no packet memory: {memory:?}");
+        let is_left_out = memory.iter().all(|(_, is_left_out)| *is_left_out);
+        assert!(is_left_out, "{memory:?}");
     }
 }
 
@@ -89,24 +81,14 @@ fn a_box_that_crashes_leaves_no_core() {
         load.send();
         rig.counts("host_received", load.of(Side::Host));
         // Another process that is killed like this does leave a core.
-        let script = format!(
-            "ulimit -c unlimited && cd \"$1\" && kill -{} $$",
-            signal as i32
-        );
-        let victim = Command::new("sh")
-            .args(["-c", &script, "sh"])
-            .arg(rig.directory.path())
-            .status()
-            .unwrap();
+        let mut victim = dumping_in(rig.directory.path(), "sh");
+        victim.args(["-c", &format!("kill -{} $$", signal as i32)]);
+        let victim = victim.status().unwrap();
         assert_eq!(victim.signal(), Some(signal as i32));
-        match victim.core_dumped() {
-            true => {}
-            false => println!("this machine dumps no cores: core_pattern is {pattern}"),
+        if !victim.core_dumped() {
+            println!("this machine dumps no cores: core_pattern is {pattern}");
+            assert!(pattern.starts_with('|'), "{pattern}");
         }
-        assert!(
-            victim.core_dumped() || pattern.starts_with('|'),
-            "{pattern}"
-        );
         let files = || -> BTreeSet<_> {
             let entries = fs::read_dir(rig.directory.path()).unwrap();
             entries.map(|entry| entry.unwrap().file_name()).collect()

@@ -16,11 +16,13 @@ const WINDOW: usize = 128;
 /// `getconf CLK_TCK` on every Linux.
 const TICKS_PER_SECOND: u64 = 100;
 
+/// A kind of frame as sent, its receiver (an index of `eyes`), and the expected frame.
+type Kind = (Vec<u8>, usize, Vec<u8>);
+
 /// A stream of frames from one end that must arrive unchanged and in order at others.
 struct Stream {
     port: RawPort,
-    /// Each kind of frame as sent, its receiver (an index of `eyes`), and the expected frame.
-    kinds: Vec<(Vec<u8>, usize, Vec<u8>)>,
+    kinds: Vec<Kind>,
     sent: u32,
 }
 
@@ -50,7 +52,7 @@ impl Eye {
 }
 
 impl Stream {
-    fn new(port: RawPort, kinds: Vec<(Vec<u8>, usize, Vec<u8>)>) -> Self {
+    fn new(port: RawPort, kinds: Vec<Kind>) -> Self {
         let sent = 0;
         Self { port, kinds, sent }
     }
@@ -81,13 +83,14 @@ impl Stream {
 }
 
 /// Kinds that the host sends; the clearnet's eye is 0, the tornet's is 1.
-fn outbound_kinds() -> Vec<(Vec<u8>, usize, Vec<u8>)> {
+fn outbound_kinds() -> Vec<Kind> {
     let mut kinds = Vec::new();
-    for (family, bytes, tags) in [
+    let packets = [
         (0, 20, &[][..]),
         (1, 400, &[VLAN]),
         (0, 1400, &[QINQ, VLAN]),
-    ] {
+    ];
+    for (family, bytes, tags) in packets {
         let packet = exit(family, bytes);
         let marked = packet.clone().tos(AF11);
         kinds.push((packet.outbound(tags), 0, marked.outbound(tags)));
@@ -117,7 +120,6 @@ fn assert_arrived(what: &str, seen: &[CapturedFrame], expected: impl Iterator<It
 
 #[test]
 fn under_load_every_frame_arrives_once_and_in_order() {
-    needs_root!();
     both_engines(|| {
         const FRAMES: usize = 200_000;
         let rig = Rig::silent(Plan::default(), &Config::default());
@@ -314,9 +316,9 @@ fn frames_that_a_nic_rejects_are_counted_in_the_kernel() {
         }
         rig.counts(&name, before + more);
     };
-    rig.site.middle.ip("link set uplink0 down").unwrap();
+    rig.ip("link set uplink0 down");
     lost("tx_down", 100);
-    rig.site.middle.ip("link set uplink0 up").unwrap();
+    rig.ip("link set uplink0 up");
     rig.site.clearnet.ip("link set eth0 down").unwrap();
     // veth returns ENXIO if its peer does not poll.
     lost("tx_refused", 100);
@@ -358,11 +360,8 @@ fn ticks_used(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // Skip the name, which may contain anything; utime and stime are fields 14 and 15.
     let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let mut fields = fields
-        .split(' ')
-        .skip(11)
-        .map(|field| field.parse::<u64>().unwrap());
-    fields.next().unwrap() + fields.next().unwrap()
+    let times = fields.split(' ').skip(11).take(2);
+    times.map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
 fn ticks_while_idle(rig: &mut Rig, idle: Duration) -> u64 {
@@ -388,10 +387,7 @@ fn an_idle_box_uses_no_processor() {
     let idle = Duration::from_secs(2);
     let used = ticks_while_idle(&mut rig, idle);
     let ticks = idle.as_secs() * TICKS_PER_SECOND;
-    assert!(
-        used * 100 <= ticks,
-        "{used} of {ticks} ticks with no traffic"
-    );
+    assert!(used * 100 <= ticks, "{used} of {ticks} ticks");
     rig.stop();
 }
 
@@ -409,7 +405,7 @@ fn a_vanished_nic_affects_no_other_port() {
         eye.catch_up(0);
     };
     cross(1);
-    rig.site.middle.ip("link del incoming0").unwrap();
+    rig.ip("link del incoming0");
     (2..100).for_each(&mut cross);
     let used = ticks_while_idle(&mut rig, Duration::from_secs(1));
     assert!(used <= 5, "{used} of 100 ticks with no traffic");

@@ -3,7 +3,7 @@
 use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, segment,
 };
-use crate::rig::{Case, Config, Rig, Side, both_engines, needs_root};
+use crate::rig::{Case, Config, Rig, Side, both_engines};
 use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, Plan};
 
 const TAGGINGS: [(&str, &[(u16, u16)]); 5] = [
@@ -55,7 +55,6 @@ fn strange_frames(to: &str, from: &str) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn non_ip_frames_are_forwarded_unchanged_both_ways() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for (what, frame) in strange_frames(CLEARNET_MAC, HOST_MAC) {
@@ -85,7 +84,6 @@ fn relayed(what: &str, packet: &Packet, tags: &[(u16, u16)]) -> Case {
 
 #[test]
 fn exit_frames_are_marked_under_any_tags_and_relay_frames_steered_under_none() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -110,7 +108,6 @@ fn exit_frames_are_marked_under_any_tags_and_relay_frames_steered_under_none() {
 
 #[test]
 fn only_exit_frames_keep_the_mark() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         let mut case = |what: &str, sent: &Packet, tos: u8| {
@@ -144,7 +141,6 @@ fn only_exit_frames_keep_the_mark() {
 
 #[test]
 fn inbound_frames_are_not_changed() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -168,7 +164,6 @@ fn inbound_frames_are_not_changed() {
 
 #[test]
 fn later_fragments_follow_the_first() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -211,7 +206,6 @@ fn later_fragments_follow_the_first() {
 
 #[test]
 fn jumbo_frames_cross_in_several_buffers() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         let mut bytes_sent = 0;
@@ -251,7 +245,6 @@ fn jumbo_frames_cross_in_several_buffers() {
 
 #[test]
 fn audit_mode_changes_and_steers_no_frame() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -267,7 +260,6 @@ fn audit_mode_changes_and_steers_no_frame() {
 
 #[test]
 fn no_frame_leaves_marked_with_strip() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -286,7 +278,6 @@ fn no_frame_leaves_marked_with_strip() {
 
 #[test]
 fn full_frames_cross_at_every_size_where_buffers_change() {
-    needs_root!();
     both_engines(|| {
         // The largest MTU of a small buffer, of a linear frame in the driver, and of one buffer;
         // each with the next larger one.

@@ -3,7 +3,7 @@
 use crate::craft::{
     AF11, Packet, QINQ, UDP, VLAN, ethernet, exit, families, noise, relay, relay_answer, segment,
 };
-use crate::rig::{Case, Config, Rig, Side, UPLINK0_MAC, both_engines, needs_root};
+use crate::rig::{Case, Config, Rig, Side, UPLINK0_MAC, both_engines};
 use exitmark_lab::site::{
     BOX_V4, BOX_V6, CLEARNET_MAC, HOST_MAC, HOST_V4, INCOMING_MAC, Plan, TORNET_MAC,
 };
@@ -22,7 +22,6 @@ fn inbound(family: usize) -> Packet {
 
 #[test]
 fn incoming_forwards_only_frames_for_the_host() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -99,7 +98,6 @@ fn strangers() -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn broadcast_from_the_wire_never_reaches_incoming() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for to in [BROADCAST, "01:00:5e:00:00:01", "33:33:00:00:00:01"] {
@@ -125,7 +123,6 @@ fn broadcast_from_the_wire_never_reaches_incoming() {
 
 #[test]
 fn learns_the_host_mac_only_from_the_host() {
-    needs_root!();
     both_engines(|| {
         let unknown = |what| Case::new(what, Side::Tornet, inbound(0).incoming(&[]), None);
         let impostor = "02:66:66:66:66:66";
@@ -151,7 +148,6 @@ fn learns_the_host_mac_only_from_the_host() {
 
 #[test]
 fn a_configured_mac_is_never_replaced() {
-    needs_root!();
     both_engines(|| {
         let other = "02:66:66:66:66:66";
         let spoken = exit(1, 10).framed(CLEARNET_MAC, other, &[]);
@@ -171,7 +167,6 @@ fn a_configured_mac_is_never_replaced() {
 
 #[test]
 fn one_nic_can_be_uplink_and_incoming() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -221,7 +216,6 @@ fn one_nic_can_be_uplink_and_incoming() {
 
 #[test]
 fn without_incoming_no_frame_is_steered() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -247,7 +241,6 @@ fn without_incoming_no_frame_is_steered() {
 
 #[test]
 fn addresses_that_carry_tor_only_are_steered_and_reached() {
-    needs_root!();
     both_engines(|| {
         let address = [192, 0, 2, 11];
         let mut cases = Vec::new();

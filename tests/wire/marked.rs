@@ -1,7 +1,7 @@
 //! A host that marks its exit traffic itself: `classify_by = "host-mark"`, without a relay set.
 
 use crate::craft::{AF11, Packet, QINQ, UDP, VLAN, exit, families, noise, segment};
-use crate::rig::{Case, Config, Rig, both_engines, count, needs_root};
+use crate::rig::{Case, Config, Rig, both_engines, count};
 use crate::stacks::{
     TCP_FILTER, all_of, assert_none, connect, converse_bearing, counters, ping_with, tcp_at, tos,
 };
@@ -20,7 +20,6 @@ fn config(host: &str, more: &str) -> Config {
 
 #[test]
 fn tcp_with_the_hosts_mark_is_exit_and_all_other_tcp_is_relay() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -58,7 +57,6 @@ fn tcp_with_the_hosts_mark_is_exit_and_all_other_tcp_is_relay() {
 
 #[test]
 fn the_box_replaces_the_hosts_mark_by_its_own() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -90,7 +88,6 @@ fn the_box_replaces_the_hosts_mark_by_its_own() {
 
 #[test]
 fn neither_mark_leaves_with_strip() {
-    needs_root!();
     both_engines(|| {
         let mut cases = Vec::new();
         for family in [0, 1] {
@@ -119,11 +116,10 @@ fn neither_mark_leaves_with_strip() {
 /// ACK; and sockets that do not.
 #[test]
 fn tcp_of_a_patched_host_goes_by_the_mark_of_its_sockets() {
-    needs_root!();
     both_engines(|| {
         for (more, leaves) in [("", AF11), ("[mark]\nat_uplink = \"strip\"", 0)] {
             let rig = Rig::lively(Plan::default(), &config("", more));
-            let (host, clearnet, tornet) = (&rig.site.host, &rig.site.clearnet, &rig.site.tornet);
+            let [host, clearnet, tornet] = rig.ends();
             let (exits, relays) = (tcp_at(clearnet), tcp_at(tornet));
             for (_, server, relay) in families() {
                 converse_bearing(AF11, host, clearnet, server, 80, 300_000);
@@ -150,10 +146,9 @@ fn tcp_of_a_patched_host_goes_by_the_mark_of_its_sockets() {
 /// answers.
 #[test]
 fn answers_to_marked_pings_leave_unmarked() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::lively(Plan::default(), &config("", ""));
-        let (host, clearnet) = (&rig.site.host, &rig.site.clearnet);
+        let [host, clearnet, _] = rig.ends();
         let filter = "icmp[0] == 0 or icmp6[0] == 129";
         let before = Capture::start(host, "eth0", "out", filter).unwrap();
         let after = Capture::start(clearnet, "eth0", "in", filter).unwrap();
@@ -175,10 +170,9 @@ fn answers_to_marked_pings_leave_unmarked() {
 /// The kernel refuses a connection with the ToS of the SYN too.
 #[test]
 fn refusals_of_the_hosts_kernel_leave_unmarked_by_the_uplink() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::lively(Plan::default(), &config("", ""));
-        let (host, clearnet, tornet) = (&rig.site.host, &rig.site.clearnet, &rig.site.tornet);
+        let [host, clearnet, tornet] = rig.ends();
         let before = Capture::start(host, "eth0", "out", TCP_FILTER).unwrap();
         let (after, steered) = (tcp_at(clearnet), tcp_at(tornet));
         for address in [IpAddr::from(HOST_V4), HOST_V6.into()] {

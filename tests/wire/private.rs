@@ -5,14 +5,13 @@
 
 use crate::craft::{Packet, QINQ, TCP, UDP, VLAN, ethernet, noise, segment};
 use crate::needles::{Search, Who};
-use crate::reload::{AUTHORITIES, KEPT, REPLACED, Tor, listing, replace};
-use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, exitmark, needs_root, silent};
+use crate::reload::{AUTHORITIES, KEPT, REPLACED, Tor, listing, relay, replace};
+use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, exitmark, silent};
 use etherparse::Ipv4Header;
 use exitmark_lab::consensus::Order;
 use exitmark_lab::process::dumping_in;
 use exitmark_lab::site::{HOST_MAC, HOST_V4, HOST_V6, Plan};
 use exitmark_lab::{Netns, RawPort, contained};
-use exitmark_policy::Endpoint;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::sys::signal::Signal;
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -85,12 +84,8 @@ fn frames() -> Vec<(Side, Vec<u8>)> {
     let IpAddr::V4(asked) = Who::Exit.addresses()[0] else {
         unreachable!("the first is of IPv4");
     };
-    let question = [
-        &[0, 1, 8, 0, 6, 4, 0, 1][..],
-        &noise(5, 16),
-        &asked.octets(),
-    ]
-    .concat();
+    let head = [0, 1, 8, 0, 6, 4, 0, 1];
+    let question = [&head[..], &noise(5, 16), &asked.octets()].concat();
     let question = ethernet("ff:ff:ff:ff:ff:ff", HOST_MAC, &[], 0x0806, &question);
     frames.push((Side::Host, question));
     frames
@@ -131,10 +126,8 @@ impl Load {
 
 /// The output of `exitmark capture` with these arguments.
 fn captured(rig: &Rig, load: &Load, arguments: &[&str]) -> Vec<u8> {
-    let out = rig
-        .directory
-        .path()
-        .join(format!("capture{}.pcapng", arguments.len()));
+    let name = format!("capture{}.pcapng", arguments.len());
+    let out = rig.directory.path().join(name);
     let mut command = contained(EXITMARK);
     command
         .args(["capture", "--frames", "300", "--seconds", "20", "--out"])
@@ -162,11 +155,8 @@ fn confirmed(capture: &[u8]) -> usize {
             continue;
         };
         let mut at = 14;
-        while packet
-            .data
-            .get(at - 2..at)
-            .is_some_and(|kind| kind != [8, 0])
-        {
+        let is_tag = |kind: &[u8]| kind != [8, 0];
+        while packet.data.get(at - 2..at).is_some_and(is_tag) {
             at += 4;
         }
         let Some(header) = packet.data.get(at..at + 20) else {
@@ -221,19 +211,13 @@ fn with_maps<T: Send + 'static>(
         let mut done = Vec::new();
         while let Some(path) = paths.pop() {
             if path.is_dir() {
-                paths.extend(
-                    fs::read_dir(path)
-                        .unwrap()
-                        .map(|entry| entry.unwrap().path()),
-                );
+                let entries = fs::read_dir(path).unwrap();
+                paths.extend(entries.map(|entry| entry.unwrap().path()));
                 continue;
             }
             let name = path.file_name().unwrap().to_str().unwrap();
-            // Other pins are links and programs.
-            if !name.starts_with("link_")
-                && !name.starts_with("program_")
-                && !name.starts_with("watch_")
-            {
+            let others = ["link_", "program_", "watch_"];
+            if !others.iter().any(|other| name.starts_with(other)) {
                 done.push(each(name, MapHandle::from_pinned_path(&path).unwrap()));
             }
         }
@@ -255,18 +239,14 @@ fn falsify(middle: &Netns) {
 }
 
 fn listing_relays() -> Order {
-    let [v4, v6] = Who::Relay
-        .addresses()
-        .map(|address| Endpoint::new(address, 9001));
-    Order {
-        listed: vec![v4, v6],
-        ..listing(v4)
-    }
+    let [v4, v6] = Who::Relay.addresses().map(relay);
+    let mut order = listing(v4);
+    order.listed.push(v6);
+    order
 }
 
 #[test]
 fn no_output_or_state_contains_a_remote_address() {
-    needs_root!();
     let search = Search::new();
     both_engines(|| {
         let tor = Tor::with(&listing_relays());
@@ -293,12 +273,9 @@ fn no_output_or_state_contains_a_remote_address() {
         let good = fs::read(tor.consensus()).unwrap();
         let mut spoilt = good.clone();
         spoilt[good.len() / 3] ^= 1;
-        for (refused, document) in [&spoilt, &good[..good.len() / 2].to_vec()]
-            .into_iter()
-            .enumerate()
-        {
+        for (number, document) in (2..).zip([&spoilt[..], &good[..good.len() / 2]]) {
             replace(&tor.consensus(), document);
-            rig.said(KEPT, refused + 2..=refused + 2);
+            rig.said(KEPT, number..=number);
         }
         let mut other = listing_relays();
         other.relays += 10;

@@ -49,10 +49,8 @@ fn allowed(pid: u32, thread: &str, keeper: &[Capability]) -> u64 {
 fn check_threads(pid: u32, keeper: &[Capability]) {
     eventually("every thread has given it up", || {
         let threads = threads_of(pid).unwrap();
-        let excess = threads
-            .iter()
-            .find_map(|thread| excess(pid, thread, keeper));
-        match excess {
+        let mut excesses = threads.iter().map(|thread| excess(pid, thread, keeper));
+        match excesses.find_map(|excess| excess) {
             None if threads.len() > 5 => Ok(()),
             None => Err(format!("too few threads: {threads:?}")),
             Some(excess) => Err(excess),
@@ -106,10 +104,8 @@ fn root_can_become_another_user_and_the_box_goes_on() {
     let pid = rig.running.pid();
     check_threads(pid, &[]);
     for thread in threads_of(pid).unwrap() {
-        assert!(
-            thread["Uid"].starts_with("65534\t65534\t65534"),
-            "{thread:?}"
-        );
+        let is_nobody = thread["Uid"].starts_with("65534\t65534\t65534");
+        assert!(is_nobody, "{thread:?}");
     }
     passes(&rig.site, &Case::exit(0, 30));
     // A directory that this user can enter, with a configuration that it can read.
@@ -193,10 +189,8 @@ fn inside() {
     }
     // On other threads, too.
     let other = std::thread::spawn(|| nix::unistd::chroot("/"));
-    println!(
-        "another thread: {:?}",
-        other.join().unwrap().map_err(|e| Some(e as i32))
-    );
+    let error = other.join().unwrap().map_err(|e| Some(e as i32));
+    println!("another thread: {error:?}");
     println!("{} tried", tries.len() + 1);
 }
 

@@ -1,10 +1,12 @@
 //! Refused starts: their messages and exit status, and that they change nothing.
 
 use crate::leaks::pins;
-use crate::rig::{Case, Config, EXITMARK, Rig, detach, needs_root, passes, silent, wait_until};
+use crate::rig::{
+    Case, Config, EXITMARK, Rig, assert_says, detach, needs_root, passes, silent, wait_until,
+};
 use exitmark_datapath::Role;
 use exitmark_lab::process::{as_nobody, public_copy};
-use exitmark_lab::site::{CLEARNET_MAC, INCOMING_MAC, Plan, Site, TORNET_MAC, nic};
+use exitmark_lab::site::{CLEARNET_MAC, INCOMING_MAC, LastWords, Plan, Site, TORNET_MAC, nic};
 use exitmark_lab::{LabError, Netns};
 use std::path::Path;
 use std::process::Command;
@@ -23,9 +25,7 @@ fn is_refused_by(netns: &Netns, mut command: Command, file: &Path, status: i32, 
     let output = netns.output(command).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{said}");
-    for word in words {
-        assert!(said.contains(word), "no `{word}` in: {said}");
-    }
+    assert_says(&said, words);
     assert!(output.stdout.is_empty(), "the box reported ready");
     assert!(!said.contains("panicked"), "{said}");
 }
@@ -156,25 +156,17 @@ fn ports_with_different_queues_need_the_kernel_engine() {
         assert_eq!(pins(&site), Vec::<String>::new());
     }
     let rig = Rig::on(site, &Config::default().engine("xdp"));
-    assert!(
-        rig.running.ready.contains("workers=1"),
-        "{}",
-        rig.running.ready
-    );
-    let log = rig.running.log();
-    for nic in ["host0", "incoming0"] {
-        let words = format!("{nic} has 2 receive queues and 1 of them have a worker");
-        assert!(log.contains(&words), "{log}");
-    }
-    assert!(
-        log.contains("counted as no_user_space; `ethtool -L uplink0 rx 2`"),
-        "{log}"
-    );
+    assert_says(&rig.running.ready, &["workers=1"]);
+    let words = [
+        "host0 has 2 receive queues and 1 of them have a worker",
+        "incoming0 has 2 receive queues and 1 of them have a worker",
+        "counted as no_user_space; `ethtool -L uplink0 rx 2`",
+    ];
+    assert_says(&rig.running.log(), &words);
     passes(&rig.site, &Case::exit(0, 10));
     let status = rig.site.middle.command(EXITMARK, &["status", "--json"]);
-    let status = status.unwrap();
     let words = "host0 (host) has 2 receive queues and 1 of them have a worker";
-    assert!(status.contains(words), "{status}");
+    assert_says(&status.unwrap(), &[words]);
     rig.stop();
 }
 
@@ -206,21 +198,16 @@ fn a_link_local_address_is_a_warning_unless_the_port_is_incoming_too() {
     let ipv6 = "net/ipv6/conf/uplink0/disable_ipv6";
     site.middle.sysctl(ipv6, "0").unwrap();
     let rig = Rig::on(site, &Config::default());
-    let last = rig.running.stop().unwrap();
     let remedy = "`sysctl -w net.ipv6.conf.uplink0.disable_ipv6=1`";
-    assert!(last.log.contains(remedy), "{}", last.log);
+    assert_says(&rig.running.stop().unwrap().log, &[remedy]);
     // The uplink is the incoming port too, and the box may have an address on that network.
     detach(&rig.site);
     let address = "addr add 192.0.2.77/24 dev uplink0";
     rig.site.middle.ip(address).unwrap();
     let config = Config::default().incoming("uplink0", CLEARNET_MAC);
     let rig = Rig::on(rig.site, &config);
-    let last = rig.running.stop().unwrap();
-    assert!(
-        last.status.success() && !last.log.contains(remedy),
-        "{}",
-        last.log
-    );
+    let LastWords { status, log, .. } = rig.running.stop().unwrap();
+    assert!(status.success() && !log.contains(remedy), "{log}");
 }
 
 /// The VLAN offloads of a NIC, from `ethtool -k`, which a wire on a veth pair turns off.
@@ -273,9 +260,8 @@ fn detach_restores_nic_settings_without_pins() {
         wait_until("the programs are off", are_off, links);
     };
     let unmount = |site: &Site| {
-        site.middle
-            .command("umount", &["--lazy", "/run/bpf"])
-            .unwrap();
+        let words = ["--lazy", "/run/bpf"];
+        site.middle.command("umount", &words).unwrap();
     };
     mount(&site);
     let rig = Rig::on(site, &config);
@@ -288,7 +274,7 @@ fn detach_restores_nic_settings_without_pins() {
     // A running box is not detached.
     unmount(&rig.site);
     let refused = detach(&rig.site).unwrap_err().to_string();
-    assert!(refused.contains("an exitmark answers"), "{refused}");
+    assert_says(&refused, &["an exitmark answers"]);
     let site = rig.leave();
     programs_are_off(&site);
     assert_ne!(state(&site.middle), before);
@@ -315,8 +301,7 @@ fn detach_from_another_network_namespace_says_what_stays() {
     let site = Rig::silent(Plan::default(), &Config::default()).leave();
     let elsewhere = ["--net", EXITMARK, "detach"];
     let said = site.middle.command("unshare", &elsewhere).unwrap_err();
-    let said = said.to_string();
-    assert!(said.contains("another network namespace"), "{said}");
+    assert_says(&said.to_string(), &["another network namespace"]);
     let links = site.middle.ip("-details link show").unwrap();
     assert!(!links.contains("prog/xdp"), "{links}");
     assert!(links.contains("promiscuity 1"), "{links}");

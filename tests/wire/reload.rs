@@ -1,7 +1,7 @@
 //! Other relay sets: followed as tor replaces its files, at once and as a whole, or not at all.
 
-use crate::craft::{Packet, TCP, exit, families, segment};
-use crate::rig::{Config, PATIENCE, Rig, Side, both_engines, eventually, needs_root};
+use crate::craft::{AF11, Packet, TCP, exit, families, segment};
+use crate::rig::{Config, PATIENCE, Rig, Side, assert_says, both_engines, eventually, needs_root};
 use exitmark_lab::authorities::Authorities;
 use exitmark_lab::consensus::Order;
 use exitmark_lab::process::NOBODY;
@@ -126,12 +126,10 @@ impl<'a> Prober<'a> {
                 self.relays.push(packet.steered());
                 (&mut self.incoming, self.relays.len())
             }
-            Treatment::Marked => {
-                self.exits.push(packet.marked());
-                (&mut self.uplink, self.exits.len())
-            }
-            Treatment::Passed => {
-                self.exits.push(packet.outbound(&[]));
+            Treatment::Marked | Treatment::Passed => {
+                let is_marked = treatment == Treatment::Marked;
+                let tos = if is_marked { AF11 } else { 0 };
+                self.exits.push(packet.tos(tos).outbound(&[]));
                 (&mut self.uplink, self.exits.len())
             }
         };
@@ -150,7 +148,6 @@ impl<'a> Prober<'a> {
 
 #[test]
 fn a_new_file_changes_the_class_by_itself_and_a_bad_one_changes_nothing() {
-    needs_root!();
     both_engines(|| {
         use Treatment::{Marked, Steered};
         let [first, second] = servers();
@@ -212,7 +209,6 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) {
 
 #[test]
 fn who_has_left_is_remembered_over_a_restart_and_then_forgotten() {
-    needs_root!();
     both_engines(|| {
         use Treatment::{Marked, Steered};
         let [first, second] = servers();
@@ -242,7 +238,6 @@ fn who_has_left_is_remembered_over_a_restart_and_then_forgotten() {
 
 #[test]
 fn a_start_without_any_consensus_goes_on_with_the_set_of_the_last_time() {
-    needs_root!();
     both_engines(|| {
         let [first, _] = servers();
         let tor = Tor::with(&listing(relay(first)));
@@ -251,11 +246,8 @@ fn a_start_without_any_consensus_goes_on_with_the_set_of_the_last_time() {
         replace(&tor.consensus(), b"network-status-version 3 microdesc\n");
         rig.said(KEPT, 1..=1);
         let rig = rig.restart(&config);
-        assert!(
-            rig.running
-                .log()
-                .contains("continuing with the relay set of the previous run")
-        );
+        let words = "continuing with the relay set of the previous run";
+        assert_says(&rig.running.log(), &[words]);
         let mut prober = Prober::new(&rig);
         prober.expect(first, Treatment::Steered, "of the last time");
         prober.check();
@@ -266,7 +258,6 @@ fn a_start_without_any_consensus_goes_on_with_the_set_of_the_last_time() {
 /// The newest consensus passes its end by a day while the box runs.
 #[test]
 fn a_stale_set_lets_all_pass_or_goes_on() {
-    needs_root!();
     both_engines(|| {
         let [first, second] = servers();
         for (when_stale, to_relay, to_other) in [
@@ -330,7 +321,6 @@ fn a_signal_has_the_files_read_at_once() {
 /// is wholly of one set or the other.
 #[test]
 fn no_frame_is_lost_while_sets_change() {
-    needs_root!();
     both_engines(|| {
         let server = families()[0].1;
         let tor = Tor::with(&listing(Endpoint::new(server, 443)));
@@ -339,11 +329,8 @@ fn no_frame_is_lost_while_sets_change() {
         let port = rig.port(Side::Host);
         let (sets, per_set) = (20_usize, 50_usize);
         for set in 1..=sets {
-            let address = if set % 2 == 0 {
-                server
-            } else {
-                families()[0].2
-            };
+            let (_, _, elsewhere) = families()[0];
+            let address = if set % 2 == 0 { server } else { elsewhere };
             tor.publish(&listing(Endpoint::new(address, 443)));
             for number in 0..per_set {
                 port.send(&exit(0, number).outbound(&[])).unwrap();
@@ -361,10 +348,8 @@ fn no_frame_is_lost_while_sets_change() {
         rig.stop();
         let (uplink, incoming) = (uplink.finish().unwrap(), incoming.finish().unwrap());
         assert!(!uplink.is_empty() && !incoming.is_empty());
-        for (seen, wanted) in [
-            (uplink, exit(0, 0).marked()),
-            (incoming, exit(0, 0).steered()),
-        ] {
+        let (marked, steered) = (exit(0, 0).marked(), exit(0, 0).steered());
+        for (seen, wanted) in [(uplink, marked), (incoming, steered)] {
             for frame in seen {
                 // Same MACs and same ToS as all that leave this way.
                 assert_eq!(frame.bytes[..16], wanted[..16]);
@@ -445,13 +430,9 @@ fn catch(rig: &mut Rig, user: u32) -> Option<nix::unistd::Pid> {
 
 fn children(pid: u32) -> BTreeSet<i32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    threads
+    let lines: String = threads
         .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok())
-        .flat_map(|line| {
-            let numbers = line
-                .split_whitespace()
-                .map(|number| number.parse().unwrap());
-            numbers.collect::<Vec<i32>>()
-        })
-        .collect()
+        .collect();
+    let numbers = lines.split_whitespace();
+    numbers.map(|number| number.parse().unwrap()).collect()
 }

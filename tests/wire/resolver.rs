@@ -27,7 +27,6 @@ fn ask(rig: &Rig, servers: u8) {
 
 #[test]
 fn a_recursive_resolver_is_a_warning_and_a_finding() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::silent(Plan::default(), &sampled());
         ask(&rig, 100);

@@ -170,6 +170,14 @@ pub(crate) fn classifies(site: &Site, is_enforced: bool, when: &str) {
     }
 }
 
+/// Checks that a text contains all of these words.
+#[track_caller]
+pub(crate) fn assert_says(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "no `{word}` in: {text}");
+    }
+}
+
 /// The message with which a box with this configuration does not start.
 #[track_caller]
 pub(crate) fn refused(site: &Site, config: &Config) -> String {
@@ -227,6 +235,17 @@ impl Rig {
             directory,
             configuration,
         }
+    }
+
+    /// Runs `ip` in the box's namespace.
+    #[track_caller]
+    pub(crate) fn ip(&self, line: impl AsRef<str>) -> String {
+        self.site.middle.ip(line.as_ref()).unwrap()
+    }
+
+    /// The namespaces of the host, the clearnet and the tornet.
+    pub(crate) const fn ends(&self) -> [&Netns; 3] {
+        [&self.site.host, &self.site.clearnet, &self.site.tornet]
     }
 
     /// Stops the box, and starts it again with another configuration.
@@ -287,13 +306,10 @@ impl Rig {
                 self.wait_for(&case.what, |counters| *counters != before);
             }
             if let Some((side, frame)) = &case.arrives {
-                let index = *side as usize;
-                expected[index].push((&case.what, frame));
-                assert!(
-                    eyes[index].counts(expected[index].len()),
-                    "{} did not arrive at {side:?}",
-                    case.what
-                );
+                let (what, index) = (&case.what, *side as usize);
+                expected[index].push((what, frame));
+                let arrived = eyes[index].counts(expected[index].len());
+                assert!(arrived, "{what} did not arrive at {side:?}");
             }
         }
         let last = self.running.stop().unwrap();
@@ -314,11 +330,8 @@ impl Rig {
                     seen.bytes
                 );
             }
-            assert_eq!(
-                seen.len(),
-                expected.len(),
-                "frames at {side:?}: {seen:02x?}"
-            );
+            let (number, wanted) = (seen.len(), expected.len());
+            assert_eq!(number, wanted, "frames at {side:?}: {seen:02x?}");
         }
         assert_moved(&moved(&last), counters.as_ref());
     }

@@ -5,8 +5,8 @@ use crate::craft::{AF11, exit, relay};
 use crate::leaks::pins;
 use crate::reload::{Tor, listing};
 use crate::rig::{
-    Case, Config, EXITMARK, PATIENCE, Rig, Side, arrives, both_engines, eventually, exitmark,
-    moved, needs_root, port, silent, watch,
+    Case, Config, EXITMARK, PATIENCE, Rig, Side, arrives, assert_says, both_engines, eventually,
+    exitmark, moved, needs_root, port, silent, watch,
 };
 use exitmark_box::control::{Client, DEFAULT_SOCKET};
 use exitmark_box::observe::Report;
@@ -19,13 +19,27 @@ use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Checks that a command has ended with status 0; returns its standard output.
+#[track_caller]
+fn succeeds(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    text(&output.stdout)
+}
+
+/// Checks that a command has ended with this status, and with these words in its standard error.
+#[track_caller]
+fn fails(output: &Output, status: i32, words: &[&str]) {
+    assert_eq!(output.status.code(), Some(status), "{output:?}");
+    assert_says(&text(&output.stderr), words);
 }
 
 /// Stops the box, and checks that no system call was blocked that it needs.
@@ -126,10 +140,8 @@ fn notifies_the_service_manager_of_ready_watchdog_and_stopping() {
     let running = std::thread::scope(|scope| {
         let start = scope.spawn(|| RunningBox::start_by(&site.middle, command).unwrap());
         let first = manager.hear();
-        assert!(
-            first.starts_with("READY=1\nSTATUS=ready: engine="),
-            "{first}"
-        );
+        let begins = first.starts_with("READY=1\nSTATUS=ready: engine=");
+        assert!(begins, "{first}");
         // Frames are forwarded at once, in any state of the process.
         wire.crosses_as(AF11);
         start.join().unwrap()
@@ -139,12 +151,8 @@ fn notifies_the_service_manager_of_ready_watchdog_and_stopping() {
     }
     running.signal(Signal::SIGTERM).unwrap();
     let heard = manager.hear_until("STOPPING=1");
-    assert!(
-        heard[..heard.len() - 1]
-            .iter()
-            .all(|one| one == "WATCHDOG=1\n"),
-        "{heard:?}"
-    );
+    let mut before = heard[..heard.len() - 1].iter();
+    assert!(before.all(|one| one == "WATCHDOG=1\n"), "{heard:?}");
     let last = running.stop();
     // It may have ended already.
     if let Ok(last) = last {
@@ -166,7 +174,6 @@ fn notifies_the_service_manager_of_ready_watchdog_and_stopping() {
 
 #[test]
 fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
-    needs_root!();
     both_engines(|| {
         let config = Config::default().top("mode = \"audit\"");
         let rig = Rig::silent(Plan::default(), &config);
@@ -175,17 +182,14 @@ fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
         let reload = |by: &[&str]| exitmark(&rig.site, &[&["reload"], by].concat());
         wire.crosses_as(0);
         let counters = rig.running.counters().unwrap();
-        assert_eq!(
-            (counters.get("exit"), counters.get("marked")),
-            (Some(&1), None)
-        );
+        let counts = (counters.get("exit"), counters.get("marked"));
+        assert_eq!(counts, (Some(&1), None));
 
         let audit = fs::read_to_string(file).unwrap();
         let enforce = audit.replace("\"audit\"", "\"enforce\"");
         fs::write(file, &enforce).unwrap();
-        let output = reload(&["--config", file]);
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
-        assert_eq!(text(&output.stdout), "generation 2, changed:\n  mode\n");
+        let output = succeeds(&reload(&["--config", file]));
+        assert_eq!(output, "generation 2, changed:\n  mode\n");
         wire.crosses_as(AF11);
         let output = reload(&["--config", file]);
         assert_eq!(text(&output.stdout), "nothing changed: generation 2\n");
@@ -204,10 +208,7 @@ fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
         for (number, (text_of_file, words)) in (1..).zip(refused) {
             fs::write(file, text_of_file).unwrap();
             let output = reload(&[]);
-            assert_eq!(output.status.code(), Some(1), "{output:?}");
-            for word in words {
-                assert!(text(&output.stderr).contains(word), "{word}: {output:?}");
-            }
+            fails(&output, 1, words);
             assert!(output.stdout.is_empty());
             wire.crosses_as(AF11);
             let report = rig.status();
@@ -216,9 +217,7 @@ fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
         }
         // A broken configuration does not tell the client where the box is.
         fs::write(file, &broken).unwrap();
-        let output = reload(&["--config", file]);
-        assert_eq!(output.status.code(), Some(2), "{output:?}");
-        assert!(text(&output.stderr).contains("mark.dscp = 64"));
+        fails(&reload(&["--config", file]), 2, &["mark.dscp = 64"]);
         stop(rig.running);
     });
 }
@@ -233,23 +232,15 @@ fn a_reload_follows_other_relay_files() {
     let text_of_file = fs::read_to_string(file).unwrap();
     let [before, after] = [&one, &other].map(|tor| tor.consensus().display().to_string());
     fs::write(file, text_of_file.replace(&before, &after)).unwrap();
-    let output = exitmark(&rig.site, &["reload", "--config", file]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!(
-        text(&output.stdout),
-        "generation 2, changed:\n  relays.consensus\n"
-    );
+    let reload = || exitmark(&rig.site, &["reload", "--config", file]);
+    let output = succeeds(&reload());
+    assert_eq!(output, "generation 2, changed:\n  relays.consensus\n");
     arrives(&rig.site, &Case::relay(0, 60));
     // An unusable configuration is refused as a whole, with its reason.
     fs::write(other.consensus(), "").unwrap();
     let nothing = text_of_file.replace(&before, "/nosuch/consensus");
     fs::write(file, nothing).unwrap();
-    let output = exitmark(&rig.site, &["reload", "--config", file]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(
-        text(&output.stderr).contains("/nosuch/consensus"),
-        "{output:?}"
-    );
+    fails(&reload(), 1, &["/nosuch/consensus"]);
     arrives(&rig.site, &Case::relay(0, 60));
     stop(rig.running);
 }
@@ -260,27 +251,19 @@ fn status_is_correct_as_text_and_as_json() {
     let rig = Rig::silent(Plan::default(), &Config::default());
     let mut wire = Wire::of(&rig.site);
     wire.crosses_as(AF11);
-    let output = exitmark(&rig.site, &["status", "--json"]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let report: Report = serde_json::from_slice(&output.stdout).unwrap();
-    let of = |class: &str| {
-        report
-            .classes
-            .iter()
-            .find(|one| one.class == class)
-            .unwrap()
-            .frames
-    };
-    assert_eq!((of("exit"), of("relay"), report.frames.marked), (1, 0, 1));
+    let json = succeeds(&exitmark(&rig.site, &["status", "--json"]));
+    let report: Report = serde_json::from_str(&json).unwrap();
+    let of = |class: &str| report.classes.iter().find(|one| one.class == class);
+    let [exit, relay] = ["exit", "relay"].map(|class| of(class).unwrap().frames);
+    assert_eq!((exit, relay, report.frames.marked), (1, 0, 1));
     // The rig's relays are extras, which is a warning.
     let kinds: Vec<_> = report.warnings.iter().map(|one| &one.kind).collect();
     assert_eq!(kinds, ["configuration"]);
     // The JSON contains the whole report.
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(serde_json::to_value(&report).unwrap(), told);
-    let output = exitmark(&rig.site, &["status"]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(text(&output.stdout).starts_with("exitmark"), "{output:?}");
+    let output = succeeds(&exitmark(&rig.site, &["status"]));
+    assert!(output.starts_with("exitmark"), "{output}");
 
     let status_becomes = |status: i32, words: &str| {
         eventually(words, || {
@@ -321,7 +304,6 @@ fn answers_many_concurrent_clients() {
 
 #[test]
 fn a_capture_of_a_running_box_describes_the_outcome_of_each_frame() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::silent(Plan::default(), &Config::default());
         let port = rig.port(Side::Host);
@@ -339,10 +321,7 @@ fn a_capture_of_a_running_box_describes_the_outcome_of_each_frame() {
             }
         };
         assert!(status.success(), "{status}");
-        assert_eq!(
-            fs::metadata(&out).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&out).unwrap().mode() & 0o777, 0o600);
         let bytes = fs::read(&out).unwrap();
         let mut reader = PcapNgReader::new(&bytes[..]).unwrap();
         let mut comments = Vec::new();
@@ -356,12 +335,7 @@ fn a_capture_of_a_running_box_describes_the_outcome_of_each_frame() {
             }
         }
         println!("{}", comments[0]);
-        for word in ["exit", "relay"] {
-            assert!(
-                comments.iter().any(|comment| comment.contains(word)),
-                "{comments:?}"
-            );
-        }
+        assert_says(&comments.concat(), &["exit", "relay"]);
         stop(rig.running);
     });
 }
@@ -388,11 +362,7 @@ fn the_control_socket_belongs_to_one_box_and_ends_with_it() {
     let configuration = Config::default().more(own).write(other.path()).unwrap();
     let file = configuration.to_str().unwrap();
     let output = exitmark(&rig.site, &["run", "--config", file]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(
-        text(&output.stderr).contains("another exitmark answers at"),
-        "{output:?}"
-    );
+    fails(&output, 1, &["another exitmark answers at"]);
     assert_eq!(socket(&rig.site), Some(mine));
     assert_eq!(pins(&rig.site), ["exitmark"]);
     assert_eq!(exitmark(&rig.site, &["status"]).status.code(), Some(0));
@@ -403,11 +373,7 @@ fn the_control_socket_belongs_to_one_box_and_ends_with_it() {
     killed.ended().unwrap();
     assert_eq!(socket(&rig.site), Some(mine));
     let output = exitmark(&rig.site, &["status"]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(
-        text(&output.stderr).contains("no exitmark answers"),
-        "{output:?}"
-    );
+    fails(&output, 1, &["no exitmark answers"]);
     let next = Rig::on(rig.site, &Config::default());
     let its = socket(&next.site).unwrap();
     assert_ne!(its, mine);

@@ -2,7 +2,7 @@
 
 use crate::craft::{AF11, families, mac};
 use crate::rig::{
-    Config, Counters, PATIENCE, Rig, UPLINK0_MAC, both_engines, count, moved, needs_root,
+    Config, Counters, PATIENCE, Rig, UPLINK0_MAC, assert_says, both_engines, count, moved,
 };
 use exitmark_lab::site::{
     BOX_V4, BOX_V6, CLEARNET_MAC, FAR_END, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan,
@@ -151,15 +151,9 @@ pub(crate) fn assert_none(counters: &Counters, names: &[&str]) {
 
 #[test]
 fn tcp_of_the_host_is_marked_or_steered_by_its_destination() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::lively(Plan::default(), &Config::default());
-        let Site {
-            host,
-            clearnet,
-            tornet,
-            ..
-        } = &rig.site;
+        let [host, clearnet, tornet] = rig.ends();
         let (exits, relays) = (tcp_at(clearnet), tcp_at(tornet));
         for (_, server, relay) in families() {
             converse(host, clearnet, server, 80, 500_000);
@@ -182,16 +176,13 @@ fn tcp_of_the_host_is_marked_or_steered_by_its_destination() {
         assert_eq!(count(&counters, "relay"), relays.len() as u64);
         assert_eq!(count(&counters, "incoming_forwarded"), relays.len() as u64);
         assert!(count(&counters, "incoming_received") >= 2 * 500_000 / 1448);
-        assert_none(
-            &counters,
-            &["reply", "malformed", "cleared", "disagreement"],
-        );
+        let others = ["reply", "malformed", "cleared", "disagreement"];
+        assert_none(&counters, &others);
     });
 }
 
 #[test]
 fn tcp_to_a_listener_of_the_host_is_answered_unmarked() {
-    needs_root!();
     both_engines(|| {
         let config = Config::default().host("listeners = [22]");
         let rig = Rig::lively(Plan::default(), &config);
@@ -210,15 +201,9 @@ fn tcp_to_a_listener_of_the_host_is_answered_unmarked() {
 
 #[test]
 fn jumbo_tcp_both_ways() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::lively(JUMBO, &Config::default());
-        let Site {
-            host,
-            clearnet,
-            tornet,
-            ..
-        } = &rig.site;
+        let [host, clearnet, tornet] = rig.ends();
         let full = |netns| Capture::start(netns, FAR_END, "in", "greater 9014").unwrap();
         let long = [(clearnet, "exits"), (tornet, "relays"), (host, "answers")];
         let long = long.map(|(netns, what)| (full(netns), what));
@@ -237,10 +222,9 @@ fn jumbo_tcp_both_ways() {
 
 #[test]
 fn neighbours_are_resolved_and_pings_answered_through_the_wire() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::lively(Plan::default(), &Config::default());
-        let Site { host, clearnet, .. } = &rig.site;
+        let [host, clearnet, _] = rig.ends();
         for netns in [host, clearnet] {
             netns.ip("neigh flush all").unwrap();
         }
@@ -262,10 +246,7 @@ fn neighbours_are_resolved_and_pings_answered_through_the_wire() {
             (clearnet, "2001:db8:1::10", HOST_MAC),
         ] {
             let known = netns.ip(&format!("neigh show {address} dev eth0")).unwrap();
-            assert!(
-                known.contains(&format!("lladdr {mac}")),
-                "{address}: {known}"
-            );
+            assert_says(&known, &[&format!("lladdr {mac}")]);
         }
         let counters = counters(rig);
         assert!(count(&counters, "non_ip") > 0, "ARP went past the box");
@@ -277,28 +258,18 @@ fn neighbours_are_resolved_and_pings_answered_through_the_wire() {
 
 #[test]
 fn the_box_itself_answers_only_on_incoming() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::lively(Plan::default(), &Config::default());
-        let Site {
-            host,
-            clearnet,
-            tornet,
-            middle,
-        } = &rig.site;
+        let [host, clearnet, tornet] = rig.ends();
         tornet.ip("neigh flush all").unwrap();
         for address in [IpAddr::from(BOX_V4), BOX_V6.into()] {
             ping(tornet, address, 56).unwrap();
-            let known = tornet
-                .ip(&format!("neigh show {address} dev eth0"))
-                .unwrap();
-            assert!(known.contains(INCOMING_MAC), "{known}");
+            let known = tornet.ip(&format!("neigh show {address} dev eth0"));
+            assert_says(&known.unwrap(), &[INCOMING_MAC]);
         }
         // On the wire the box does not answer, not even for an address that it has on those NICs.
         for port in ["host0", "uplink0"] {
-            middle
-                .ip(&format!("addr add 192.0.2.77/24 dev {port}"))
-                .unwrap();
+            rig.ip(format!("addr add 192.0.2.77/24 dev {port}"));
         }
         for netns in [host, clearnet] {
             assert!(ping(netns, IpAddr::from([192, 0, 2, 77]), 56).is_err());
@@ -312,20 +283,10 @@ fn the_box_itself_answers_only_on_incoming() {
 /// Two queues on every NIC, two workers.
 #[test]
 fn tcp_over_several_queues() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::lively(Plan::of_queues(2), &Config::default());
-        assert!(
-            rig.running.ready.contains("workers=2"),
-            "{}",
-            rig.running.ready
-        );
-        let Site {
-            host,
-            clearnet,
-            tornet,
-            ..
-        } = &rig.site;
+        assert_says(&rig.running.ready, &["workers=2"]);
+        let [host, clearnet, tornet] = rig.ends();
         for port in 0..4 {
             for (_, server, relay) in families() {
                 converse(host, clearnet, server, 80 + port, 100_000);
@@ -334,24 +295,19 @@ fn tcp_over_several_queues() {
         }
         let counters = counters(rig);
         assert!(count(&counters, "exit") > 100 && count(&counters, "relay") > 100);
-        assert_eq!(
-            count(&counters, "incoming_forwarded"),
-            count(&counters, "relay")
-        );
+        let forwarded = count(&counters, "incoming_forwarded");
+        assert_eq!(forwarded, count(&counters, "relay"));
     });
 }
 
 /// One NIC and one network, two gateways: the relay listens behind the second one.
 #[test]
 fn tcp_where_uplink_is_incoming_too() {
-    needs_root!();
     both_engines(|| {
         let site = Site::build(Plan::default()).unwrap();
         let second = &site.clearnet;
-        second
-            .ip("link add link eth0 name second type macvlan mode bridge")
-            .unwrap();
         for line in [
+            "link add link eth0 name second type macvlan mode bridge".to_owned(),
             format!("link set second address {TORNET_MAC} up"),
             format!("addr add {RELAY_V4}/32 dev second"),
             format!("addr add {RELAY_V6}/128 dev second"),
@@ -369,7 +325,7 @@ fn tcp_where_uplink_is_incoming_too() {
         }
         let config = Config::default().incoming("uplink0", TORNET_MAC);
         let rig = Rig::on(site, &config);
-        let Site { host, clearnet, .. } = &rig.site;
+        let [host, clearnet, _] = rig.ends();
         let steered = Capture::start(clearnet, "second", "in", TCP_FILTER).unwrap();
         let mut answers = Capture::start(clearnet, "second", "out", "tcp").unwrap();
         for (_, server, relay) in families() {
@@ -393,16 +349,14 @@ fn tcp_where_uplink_is_incoming_too() {
 
 #[test]
 fn without_incoming_relay_traffic_leaves_by_the_uplink_unmarked() {
-    needs_root!();
     both_engines(|| {
         let site = Site::build(Plan::default()).unwrap();
         for address in [format!("{RELAY_V4}/32"), format!("{RELAY_V6}/128")] {
-            site.clearnet
-                .ip(&format!("addr add {address} dev eth0"))
-                .unwrap();
+            let line = format!("addr add {address} dev eth0");
+            site.clearnet.ip(&line).unwrap();
         }
         let rig = Rig::on(site, &Config::default().without_incoming());
-        let Site { host, clearnet, .. } = &rig.site;
+        let [host, clearnet, _] = rig.ends();
         let capture = tcp_at(clearnet);
         for (_, _, relay) in families() {
             converse(host, clearnet, relay, OR_PORT, 100_000);
@@ -413,10 +367,8 @@ fn without_incoming_relay_traffic_leaves_by_the_uplink_unmarked() {
         }
         let counters = counters(rig);
         assert!(count(&counters, "relay") > 100);
-        assert_eq!(
-            count(&counters, "host_received"),
-            count(&counters, "uplink_forwarded")
-        );
+        let received = count(&counters, "host_received");
+        assert_eq!(received, count(&counters, "uplink_forwarded"));
         assert_eq!(count(&counters, "marked"), 0);
     });
 }

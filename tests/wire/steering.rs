@@ -3,7 +3,7 @@
 use crate::craft::{exit, noise, relay};
 use crate::rig::{Case, Config, PACE, PATIENCE, Rig, Side, arrives, needs_root, wait_until};
 use exitmark_lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
-use exitmark_lab::{Capture, RawPort};
+use exitmark_lab::{Capture, CapturedFrame, RawPort};
 use exitmark_policy::packet::MacAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,11 +73,10 @@ fn is_steered(rig: &Rig, port: &RawPort, when: &str) {
     wait_until(when, is_steered, || "no frame");
 }
 
-fn seen(eye: &mut Capture, what: &str, enough: impl Fn(MacAddr) -> bool) {
-    let found = eye.wait_until(PATIENCE, |seen| {
-        seen.iter()
-            .any(|frame| MacAddr::destination_of(&frame.bytes).is_some_and(&enough))
-    });
+/// Waits for a frame to this address.
+fn seen(eye: &mut Capture, what: &str, to: MacAddr) {
+    let is_it = |frame: &CapturedFrame| MacAddr::destination_of(&frame.bytes) == Some(to);
+    let found = eye.wait_until(PATIENCE, |seen| seen.iter().any(is_it));
     assert!(found, "{what}");
 }
 
@@ -88,16 +87,12 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
         let rig = Rig::lively(Plan::default(), &by_address(address).engine(engine));
         let mut eye = rig.watch(Side::Tornet);
         let load = Load::start(&rig, family);
-        seen(&mut eye, "steered to the router", |to| {
-            to == mac(TORNET_MAC)
-        });
+        seen(&mut eye, "steered to the router", mac(TORNET_MAC));
         // Without an announcement on the wire.
         let change = format!("link set dev eth0 address {NEW_MAC}");
         rig.site.tornet.ip(&change).unwrap();
         let changed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        seen(&mut eye, "steered to the new address", |to| {
-            to == mac(NEW_MAC)
-        });
+        seen(&mut eye, "steered to the new address", mac(NEW_MAC));
         let sent = load.finish();
         let last = rig.stop();
 
@@ -108,30 +103,18 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
             .filter(|frame| frame.bytes.len() == relay(family, 60).outbound(&[]).len())
             .map(|frame| (frame.time, MacAddr::destination_of(&frame.bytes).unwrap()))
             .collect();
-        let wrong = steered
-            .iter()
-            .filter(|(_, to)| *to != mac(TORNET_MAC) && *to != mac(NEW_MAC));
-        assert_eq!(wrong.count(), 0, "{engine}: to a wrong address");
-        let late = steered
-            .iter()
-            .filter(|&&(time, to)| time >= changed && to == mac(TORNET_MAC))
-            .count();
+        let known = [mac(TORNET_MAC), mac(NEW_MAC)];
+        let is_right = steered.iter().all(|(_, to)| known.contains(to));
+        assert!(is_right, "{engine}: to a wrong address");
+        let is_late = |&&(time, to): &&(Duration, MacAddr)| time >= changed && to == known[0];
+        let late = steered.iter().filter(is_late).count();
         println!("{engine} {address}: {late} of {sent} frames to the old address after the change");
-        assert!(
-            late <= FOLLOWED,
-            "{engine}: {late} frames, at {RATE} a second"
-        );
+        assert!(late <= FOLLOWED, "{engine}: {late}, at {RATE} a second");
         assert_eq!(last.counters.get("unsteered"), None, "{engine}");
         // No frame to the old address after that.
-        let first_new = steered
-            .iter()
-            .position(|&(_, to)| to == mac(NEW_MAC))
-            .unwrap();
-        assert!(
-            steered[first_new..]
-                .iter()
-                .all(|&(_, to)| to == mac(NEW_MAC))
-        );
+        let is_new = |&(_, to): &(Duration, MacAddr)| to == known[1];
+        let first_new = steered.iter().position(is_new).unwrap();
+        assert!(steered[first_new..].iter().all(is_new));
     }
 }
 
@@ -149,16 +132,11 @@ fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
         let port = rig.port(Side::Host);
         let frame = relay(0, 60).outbound(&[]);
         is_steered(&rig, &port, "steered at first");
-        let states: [(&str, &str); 2] = [
-            // The router stops answering, and answers again.
-            (
-                "addr del 203.0.113.1/24 dev eth0",
-                "addr add 203.0.113.1/24 dev eth0",
-            ),
-            // The link is lost, and comes back.
-            ("link set eth0 down", "link set eth0 up"),
-        ];
-        for (away, back) in states {
+        // The router stops answering, and answers again; the link is lost, and comes back.
+        let address = "203.0.113.1/24 dev eth0";
+        let address = [format!("addr del {address}"), format!("addr add {address}")];
+        let link = ["link set eth0 down", "link set eth0 up"].map(str::to_owned);
+        for [away, back] in &[address, link] {
             rig.site.tornet.ip(away).unwrap();
             let before = rig.count(name);
             let moves = || {
@@ -171,9 +149,8 @@ fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
             port.send(&frame).unwrap();
             let end = exit(0, noise(9, 20).len()).outbound(&[]);
             port.send(&end).unwrap();
-            assert!(eye.wait_until(PATIENCE, |seen| {
-                seen.iter().any(|one| one.bytes.len() == end.len())
-            }));
+            let is_end = |frame: &CapturedFrame| frame.bytes.len() == end.len();
+            assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(is_end)));
             let seen = eye.finish().unwrap();
             let came = seen.iter().any(|one| one.bytes == frame);
             assert_eq!(came, !drops, "{away}");

@@ -1,7 +1,7 @@
 //! A Tor host that is not behind `host`: the wire forwards all frames, and none is marked.
 
 use crate::craft::{Packet, UDP, answer, exit, families, noise};
-use crate::rig::{Config, Rig, Side, both_engines, needs_root};
+use crate::rig::{Config, Rig, Side, assert_says, both_engines, needs_root};
 use exitmark_lab::site::Plan;
 
 const KIND: &str = "wrong_side";
@@ -29,15 +29,11 @@ fn a_host_behind_the_uplink_is_an_alarm_that_names_the_swap() {
             arrive(&rig, Side::Clearnet, Side::Host, &out, 3);
             let found = rig.warning(KIND);
             assert!(found.is_alarm);
-            for word in ["swapped", "host0", "uplink0", "ports.host and ports.uplink"] {
-                assert!(found.text.contains(word), "{word}: {}", found.text);
-            }
+            let words = ["swapped", "host0", "uplink0", "ports.host and ports.uplink"];
+            assert_says(&found.text, &words);
             assert_eq!(rig.status().frames.host_by_uplink, 3);
-            assert!(
-                rig.running
-                    .log()
-                    .contains("ALARM: host and uplink are swapped")
-            );
+            let alarm = "ALARM: host and uplink are swapped";
+            assert_says(&rig.running.log(), &[alarm]);
             // The correct cabling.
             arrive(&rig, Side::Host, Side::Clearnet, &out, 1);
             rig.no_warning(KIND);

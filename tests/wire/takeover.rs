@@ -2,8 +2,8 @@
 
 use crate::leaks::pins;
 use crate::rig::{
-    Config, EXITMARK, Rig, both_engines, classifies, count, detach, exitmark, moved, needs_root,
-    refused, silent,
+    Config, EXITMARK, Rig, assert_says, both_engines, classifies, count, detach, exitmark, moved,
+    needs_root, refused, silent,
 };
 use exitmark_datapath::Role;
 use exitmark_lab::site::{INCOMING_MAC, Plan, Site};
@@ -57,19 +57,15 @@ fn is_promiscuous(netns: &Netns, name: &str) -> bool {
 
 #[test]
 fn a_pin_of_a_nic_that_is_gone_is_cleaned_up() {
-    needs_root!();
     both_engines(|| {
         let rig = between_two_runs(|site| {
             site.tornet.ip("link del eth0").unwrap();
-            let plan = Plan::default();
-            site.connect(Role::Incoming, INCOMING_MAC, plan).unwrap();
+            let made = site.connect(Role::Incoming, INCOMING_MAC, Plan::default());
+            made.unwrap();
             site.silence().unwrap();
         });
         let log = rig.running.log();
-        assert!(
-            log.contains("the NIC that was incoming before is gone"),
-            "{log}"
-        );
+        assert_says(&log, &["the NIC that was incoming before is gone"]);
     });
 }
 
@@ -89,19 +85,17 @@ fn a_port_that_is_no_longer_configured_is_detached() {
 /// continues unchanged.
 #[test]
 fn a_failed_start_leaves_the_old_box_unchanged() {
-    needs_root!();
     both_engines(|| {
         let rig = Rig::silent(Plan::default(), &Config::default());
         crosses(&rig);
         let site = rig.leave();
         let before = links(&site);
-        let tables = [
+        for more in [
             // Detected when the sockets are bound ...
             "[mark]\ndscp = 46\n[datapath]\nzero_copy = \"require\"",
             // ... and before the NICs are checked.
             "[mark]\ndscp = 46\n[pin]\non_stop = \"keep\"\n[datapath]\nring = 1",
-        ];
-        for more in tables {
+        ] {
             refused(&site, &Config::default().more(more));
             classifies(&site, true, more);
         }
@@ -168,16 +162,13 @@ fn a_nic_that_left_the_namespace_stays_on_record() {
     let site = stopped();
     let middle = &site.middle;
     let away = Netns::new("away").unwrap();
-    middle
-        .ip(&format!("link set uplink0 netns {}", away.path()))
-        .unwrap();
-    let detached = detach(&site);
-    assert!(detached.contains("changed is gone"), "{detached}");
-    assert!(detached.contains("promisc off"), "{detached}");
+    let move_away = format!("link set uplink0 netns {}", away.path());
+    middle.ip(&move_away).unwrap();
+    assert_says(&detach(&site), &["changed is gone", "promisc off"]);
     assert!(!is_promiscuous(middle, "host0"));
     assert!(is_promiscuous(&away, "uplink0"));
-    away.ip(&format!("link set uplink0 netns {}", middle.path()))
-        .unwrap();
+    let move_back = format!("link set uplink0 netns {}", middle.path());
+    away.ip(&move_back).unwrap();
     assert_eq!(detach(&site), "detached: the NIC settings are restored\n");
     assert!(!is_promiscuous(middle, "uplink0"));
 }
@@ -188,10 +179,7 @@ fn the_root_of_a_bpf_file_system_is_refused_as_pin_directory() {
     let site = Site::build(Plan::default()).unwrap();
     let config = Config::default().more("[pin]\ndirectory = \"/sys/fs/bpf\"");
     let error = refused(&site, &config);
-    assert!(
-        error.contains("mount point") && error.contains("/sys/fs/bpf/exitmark"),
-        "{error}"
-    );
+    assert_says(&error, &["mount point", "/sys/fs/bpf/exitmark"]);
 }
 
 #[test]
@@ -219,7 +207,6 @@ fn settings_changed_by_an_older_build_are_restored() {
 
 #[test]
 fn maps_of_another_shape_are_replaced_and_the_links_taken_over() {
-    needs_root!();
     both_engines(|| {
         let rig = between_two_runs(|site| {
             site.middle.run(|| {
@@ -238,18 +225,14 @@ fn maps_of_another_shape_are_replaced_and_the_links_taken_over() {
             });
         });
         let log = rig.running.log();
-        for words in [
+        let words = [
             "pinned counters cannot be used",
             "the counters start at 0",
             "a build with layout 0",
-        ] {
-            assert!(log.contains(words), "{words} is not in {log}");
-        }
-        let left = rig
-            .site
-            .middle
-            .command("ls", &["/sys/fs/bpf/exitmark"])
-            .unwrap();
+        ];
+        assert_says(&log, &words);
+        let left = rig.site.middle.command("ls", &["/sys/fs/bpf/exitmark"]);
+        let left = left.unwrap();
         assert_eq!(left.matches("maps-").count(), 1, "{left}");
         // They count from the second run on.
         let last = moved(&rig.running.stop().unwrap());
@@ -269,15 +252,14 @@ fn without_redirects_the_ingress_has_xdp_in_generic_mode() {
     needs_root!();
     for engine in ["auto", "xdp"] {
         let mut rig = without_redirects(engine);
-        let (ready, log) = (rig.running.ready.clone(), rig.running.log());
-        for words in [
+        let words = [
             "engine=xdp",
             "host=host0 xdp=generic",
             "uplink=uplink0 xdp=native",
-        ] {
-            assert!(ready.contains(words), "{ready}");
-        }
-        assert!(log.contains("host0 has XDP in generic mode"), "{log}");
+        ];
+        assert_says(&rig.running.ready, &words);
+        let log = rig.running.log();
+        assert_says(&log, &["host0 has XDP in generic mode"]);
         assert!(!log.contains("by this process alone"), "{log}");
         crosses(&rig);
         // The policy outlives the process.
@@ -296,10 +278,9 @@ fn without_redirects_the_ingress_has_xdp_in_generic_mode() {
 fn without_redirects_af_xdp_forwards_by_its_process_alone() {
     needs_root!();
     let rig = without_redirects("af_xdp");
-    let (ready, log) = (&rig.running.ready, rig.running.log());
-    assert!(ready.contains("engine=af_xdp"), "{ready}");
-    assert!(ready.contains("host=host0 xdp=native"), "{ready}");
-    assert!(log.contains("by this process alone"), "{log}");
+    let words = ["engine=af_xdp", "host=host0 xdp=native"];
+    assert_says(&rig.running.ready, &words);
+    assert_says(&rig.running.log(), &["by this process alone"]);
     crosses(&rig);
     rig.stop();
 }
@@ -312,14 +293,13 @@ fn a_native_program_is_not_detached_to_make_it_generic() {
     // moment.
     site.clearnet.ip("link set eth0 xdp off").unwrap();
     let refused = refused(&site, &Config::default().engine("xdp"));
-    for words in [
+    let words = [
         "ndo_xdp_xmit",
         "gro on",
         "`exitmark detach`",
         "engine = \"af_xdp\"",
-    ] {
-        assert!(refused.contains(words), "{refused}");
-    }
+    ];
+    assert_says(&refused, &words);
     assert_eq!(pins(&site), ["exitmark"]);
     let links = links(&site);
     assert_eq!(links.matches("prog/xdp ").count(), 3, "{links}");

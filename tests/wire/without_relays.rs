@@ -3,7 +3,8 @@
 
 use crate::reload::{Tor, listing, replace};
 use crate::rig::{
-    Config, EXITMARK, Rig, classifies, detach, eventually, exitmark, needs_root, refused, silent,
+    Config, EXITMARK, Rig, assert_says, classifies, detach, eventually, exitmark, needs_root,
+    refused, silent,
 };
 use exitmark_box::observe::{Report, Warning};
 use exitmark_lab::authorities::Authorities;
@@ -21,10 +22,8 @@ const PRIVATE: u32 = 0o700;
 fn status(site: &Site) -> (Report, Option<i32>) {
     let output = exitmark(site, &["status", "--json"]);
     let report = serde_json::from_slice(&output.stdout);
-    (
-        report.unwrap_or_else(|error| panic!("{error}: {output:?}")),
-        output.status.code(),
-    )
+    let report = report.unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    (report, output.status.code())
 }
 
 fn warning<'a>(report: &'a Report, kind: &str) -> Option<&'a Warning> {
@@ -63,10 +62,8 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
     let tor = Tor::with(&relays());
     let good = fs::read(tor.consensus()).unwrap();
     let certificates = tor.directory.path().join("cached-certs");
-    let [tor_directory, state] = [
-        tor.directory.path().to_owned(),
-        tor.directory.path().join("relays.state"),
-    ];
+    let tor_directory = tor.directory.path().to_owned();
+    let state = tor_directory.join("relays.state");
     let write = |bytes: &[u8]| replace(&tor.consensus(), bytes);
     // How the files are damaged, and a part of the message.
     let remove = || fs::remove_file(tor.consensus()).unwrap();
@@ -106,18 +103,10 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
         let (report, code) = status(&rig.site);
         let alarm = warning(&report, "relay_set").unwrap_or_else(|| panic!("{report:?}"));
         println!("{what}: {}", alarm.text);
-        assert!(
-            alarm.is_alarm && code == Some(1),
-            "{what}: {alarm:?}, {code:?}"
-        );
-        assert!(alarm.text.contains(words), "{what}: {}", alarm.text);
-        assert!(alarm.text.contains("unmarked"), "{what}: {}", alarm.text);
+        assert_eq!((alarm.is_alarm, code), (true, Some(1)), "{what}");
+        assert_says(&alarm.text, &[words, "unmarked"]);
         assert!(report.relay_set.is_passing && report.relay_set.is_missing);
-        let log = rig.running.log();
-        assert!(
-            log.contains("ALARM: there is no relay set"),
-            "{what}: {log}"
-        );
+        assert_says(&rig.running.log(), &["ALARM: there is no relay set"]);
         assert!(!state.exists(), "{what}: no set to store");
         if tor.consensus().is_dir() {
             fs::remove_dir(tor.consensus()).unwrap();
@@ -256,9 +245,8 @@ fn a_full_disk_stops_neither_the_box_nor_a_reload() {
     let audit = "mode = \"audit\"\n";
     let mut config = tor.config("").top(audit);
     let state = tor.directory.path().join("relays.state");
-    config.relays = config
-        .relays
-        .replace(&state.display().to_string(), "/mnt/relays.state");
+    let state = state.display().to_string();
+    config.relays = config.relays.replace(&state, "/mnt/relays.state");
     let rig = Rig::by(site, &config, |_| {
         let mut command = contained("sh");
         command.args(["-c", "exec \"$0\" \"$@\" 2> /dev/full", EXITMARK]);
@@ -268,8 +256,7 @@ fn a_full_disk_stops_neither_the_box_nor_a_reload() {
     let full = |rig: &Rig| {
         let (report, _) = status(&rig.site);
         let warning = warning(&report, "state").unwrap_or_else(|| panic!("{report:?}"));
-        assert!(warning.text.contains("/mnt/relays.state"), "{warning:?}");
-        assert!(warning.text.contains("No space left"), "{warning:?}");
+        assert_says(&warning.text, &["/mnt/relays.state", "No space left"]);
     };
     full(&rig);
     config.top.clear();

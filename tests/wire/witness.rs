@@ -2,7 +2,7 @@
 //! differs from the policy.
 
 use crate::craft::{Packet, UDP, answer, exit, families, noise, relay, relay_answer};
-use crate::rig::{Config, Rig, Side, both_engines, needs_root};
+use crate::rig::{Config, Rig, Side, both_engines};
 use exitmark_lab::site::Plan;
 
 /// The number of frames of each kind, enough for a few samples of all.
@@ -12,29 +12,22 @@ const LEAST: u64 = 8;
 
 #[test]
 fn sampled_frames_are_as_the_policy_says() {
-    needs_root!();
     both_engines(|| {
         // Without spilling, the worker gets all its frames even on a slow machine.
-        let rig = Rig::silent(
-            Plan::default(),
-            &Config::default().datapath("spill = false"),
-        );
-        let engine = if rig.running.ready.contains("engine=af_xdp") {
-            "engine=\"af_xdp\""
-        } else {
-            "engine=\"xdp\""
+        let config = Config::default().datapath("spill = false");
+        let rig = Rig::silent(Plan::default(), &config);
+        let engine = match rig.running.ready.contains("engine=af_xdp") {
+            true => "engine=\"af_xdp\"",
+            false => "engine=\"xdp\"",
         };
-        let [host, clearnet, tornet] =
-            [Side::Host, Side::Clearnet, Side::Tornet].map(|side| rig.port(side));
-        let outbound: Vec<_> = [0, 1]
-            .into_iter()
-            .flat_map(|family| {
-                let (own, server, _) = families()[family];
-                let datagram = Packet::new(own, server, UDP, noise(1, 60)).tos(0x28);
-                [exit(family, 70), relay(family, 70), datagram]
-            })
-            .map(|packet| packet.outbound(&[]))
-            .collect();
+        let [host, clearnet, tornet, _] = Side::ALL.map(|side| rig.port(side));
+        let mut outbound = Vec::new();
+        for family in [0, 1] {
+            let (own, server, _) = families()[family];
+            let datagram = Packet::new(own, server, UDP, noise(1, 60)).tos(0x28);
+            let packets = [exit(family, 70), relay(family, 70), datagram];
+            outbound.extend(packets.map(|packet| packet.outbound(&[])));
+        }
         let back = answer(0, 70).inbound(&[]);
         let delivered = relay_answer(0, 70).incoming(&[]);
         for round in 0..ROUNDS {
@@ -54,9 +47,9 @@ fn sampled_frames_are_as_the_policy_says() {
         assert_eq!(of("audit_lost"), Some(0));
         assert!(!last.log.contains("ALARM"), "{}", last.log);
         let measured = "sampled frames were in the box for";
-        let mut lines = last.log.lines();
+        let of_engine = |line: &&str| line.contains(measured) && line.contains(engine);
         assert!(
-            lines.any(|line| line.contains(measured) && line.contains(engine)),
+            last.log.lines().any(|line| of_engine(&line)),
             "{}",
             last.log
         );

@@ -141,15 +141,10 @@ fn fault(turn: &Turn<'_>, output: &Output) -> Option<String> {
     let message = errors.lines().find(|line| line.starts_with("exitmark: "));
     let line = message.or_else(|| said.lines().find(|line| line.starts_with("fault")));
     let (what, command, status) = (turn.what, turn.command, output.status.code());
-    println!(
-        "{what} | {command} | {status:?} | {}",
-        line.unwrap_or_default()
-    );
-    let missing: Vec<_> = turn
-        .words
-        .iter()
-        .filter(|word| !said.contains(**word))
-        .collect();
+    let line = line.unwrap_or_default();
+    println!("{what} | {command} | {status:?} | {line}");
+    let mut missing = turn.words.to_vec();
+    missing.retain(|word| !said.contains(word));
     // The verifier's whole log is for RUST_LOG=debug.
     let is_short = errors.len() < 4000;
     let is_right = is_short
@@ -180,11 +175,8 @@ fn mistakes_in_the_configuration() {
     }
     let words = &["exitmark.toml", "unknown field `speed`", "`engine`"];
     let unknown = Config::default().top("speed = 11");
-    ground.take(
-        &turn("an unknown key", "run", words)
-            .config(unknown)
-            .status(2),
-    );
+    let unknown = turn("an unknown key", "run", words).config(unknown);
+    ground.take(&unknown.status(2));
     let words = &[
         "steer.next_hop is the MAC address of incoming0 itself",
         "name the router",
@@ -312,14 +304,11 @@ fn conflicts_with_running_programs() {
     let ground = Ground::new();
     let middle = &ground.site.middle;
     // The kernel's error differs for a program in another mode.
-    for (what, is_generic, off) in [
-        ("another XDP program", false, "link set dev uplink0 xdp off"),
-        (
-            "another XDP program in generic mode",
-            true,
-            "link set dev uplink0 xdpgeneric off",
-        ),
-    ] {
+    for is_generic in [false, true] {
+        let (what, off) = match is_generic {
+            false => ("another XDP program", "link set dev uplink0 xdp off"),
+            true => ("one in generic mode", "link set dev uplink0 xdpgeneric off"),
+        };
         match is_generic {
             false => poll(middle, "uplink0").unwrap(),
             true => occupy(middle, "uplink0").unwrap(),

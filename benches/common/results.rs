@@ -64,6 +64,11 @@ pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
 
+/// A count as a number; no run counts up to 2^32.
+pub(crate) fn number(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 /// Replaces a bench's entries in `missing.json`, its failed measurements.
 pub(crate) fn note_missing(bench: &str, missing: &[Missing]) -> Result<(), LabError> {
     const NAME: &str = "missing.json";

@@ -53,36 +53,24 @@ impl Axis {
     }
 
     fn load(self, value: u32, family: Family) -> Load {
-        let base = Load {
+        let mut load = Load {
             family,
             ..Load::BASE
         };
         match self {
-            Self::Relays => Load {
-                relays: value,
-                flows: FLOWS_TO_MANY_RELAYS,
-                ..base
-            },
-            Self::Prefixes => Load {
-                prefixes: value,
-                ..base
-            },
-            Self::Flows => Load {
-                flows: value,
-                ..base
-            },
-            Self::Queues => Load {
-                queues: value,
-                ..base
-            },
+            Self::Relays => (load.relays, load.flows) = (value, FLOWS_TO_MANY_RELAYS),
+            Self::Prefixes => load.prefixes = value,
+            Self::Flows => load.flows = value,
+            Self::Queues => load.queues = value,
         }
+        load
     }
 
     /// Whether an axis applies to a forwarder. The wire shows the generators' cost of more flows
     /// and queues; it has no other parameter.
-    fn is_for(self, forwarder: &dyn Forwarder) -> bool {
+    fn is_for(self, forwarder: &Forwarder) -> bool {
         let generators = matches!(self, Self::Flows | Self::Queues);
-        peers::is_exitmark(forwarder) || (generators && forwarder.name() == "wire")
+        peers::is_exitmark(forwarder) || (generators && forwarder.name == "wire")
     }
 }
 
@@ -103,7 +91,7 @@ impl fmt::Display for Step<'_> {
 pub(crate) fn bench(arguments: &Growth) -> Result<bool, LabError> {
     let options = &arguments.options;
     let mut all = peers::all();
-    all.retain(|one| Axis::ALL.iter().any(|axis| axis.is_for(one.as_ref())));
+    all.retain(|one| Axis::ALL.iter().any(|axis| axis.is_for(one)));
     let (forwarders, missing) = peers::chosen(BENCH, options, all)?;
     let compiled = bpf::compile(bpf::TRAFFIC)?;
     let steps = arguments.steps(&forwarders).into_iter();
@@ -118,7 +106,7 @@ pub(crate) fn bench(arguments: &Growth) -> Result<bool, LabError> {
 
 impl Growth {
     /// All steps, in the order of the table; a quick run has only the ends of every axis.
-    fn steps<'f>(&self, forwarders: &'f [Box<dyn Forwarder>]) -> Vec<Step<'f>> {
+    fn steps<'f>(&self, forwarders: &'f [Forwarder]) -> Vec<Step<'f>> {
         let mut steps = Vec::new();
         let wanted = |axis: &Axis| self.axes.is_empty() || self.axes.contains(axis);
         for axis in Axis::ALL.into_iter().filter(wanted) {
@@ -129,14 +117,11 @@ impl Growth {
                     if (self.options.quick && place != 0 && place != last) || !is_possible(&load) {
                         continue;
                     }
-                    let fit = forwarders.iter().filter(|one| axis.is_for(one.as_ref()));
+                    let fit = forwarders.iter().filter(|one| axis.is_for(one));
                     steps.extend(fit.map(|forwarder| Step {
                         axis,
                         value,
-                        contestant: Contestant {
-                            forwarder: forwarder.as_ref(),
-                            load,
-                        },
+                        contestant: Contestant { forwarder, load },
                     }));
                 }
             }
@@ -176,7 +161,7 @@ impl Row {
         Some(Self {
             axis,
             value,
-            forwarder: forwarder.name(),
+            forwarder: forwarder.name,
             frame_bytes: load.frame_bytes(),
             family: load.family.name(),
             mpps: rounded(rates.median()),

@@ -1,6 +1,7 @@
 //! One run of one contestant: a fresh site, one forwarder, a load at full speed, and a check that
 //! the forwarder did its job.
 
+use crate::common::results::number;
 use crate::load::Load;
 use crate::peers::{Forwarder, Job};
 use crate::sample::Sample;
@@ -18,26 +19,21 @@ const SAMPLING: Duration = Duration::from_millis(10);
 /// One forwarder with one load.
 #[derive(Clone, Copy)]
 pub(crate) struct Contestant<'f> {
-    pub(crate) forwarder: &'f dyn Forwarder,
+    pub(crate) forwarder: &'f Forwarder,
     pub(crate) load: Load,
 }
 
 impl<'f> Contestant<'f> {
     /// All forwarders with one load.
-    pub(crate) fn all(
-        forwarders: &'f [Box<dyn Forwarder>],
-        load: Load,
-    ) -> impl Iterator<Item = Self> {
-        forwarders.iter().map(move |forwarder| Self {
-            forwarder: forwarder.as_ref(),
-            load,
-        })
+    pub(crate) fn all(forwarders: &'f [Forwarder], load: Load) -> impl Iterator<Item = Self> {
+        let forwarders = forwarders.iter();
+        forwarders.map(move |forwarder| Self { forwarder, load })
     }
 
     pub(crate) fn run(&self, compiled: &[u8], length: Duration) -> Result<Sample, LabError> {
         let Self { forwarder, load } = *self;
         let site = site::build(load.queues)?;
-        let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
+        let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop)?;
         let running = forwarder.start(&site, &traffic, &load)?;
         // Losses during the warm-up, or while the forwarder changes its mode, do count.
         let before = (traffic.counts()?, site.dropped()?);
@@ -46,15 +42,15 @@ impl<'f> Contestant<'f> {
         let rate = steady_rate(&site, &traffic, frames)?;
         let counts = traffic.drained()?.since(&before.0);
         let dropped = site.dropped()?.since(&before.1);
-        running.stop()?;
-        check(forwarder.job(), load, &counts)?;
+        running()?;
+        check(forwarder.job, load, &counts)?;
         Ok(Sample::new(rate, &counts, &dropped))
     }
 }
 
 impl fmt::Display for Contestant<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}", self.forwarder.name(), self.load)
+        write!(f, "{}, {}", self.forwarder.name, self.load)
     }
 }
 
@@ -153,9 +149,4 @@ pub(crate) fn check(job: Job, load: Load, counts: &Counts) -> Result<(), LabErro
             counts.sent
         )))
     }
-}
-
-fn number(count: u64) -> f64 {
-    // No run sends 2^32 frames.
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }

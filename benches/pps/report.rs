@@ -43,7 +43,7 @@ impl Row {
         let losses = Series::new(samples.iter().map(Sample::loss))?;
         let total = |part: fn(&Sample) -> u64| samples.iter().map(part).sum();
         Some(Self {
-            forwarder: forwarder.name(),
+            forwarder: forwarder.name,
             frame_bytes: load.frame_bytes(),
             relay_share: f64::from(load.relay_percent) / 100.0,
             queues: load.queues,

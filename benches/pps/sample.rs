@@ -1,5 +1,6 @@
 //! The result of one run: the rate, and lost frames.
 
+use crate::common::results::number;
 use crate::traffic::Counts;
 use exitmark_lab::site::Dropped;
 use serde::Serialize;
@@ -69,9 +70,4 @@ impl fmt::Display for Sample {
 /// A fraction, with enough digits to distinguish ten in a million from none.
 pub(crate) fn percent(part: f64) -> String {
     format!("{:.4} %", part * 100.0)
-}
-
-fn number(count: u64) -> f64 {
-    // No run sends 2^32 frames.
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }

@@ -1,6 +1,7 @@
 //! Connections per second: several threads of the host repeatedly connect, send a request, receive
 //! the answer and close. A connection counts once its whole answer has arrived.
 
+use crate::common::results::number;
 use crate::connection::{PATIENCE, bounded, listen, server};
 use exitmark_lab::LabError;
 use exitmark_lab::site::Site;
@@ -90,9 +91,4 @@ fn answer(listener: &TcpListener, is_over: &AtomicBool) -> io::Result<()> {
             Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
-}
-
-fn number(count: u64) -> f64 {
-    // No run has 2^32 connections.
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }

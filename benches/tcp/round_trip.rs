@@ -1,6 +1,7 @@
 //! The round trip of one byte over one connection: the host sends it, the web server sends it
 //! back, and only then the next one leaves.
 
+use crate::common::results::number;
 use crate::connection::Connection;
 use exitmark_lab::LabError;
 use exitmark_lab::site::Site;
@@ -35,7 +36,7 @@ pub(crate) fn measure(site: &Site, length: Duration) -> Result<RoundTrip, LabErr
     echoed
         .map_err(|_| LabError("a thread of the bench panicked".to_owned()))?
         .map_err(failed)?;
-    let us = |part| micros(times.value_at_quantile(part));
+    let us = |part| number(times.value_at_quantile(part)) / 1e3;
     Ok(RoundTrip {
         p50_us: us(0.5),
         p99_us: us(0.99),
@@ -69,9 +70,4 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
         stream.write_all(&byte)?;
     }
     Ok(())
-}
-
-fn micros(nanos: u64) -> f64 {
-    // No call waits for four seconds and more.
-    f64::from(u32::try_from(nanos).unwrap_or(u32::MAX)) / 1e3
 }

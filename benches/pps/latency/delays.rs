@@ -1,5 +1,6 @@
 //! Latency of frames: reads the sinks' buckets into a histogram.
 
+use crate::common::results::number;
 use exitmark_lab::LabError;
 use exitmark_lab::bpf::Programs;
 use hdrhistogram::Histogram;
@@ -82,5 +83,5 @@ fn middle(bucket: u64) -> u64 {
 }
 
 fn microseconds(nanoseconds: u64) -> f64 {
-    super::pace::number(nanoseconds) / 1e3
+    number(nanoseconds) / 1e3
 }

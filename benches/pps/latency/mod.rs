@@ -104,14 +104,14 @@ pub(crate) struct Sample {
 fn run(compiled: &[u8], one: &Contestant<'_>, length: Duration) -> Result<Sample, LabError> {
     let Contestant { forwarder, load } = *one;
     let site = site::build(load.queues)?;
-    let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop())?;
+    let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop)?;
     let pacer = Pacer::new(&site, &traffic, one, length)?;
     let running = forwarder.start(&site, &traffic, &load)?;
     let before = traffic.counts()?;
     let sample = steps(&pacer)?;
     let counts = traffic.drained()?.since(&before);
-    running.stop()?;
-    check(forwarder.job(), load, &counts)?;
+    running()?;
+    check(forwarder.job, load, &counts)?;
     Ok(sample)
 }
 

@@ -4,6 +4,7 @@
 //! frame when one is due. The rate is computed from the sent frames and the elapsed time: the
 //! requested one may not be reached.
 
+use crate::common::results::number;
 use crate::load::{Family, Load};
 use crate::measure::Contestant;
 use crate::site::{FAR_END, Site, pin_to_generator_cpu};
@@ -146,7 +147,7 @@ impl<'t> Pacer<'t> {
             load: one.load,
             length: run / TRIALS_A_RUN,
             timed: TIMED_SHORTEST.max(run / 2),
-            recovers_in: one.forwarder.recovers_in(),
+            recovers_in: one.forwarder.recovers_in,
             lost: Cell::new(false),
         })
     }
@@ -322,9 +323,4 @@ fn interval(rate: f64) -> Result<u64, LabError> {
 
 fn nanoseconds(time: Duration) -> Result<u64, LabError> {
     u64::try_from(time.as_nanos()).map_err(|_| LabError(format!("{time:?} is too long")))
-}
-
-pub(super) fn number(count: u64) -> f64 {
-    // No run sends 2^32 frames.
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }

@@ -4,7 +4,8 @@
 //! the lossless load. Sent and received frames are counted by departure time; if the numbers
 //! differ, frames of that time were lost.
 
-use super::pace::{Order, Pacer, Trial, number};
+use super::pace::{Order, Pacer, Trial};
+use crate::common::results::number;
 use exitmark_lab::LabError;
 use std::time::Duration;
 

@@ -87,7 +87,7 @@ impl Row {
         };
         let burst = median(samples, |sample| sample.burst.map(f64::from));
         Self {
-            forwarder: forwarder.name(),
+            forwarder: forwarder.name,
             frame_bytes: load.frame_bytes(),
             family: load.family.name(),
             lossless_mpps: rate.as_ref().map(|rate| rounded(rate.median())),

@@ -2,7 +2,8 @@
 //! 2544, 26.2), and the round trip.
 
 use super::delays::{Delays, ONE_WAY, ROUND_TRIP};
-use super::pace::{FULL_BATCH, Order, Pacer, Trial, number};
+use super::pace::{FULL_BATCH, Order, Pacer, Trial};
+use crate::common::results::number;
 use crate::load::Family;
 use crate::site::{BOX_HOST, BOX_UPLINK, HOST_MAC};
 use exitmark_lab::LabError;

@@ -1,41 +1,32 @@
 //! A bridge of two NICs that marks with nftables: the simplest set-up with a mark. A bridge does
 //! not route, so all traffic leaves by the uplink.
 
-use super::{Forwarder, InKernel, Job, Started, nft};
+use super::{Forwarder, Job, Started, in_kernel, nft};
 use crate::load::Load;
 use crate::site::{BOX_HOST, BOX_UPLINK, HOST_MAC, Site, UPLINK_MAC};
 use crate::traffic::Traffic;
 
-pub(super) struct Bridge;
-
-impl Forwarder for Bridge {
-    fn name(&self) -> &'static str {
-        "bridge-nft"
+pub(super) fn forwarder() -> Forwarder {
+    Forwarder {
+        missing: nft::missing,
+        ..Forwarder::new("bridge-nft", Job::Mark, start)
     }
+}
 
-    fn job(&self) -> Job {
-        Job::Mark
+fn start(site: &Site, traffic: &Traffic, load: &Load) -> Started {
+    let bridge = &site.middle;
+    // No spanning tree, no multicast snooping.
+    bridge.ip("link add bridge0 type bridge stp_state 0 mcast_snooping 0")?;
+    for (port, mac) in [(BOX_HOST, HOST_MAC), (BOX_UPLINK, UPLINK_MAC)] {
+        bridge.ip(&format!("link set {port} master bridge0"))?;
+        let entry = ["fdb", "replace", &mac.to_string(), "dev", port];
+        let entry: Vec<_> = entry.into_iter().chain(["master", "static"]).collect();
+        bridge.command("bridge", &entry)?;
     }
-
-    fn missing(&self) -> Option<String> {
-        nft::missing()
-    }
-
-    fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started {
-        let bridge = &site.middle;
-        // No spanning tree, no multicast snooping.
-        bridge.ip("link add bridge0 type bridge stp_state 0 mcast_snooping 0")?;
-        for (port, mac) in [(BOX_HOST, HOST_MAC), (BOX_UPLINK, UPLINK_MAC)] {
-            bridge.ip(&format!("link set {port} master bridge0"))?;
-            let entry = ["fdb", "replace", &mac.to_string(), "dev", port];
-            let entry: Vec<_> = entry.into_iter().chain(["master", "static"]).collect();
-            bridge.command("bridge", &entry)?;
-        }
-        bridge.ip("link set bridge0 up")?;
-        nft::load(bridge, &table(load))?;
-        traffic.attach_pass(site)?;
-        Ok(Box::new(InKernel))
-    }
+    bridge.ip("link set bridge0 up")?;
+    nft::load(bridge, &table(load))?;
+    traffic.attach_pass(site)?;
+    in_kernel()
 }
 
 fn table(load: &Load) -> String {

@@ -9,7 +9,6 @@ mod nft;
 mod nftables;
 mod rule;
 mod testpmd;
-mod wire;
 
 use crate::common::rounds::{self, Missing, Options};
 use crate::load::Load;
@@ -30,84 +29,84 @@ pub(crate) enum Job {
     MarkAndSteer,
 }
 
-pub(crate) trait Forwarder {
+/// A compared forwarder.
+pub(crate) struct Forwarder {
     /// Its name in the table.
-    fn name(&self) -> &'static str;
-
-    fn job(&self) -> Job;
-
+    pub(crate) name: &'static str,
+    pub(crate) job: Job,
     /// The MAC address that the host sends to: the box's own if it routes.
-    fn next_hop(&self) -> MacAddr {
-        UPLINK_MAC
-    }
-
+    pub(crate) next_hop: MacAddr,
     /// A missing prerequisite on this machine.
-    fn missing(&self) -> Option<String> {
-        None
-    }
-
+    missing: fn() -> Option<String>,
     /// The time after an overload until the forwarder is back in its normal mode, before which its
     /// latency is not representative.
-    fn recovers_in(&self) -> Duration {
-        Duration::ZERO
+    pub(crate) recovers_in: Duration,
+    start: fn(&Site, &Traffic, &Load) -> Started,
+}
+
+impl Forwarder {
+    /// A forwarder that does not route, has its prerequisites everywhere, and has one mode.
+    fn new(name: &'static str, job: Job, start: fn(&Site, &Traffic, &Load) -> Started) -> Self {
+        Self {
+            name,
+            job,
+            next_hop: UPLINK_MAC,
+            missing: || None,
+            recovers_in: Duration::ZERO,
+            start,
+        }
     }
 
     /// Starts it in the middle of the site; returns when it is ready to forward.
-    fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started;
-}
-
-/// A running forwarder, or why it did not start.
-pub(crate) type Started = Result<Box<dyn Running>, LabError>;
-
-/// A running forwarder. Dropping it ends it without checking its state.
-pub(crate) trait Running {
-    fn stop(self: Box<Self>) -> Result<(), LabError>;
-}
-
-/// A forwarder in the kernel, which ends with the site.
-struct InKernel;
-
-impl Running for InKernel {
-    fn stop(self: Box<Self>) -> Result<(), LabError> {
-        Ok(())
+    pub(crate) fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started {
+        (self.start)(site, traffic, load)
     }
+}
+
+/// What stops a running forwarder and checks its end, or why it did not start. Dropping it ends the
+/// forwarder without a check.
+pub(crate) type Started = Result<Box<dyn FnOnce() -> Result<(), LabError>>, LabError>;
+
+/// A forwarder in the kernel ends with the site.
+fn in_kernel() -> Started {
+    Ok(Box::new(|| Ok(())))
 }
 
 /// All forwarders. Those that are compared with one another are adjacent, so that a disturbance
 /// affects both.
-pub(crate) fn all() -> Vec<Box<dyn Forwarder>> {
-    let [xdp, af_xdp, spill] = exitmark::VARIANTS.map(exitmark::Exitmark);
+pub(crate) fn all() -> Vec<Forwarder> {
+    let [xdp, af_xdp, spill] = exitmark::all();
     vec![
-        Box::new(nftables::Nftables),
-        Box::new(bridge::Bridge),
-        Box::new(rule::Rule(rule::Place::Tc)),
-        Box::new(wire::Wire),
-        Box::new(rule::Rule(rule::Place::Xdp)),
-        Box::new(xdp),
-        Box::new(spill),
-        Box::new(af_xdp),
-        Box::new(testpmd::Testpmd::AfXdp),
-        Box::new(testpmd::Testpmd::AfPacket),
+        nftables::forwarder(),
+        bridge::forwarder(),
+        Forwarder::new("tc-bpf", Job::MarkAndSteer, rule::start_tc),
+        Forwarder::new("wire", Job::Wire, |site, traffic, _| {
+            traffic.attach_wire(site)?;
+            in_kernel()
+        }),
+        Forwarder::new("bare-xdp", Job::MarkAndSteer, rule::start_xdp),
+        xdp,
+        spill,
+        af_xdp,
+        testpmd::forwarder("testpmd-af_xdp", testpmd::start_af_xdp),
+        testpmd::forwarder("testpmd-af_packet", testpmd::start_af_packet),
     ]
 }
-
-/// Forwarders that take turns.
-pub(crate) type Forwarders = Vec<Box<dyn Forwarder>>;
 
 /// The requested ones of these forwarders, if this machine has their prerequisites; the others with
 /// what is missing.
 pub(crate) fn chosen(
     bench: &'static str,
     options: &Options,
-    forwarders: Forwarders,
-) -> Result<(Forwarders, Vec<Missing>), LabError> {
-    let mut forwarders = options.chosen(forwarders, |one| one.name())?;
+    forwarders: Vec<Forwarder>,
+) -> Result<(Vec<Forwarder>, Vec<Missing>), LabError> {
+    let mut forwarders = options.chosen(forwarders, |one| one.name)?;
     rounds::need_root()?;
     let mut all_missing = Vec::new();
     forwarders.retain(|forwarder| {
-        let missing = forwarder.missing();
+        let missing = (forwarder.missing)();
         if let Some(missing) = &missing {
-            let name = forwarder.name();
+            let name = forwarder.name;
             eprintln!("{name} is left out; this machine lacks {missing}");
             all_missing.push(Missing {
                 bench,
@@ -121,7 +120,7 @@ pub(crate) fn chosen(
 }
 
 /// Whether the forwarder is one of exitmark's engines.
-pub(crate) fn is_exitmark(forwarder: &dyn Forwarder) -> bool {
+pub(crate) fn is_exitmark(forwarder: &Forwarder) -> bool {
     let mut variants = exitmark::VARIANTS.iter();
-    variants.any(|variant| variant.name == forwarder.name())
+    variants.any(|variant| variant.name == forwarder.name)
 }

@@ -2,40 +2,27 @@
 //! the relays' endpoints, marks exit flows and steers relay flows by policy routing. No connection
 //! tracking, no reverse path filter, permanent neighbours.
 
-use super::{Forwarder, InKernel, Job, Started, nft};
+use super::{Forwarder, Job, Started, in_kernel, nft};
 use crate::load::{Family, Load};
 use crate::site::{
     BOX_HOST, BOX_HOST_MAC, BOX_INCOMING, BOX_UPLINK, INCOMING_MAC, Site, UPLINK_MAC,
 };
 use crate::traffic::Traffic;
 use exitmark_lab::{LabError, Netns};
-use exitmark_policy::packet::MacAddr;
 
-pub(super) struct Nftables;
-
-impl Forwarder for Nftables {
-    fn name(&self) -> &'static str {
-        "nftables"
+pub(super) fn forwarder() -> Forwarder {
+    Forwarder {
+        next_hop: BOX_HOST_MAC,
+        missing: nft::missing,
+        ..Forwarder::new("nftables", Job::MarkAndSteer, start)
     }
+}
 
-    fn job(&self) -> Job {
-        Job::MarkAndSteer
-    }
-
-    fn next_hop(&self) -> MacAddr {
-        BOX_HOST_MAC
-    }
-
-    fn missing(&self) -> Option<String> {
-        nft::missing()
-    }
-
-    fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started {
-        route(site, load.family)?;
-        nft::load(&site.middle, &table(load))?;
-        traffic.attach_pass(site)?;
-        Ok(Box::new(InKernel))
-    }
+fn start(site: &Site, traffic: &Traffic, load: &Load) -> Started {
+    route(site, load.family)?;
+    nft::load(&site.middle, &table(load))?;
+    traffic.attach_pass(site)?;
+    in_kernel()
 }
 
 fn route(site: &Site, family: Family) -> Result<(), LabError> {

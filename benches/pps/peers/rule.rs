@@ -1,7 +1,7 @@
 //! A minimal BPF program with the whole rule and nothing else, in XDP and in tc: both are
 //! benches/bpf/rule.bpf.c.
 
-use super::{Forwarder, InKernel, Job, Started};
+use super::{Started, in_kernel};
 use crate::common::bpf;
 use crate::load::Load;
 use crate::site::{BOX_HOST, BOX_INCOMING, BOX_INCOMING_MAC, BOX_UPLINK, INCOMING_MAC, Site};
@@ -15,52 +15,34 @@ const RULE: &str = "rule.bpf.c";
 // `enum port` of rule.bpf.c.
 const PORTS: [&str; 2] = [BOX_UPLINK, BOX_INCOMING];
 
-/// The hook of the program.
-#[derive(Clone, Copy)]
-pub(super) enum Place {
-    /// XDP, before the kernel allocates an skb.
-    Xdp,
-    /// The ingress of the clsact qdisc.
-    Tc,
+/// Starts the program in XDP, before the kernel allocates an skb.
+pub(super) fn start_xdp(site: &Site, _: &Traffic, load: &Load) -> Started {
+    let programs = load_with_relays(site, load)?;
+    for (number, interface) in (0_u32..).zip(PORTS) {
+        programs.aim("ports", number, &site.middle, interface)?;
+    }
+    programs.attach("rule_xdp", &site.middle, BOX_HOST)?;
+    in_kernel()
 }
 
-pub(super) struct Rule(pub(super) Place);
+/// Starts the program in tc, at the ingress of the clsact qdisc.
+pub(super) fn start_tc(site: &Site, traffic: &Traffic, load: &Load) -> Started {
+    let programs = load_with_relays(site, load)?;
+    traffic.attach_pass(site)?;
+    programs.attach_tc("rule_tc", &site.middle, BOX_HOST)?;
+    in_kernel()
+}
 
-impl Forwarder for Rule {
-    fn name(&self) -> &'static str {
-        match self.0 {
-            Place::Xdp => "bare-xdp",
-            Place::Tc => "tc-bpf",
-        }
+fn load_with_relays(site: &Site, load: &Load) -> Result<Programs, LabError> {
+    let preparation = Preparation {
+        constants: &constants(site, load)?,
+        ..Preparation::default()
+    };
+    let programs = Programs::load_prepared(RULE, &bpf::compile(RULE)?, preparation)?;
+    for endpoint in load.relays() {
+        list(&programs, endpoint)?;
     }
-
-    fn job(&self) -> Job {
-        Job::MarkAndSteer
-    }
-
-    fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started {
-        let preparation = Preparation {
-            constants: &constants(site, load)?,
-            ..Preparation::default()
-        };
-        let programs = Programs::load_prepared(RULE, &bpf::compile(RULE)?, preparation)?;
-        for endpoint in load.relays() {
-            list(&programs, endpoint)?;
-        }
-        match self.0 {
-            Place::Xdp => {
-                for (number, interface) in (0_u32..).zip(PORTS) {
-                    programs.aim("ports", number, &site.middle, interface)?;
-                }
-                programs.attach("rule_xdp", &site.middle, BOX_HOST)?;
-            }
-            Place::Tc => {
-                traffic.attach_pass(site)?;
-                programs.attach_tc("rule_tc", &site.middle, BOX_HOST)?;
-            }
-        }
-        Ok(Box::new(InKernel))
-    }
+    Ok(programs)
 }
 
 /// The bytes of `site` in rule.bpf.c.

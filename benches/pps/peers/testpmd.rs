@@ -2,7 +2,7 @@
 //! drivers for NICs that the kernel keeps. The upper bound of that library, as `wire` is that of
 //! the kernel.
 
-use super::{Forwarder, Job, Running, Started};
+use super::{Forwarder, Job, Started};
 use crate::load::Load;
 use crate::site::{BOX_HOST, BOX_UPLINK, Site, forwarder_cpus};
 use crate::traffic::Traffic;
@@ -23,36 +23,44 @@ const LAST_LINES: usize = 20;
 /// Buffers per port: twice the entries of all rings of a port.
 const BUFFERS: usize = 8192;
 
-/// `testpmd`, by the driver of its ports.
-pub(super) enum Testpmd {
+/// `testpmd` with one of its drivers.
+pub(super) fn forwarder(
+    name: &'static str,
+    start: fn(&Site, &Traffic, &Load) -> Started,
+) -> Forwarder {
+    Forwarder {
+        missing,
+        ..Forwarder::new(name, Job::Wire, start)
+    }
+}
+
+fn missing() -> Option<String> {
+    let found = Command::new(PROGRAM).arg("--help").output();
+    let error = found.err()?;
+    Some(format!(
+        "the command {PROGRAM} (Debian package dpdk-dev): {error}"
+    ))
+}
+
+/// Starts it with the AF_XDP driver, which attaches a program of its own.
+pub(super) fn start_af_xdp(site: &Site, _: &Traffic, load: &Load) -> Started {
+    Driver::AfXdp.start(site, load)
+}
+
+pub(super) fn start_af_packet(site: &Site, traffic: &Traffic, load: &Load) -> Started {
+    traffic.attach_pass(site)?;
+    Driver::AfPacket.start(site, load)
+}
+
+/// The driver of its ports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Driver {
     AfXdp,
     AfPacket,
 }
 
-impl Forwarder for Testpmd {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::AfXdp => "testpmd-af_xdp",
-            Self::AfPacket => "testpmd-af_packet",
-        }
-    }
-
-    fn job(&self) -> Job {
-        Job::Wire
-    }
-
-    fn missing(&self) -> Option<String> {
-        let found = Command::new(PROGRAM).arg("--help").output();
-        found
-            .err()
-            .map(|error| format!("the command {PROGRAM} (Debian package dpdk-dev): {error}"))
-    }
-
-    fn start(&self, site: &Site, traffic: &Traffic, load: &Load) -> Started {
-        if let Self::AfPacket = self {
-            // The AF_XDP driver attaches a program of its own.
-            traffic.attach_pass(site)?;
-        }
+impl Driver {
+    fn start(self, site: &Site, load: &Load) -> Started {
         let failed = |error| LabError(format!("cannot keep what {PROGRAM} says: {error}"));
         let log = NamedTempFile::new().map_err(failed)?;
         let words = log.reopen().map_err(failed)?;
@@ -71,50 +79,38 @@ impl Forwarder for Testpmd {
             log,
         };
         process.wait_until_ready()?;
-        Ok(Box::new(process))
+        Ok(Box::new(|| process.stop()))
     }
-}
 
-impl Testpmd {
     /// The command line: a thread per queue, on the cores that the generators leave, and a main
     /// thread. No huge pages, no PCI, no files: it leaves the machine unchanged.
-    fn arguments(&self, load: &Load) -> Vec<String> {
+    fn arguments(self, load: &Load) -> Vec<String> {
         let (queues, cpus) = (load.queues, forwarder_cpus(load.queues));
         let devices = self.devices(queues);
-        let mut arguments: Vec<_> = ["--no-huge", "--no-shconf", "--no-pci", "--no-telemetry"]
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
-        arguments.push(format!(
-            "--lcores=(0-{queues})@({}-{})",
-            cpus.start,
-            cpus.end - 1
-        ));
         let buffers = BUFFERS * devices.len();
         // Megabytes; a buffer takes a page, because it must not cross a page boundary.
-        arguments.extend(["-m".to_owned(), (buffers / 128).to_string()]);
+        let megabytes = buffers / 128;
+        let (first, last) = (cpus.start, cpus.end - 1);
+        let mut line = format!(
+            "--no-huge --no-shconf --no-pci --no-telemetry --lcores=(0-{queues})@({first}-{last}) \
+             -m {megabytes}"
+        );
         for device in devices {
-            arguments.extend(["--vdev".to_owned(), device]);
+            line += &format!(" --vdev {device}");
         }
-        arguments.push("--".to_owned());
-        arguments.push("--forward-mode=io".to_owned());
-        arguments.push("--auto-start".to_owned());
-        arguments.push("--no-mlockall".to_owned());
-        arguments.push(format!("--total-num-mbufs={buffers}"));
-        arguments.push(format!("--nb-cores={queues}"));
         // exitmark's batch size and ring size.
-        for option in ["--burst=256", "--rxd=2048", "--txd=2048"] {
-            arguments.push(option.to_owned());
+        line += &format!(
+            " -- --forward-mode=io --auto-start --no-mlockall --total-num-mbufs={buffers} \
+             --nb-cores={queues} --burst=256 --rxd=2048 --txd=2048"
+        );
+        if self == Self::AfPacket {
+            line += &format!(" --rxq={queues} --txq={queues}");
         }
-        if let Self::AfPacket = self {
-            arguments.push(format!("--rxq={queues}"));
-            arguments.push(format!("--txq={queues}"));
-        }
-        arguments
+        line.split(' ').map(str::to_owned).collect()
     }
 
     /// Its ports; frames go between the first and the second, the third and the fourth.
-    fn devices(&self, queues: u32) -> Vec<String> {
+    fn devices(self, queues: u32) -> Vec<String> {
         let ports = [BOX_HOST, BOX_UPLINK];
         match self {
             // The driver detects only one queue of a veth, but accepts any queue number.
@@ -152,10 +148,8 @@ impl Process {
     }
 
     fn words(&self) -> String {
-        fs::read(self.log.path()).map_or_else(
-            |_| String::new(),
-            |words| String::from_utf8_lossy(&words).into_owned(),
-        )
+        let words = fs::read(self.log.path()).unwrap_or_default();
+        String::from_utf8_lossy(&words).into_owned()
     }
 
     fn failed(&self, what: &str) -> LabError {
@@ -166,10 +160,8 @@ impl Process {
         let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
         LabError(format!("{PROGRAM} {what}; it said: {last}"))
     }
-}
 
-impl Running for Process {
-    fn stop(mut self: Box<Self>) -> Result<(), LabError> {
+    fn stop(mut self) -> Result<(), LabError> {
         // Any line of input ends it; if it has ended already, its status says so.
         if let Some(mut stdin) = self.child.process().stdin.take() {
             let _ = stdin.write_all(b"\n");

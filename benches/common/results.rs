@@ -54,7 +54,6 @@ impl Serialize for Series {
     }
 }
 
-/// Formats a ratio for the tables.
 pub(crate) fn ratio(ratio: Option<f64>) -> String {
     ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
 }

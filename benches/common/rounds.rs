@@ -8,7 +8,6 @@ use serde::Serialize;
 use std::fmt::Display;
 use std::time::Duration;
 
-/// The options common to all benches.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// The number of rounds; the table shows their median
@@ -89,7 +88,6 @@ pub(crate) struct Missing {
     pub(crate) reason: String,
 }
 
-/// The measurements of a bench.
 pub(crate) struct Outcome<K, S> {
     /// The contestants that never failed.
     pub(crate) contests: Vec<Contest<K, S>>,

@@ -18,7 +18,6 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// The build of this program.
     pub(crate) fn here() -> Self {
         let output = Command::new("rustc").arg("-vV").output();
         let said = output.map_or_else(
@@ -55,7 +54,6 @@ impl Baseline {
         }
     }
 
-    /// Writes these counts as the baseline.
     pub(crate) fn write(&self) -> ExitCode {
         self.print(None);
         let mut text = serde_json::to_string_pretty(self).unwrap();
@@ -65,7 +63,6 @@ impl Baseline {
         ExitCode::SUCCESS
     }
 
-    /// Compares these counts with the baseline.
     pub(crate) fn compare(&self) -> ExitCode {
         let text = match fs::read_to_string(PATH) {
             Ok(text) => text,

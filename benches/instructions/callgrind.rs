@@ -45,7 +45,6 @@ pub(crate) fn count(argument: &str, within: &str, until: &str) -> Result<Vec<u64
         .collect()
 }
 
-/// The total of a callgrind file.
 fn total(part: &Path) -> Option<u64> {
     let text = fs::read_to_string(part).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("totals:"));

@@ -28,7 +28,6 @@ const PASSES: u32 = 2;
 /// perform badly on consecutive addresses.
 const KEYS: usize = 15;
 
-/// The argument of the run under callgrind.
 const COUNTED: &str = "--counted";
 const WRITE: &str = "--write-baseline";
 

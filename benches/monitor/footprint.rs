@@ -91,7 +91,6 @@ fn status(databases: &Databases) -> Result<String, LabError> {
     Ok(status)
 }
 
-/// Number of cells in a state file.
 fn cells(state: &Path) -> usize {
     #[derive(Deserialize)]
     struct Kept {

@@ -118,7 +118,6 @@ impl fmt::Display for Row {
     }
 }
 
-/// Result of one run.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     value: f64,
@@ -156,7 +155,6 @@ enum Unit {
 }
 
 impl Unit {
-    /// Combines two runs.
     fn and(self, next: Self) -> Self {
         match (self, next) {
             (

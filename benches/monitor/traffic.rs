@@ -24,7 +24,6 @@ pub(crate) fn filter() -> Filter {
     }
 }
 
-/// Properties of the packets.
 #[derive(Clone, Copy)]
 pub(crate) struct Kind {
     /// Percentage of IPv6.

@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 const LOADS: &str = "loads";
 const HOST: &str = "192.0.2.10";
 
-/// A load.
 #[derive(Clone, Copy)]
 struct Load {
     name: &'static str,

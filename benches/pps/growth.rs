@@ -74,7 +74,6 @@ impl Axis {
     }
 }
 
-/// One forwarder at one value of an axis.
 struct Step<'f> {
     axis: Axis,
     value: u32,
@@ -130,7 +129,6 @@ impl Growth {
     }
 }
 
-/// All runs of one step.
 #[derive(Debug, Serialize)]
 struct Row {
     axis: Axis,

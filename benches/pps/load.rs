@@ -44,13 +44,11 @@ impl Family {
     }
 }
 
-/// The parameters of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) family: Family,
     /// The requested frame size in bytes; [`Load::frame_bytes`] is the real one.
     pub(crate) size: usize,
-    /// The percentage of flows to relays.
     pub(crate) relay_percent: u8,
     /// The number of receive queues of every port, and of generators.
     pub(crate) queues: u32,
@@ -79,13 +77,11 @@ impl Load {
         self.size.max(self.family.header_bytes())
     }
 
-    /// The endpoints of the relay set.
     pub(crate) fn relays(&self) -> impl Iterator<Item = SocketAddr> {
         let family = self.family;
         (0..self.relays).map(move |number| relay(family, number))
     }
 
-    /// The first of the host's addresses.
     pub(crate) fn host(&self) -> IpAddr {
         host(self.family, 0)
     }

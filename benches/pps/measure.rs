@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 const WARM_UP_FRAMES: u32 = 100_000;
 const SAMPLING: Duration = Duration::from_millis(10);
 
-/// One forwarder with one load.
 #[derive(Clone, Copy)]
 pub(crate) struct Contestant<'f> {
     pub(crate) forwarder: &'f Forwarder,
@@ -24,7 +23,6 @@ pub(crate) struct Contestant<'f> {
 }
 
 impl<'f> Contestant<'f> {
-    /// All forwarders with one load.
     pub(crate) fn all(forwarders: &'f [Forwarder], load: Load) -> impl Iterator<Item = Self> {
         let forwarders = forwarders.iter();
         forwarders.map(move |forwarder| Self { forwarder, load })

@@ -31,7 +31,6 @@ pub(crate) struct Axes {
     full: bool,
 }
 
-/// The forwarders that a load applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whom {
     All,

@@ -7,7 +7,6 @@ use crate::measure::Contestant;
 use crate::sample::{Lost, Sample, percent};
 use serde::Serialize;
 
-/// All runs of one forwarder with one load.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     forwarder: &'static str,
@@ -16,7 +15,6 @@ pub(crate) struct Row {
     queues: u32,
     family: &'static str,
     flows: u32,
-    /// The number of endpoints in the relay set.
     relays: u32,
     mpps: f64,
     min: f64,

@@ -17,7 +17,6 @@ pub(crate) struct Lost {
     pub(crate) after_box: u64,
 }
 
-/// One run of one forwarder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     /// Received frames in millions per second.

@@ -26,7 +26,6 @@ const fn mac(cable: u8, end: u8) -> MacAddr {
     MacAddr::new([2, 0, 0, 0, cable, end])
 }
 
-/// Builds a site whose ports have this number of queues.
 pub(crate) fn build(queues: u32) -> Result<Site, LabError> {
     Site::build(Plan {
         is_bare: true,

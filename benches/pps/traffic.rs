@@ -23,7 +23,6 @@ const SINK_INCOMING: u32 = 1;
 /// The number of frames per batch.
 const BATCH: u32 = 64;
 
-/// The frames received by one sink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) exit_marked: u64,
@@ -51,7 +50,6 @@ impl Tally {
     }
 }
 
-/// All counters at one time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
     pub(crate) at: Instant,
@@ -161,7 +159,6 @@ impl Traffic {
         })
     }
 
-    /// Reads all counters.
     pub(crate) fn counts(&self) -> Result<Counts, LabError> {
         let [sent, _next] = self.programs.sums("sent", 0)?;
         Ok(Counts {
@@ -223,7 +220,6 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    /// Whether all generators still run.
     pub(crate) fn is_on(&self) -> bool {
         !self.threads.iter().any(thread::JoinHandle::is_finished)
     }

@@ -13,13 +13,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// The number of frames in a ring.
 pub(crate) const RING: u32 = 2_048;
 
 const BATCH: usize = 64;
 const CHUNK_BYTES: u16 = 2048;
 
-/// A kind of frame from the host.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     /// Builds the frame of the flow with this number.

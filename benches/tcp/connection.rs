@@ -11,12 +11,10 @@ const PORT: u16 = 443;
 /// The timeout of a stalled connection.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The endpoint of the web server.
 pub(crate) fn server() -> SocketAddr {
     SocketAddr::from((SERVER_V4, PORT))
 }
 
-/// Opens the web server's listener.
 pub(crate) fn listen(site: &Site) -> Result<TcpListener, LabError> {
     let listener = site.clearnet.run(|| TcpListener::bind(server()));
     listener.map_err(|error| LabError(format!("the web server cannot listen: {error}")))
@@ -29,19 +27,16 @@ pub(crate) fn bounded(end: TcpStream) -> io::Result<TcpStream> {
     Ok(end)
 }
 
-/// Both ends of a connection from the host to the web server.
 pub(crate) struct Connection {
     pub(crate) host: TcpStream,
     pub(crate) server: TcpStream,
 }
 
 impl Connection {
-    /// Opens a connection.
     pub(crate) fn open(site: &Site) -> Result<Self, LabError> {
         Ok(Self::open_all(site, 1)?.remove(0))
     }
 
-    /// Opens this number of connections.
     pub(crate) fn open_all(site: &Site, number: u16) -> Result<Vec<Self>, LabError> {
         let failed = |error| {
             LabError(format!(

@@ -36,7 +36,6 @@ impl Forwarder {
         }
     }
 
-    /// Whether it marks exit traffic.
     pub(crate) fn marks(&self) -> bool {
         matches!(self, Self::Exitmark(_))
     }

@@ -34,7 +34,6 @@ impl Direction {
     }
 }
 
-/// The result of one direction of one run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Goodput {
     pub(crate) gbit_per_s: f64,

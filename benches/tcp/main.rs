@@ -47,7 +47,6 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// All trials of each forwarder.
     fn trials(&self) -> impl Iterator<Item = Trial> {
         let bulk = self.streams.iter().copied().map(Trial::Bulk);
         bulk.chain([Trial::Connect(self.parallel), Trial::RoundTrip])
@@ -77,19 +76,16 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     outcome.write(BENCH, files, &rows, Vec::new())
 }
 
-/// The measurement of one run.
 #[derive(Clone, Copy, Debug)]
 enum Trial {
     /// This number of connections send at full speed, one way and then the other.
     Bulk(u16),
     /// This number of threads connect repeatedly.
     Connect(u16),
-    /// The round trip of one byte.
     RoundTrip,
 }
 
 impl Trial {
-    /// The number of concurrent connections.
     fn streams(self) -> u16 {
         match self {
             Self::Bulk(streams) | Self::Connect(streams) => streams,
@@ -98,7 +94,6 @@ impl Trial {
     }
 }
 
-/// One forwarder and its trial.
 struct Contestant<'f> {
     forwarder: &'f Forwarder,
     trial: Trial,

@@ -11,12 +11,10 @@ use std::fmt;
 /// The forwarder that every row is compared with.
 const REFERENCE: &str = "wire";
 
-/// One run of one forwarder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Sample {
     /// The goodput of an upload, and of a download after it.
     Bulk(Goodput, Goodput),
-    /// Connections per second.
     Connect(f64),
     RoundTrip(RoundTrip),
 }

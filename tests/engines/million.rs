@@ -13,7 +13,6 @@ const COUNTER_EXAMPLES: &str = concat!(
     "/tests/engines/counterexamples.txt"
 );
 
-/// A number from an environment variable.
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }

@@ -15,7 +15,6 @@ pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// The loaded program with its policy and links.
 pub(crate) struct Rig {
     pub(crate) kernel: Kernel,
     pub(crate) links: Links,
@@ -74,7 +73,6 @@ impl Rig {
     }
 }
 
-/// What one frame added to the counters.
 pub(crate) struct Counted {
     before: KernelCounts,
     after: KernelCounts,

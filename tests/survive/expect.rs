@@ -4,7 +4,6 @@
 use crate::load::Rhythm::{self, Bursts, Saturation, Steady};
 use crate::report::Row;
 
-/// What happens to the box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Nothing,
@@ -41,7 +40,6 @@ pub(crate) enum Link {
     UplinkAtFarEnd,
 }
 
-/// How many frames may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
     /// At most this many.
@@ -61,7 +59,6 @@ pub(crate) enum Lost {
     NoneAfter,
 }
 
-/// One line of the table.
 pub(crate) struct Expected {
     pub(crate) event: Event,
     pub(crate) name: &'static str,
@@ -109,7 +106,6 @@ const fn line(
     }
 }
 
-/// The table of expectations.
 #[rustfmt::skip]
 pub(crate) const TABLE: &[Expected] = &[
     //   event                              name                       load        xdp              af_xdp

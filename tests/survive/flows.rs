@@ -18,7 +18,6 @@ pub(crate) const FRAME_BYTES: usize = 96;
 pub(crate) const HEADER_BYTES: usize = 76;
 const MAGIC: u32 = 0x7375_7276;
 
-/// The receiver of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sink {
     Uplink,
@@ -203,7 +202,6 @@ pub(crate) fn place(number: u64, flows: u32) -> (u32, u32) {
     (small(number * STRIDE % flows), small(number / flows))
 }
 
-/// Writes flow and sequence number into a frame.
 pub(crate) fn sign(frame: &mut [u8], flow: u32, sequence: u32) {
     let record = [MAGIC, flow, sequence].map(u32::to_ne_bytes);
     frame[HEADER_BYTES..HEADER_BYTES + 12].copy_from_slice(record.as_flattened());

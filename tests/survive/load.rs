@@ -35,7 +35,6 @@ impl Rhythm {
         }
     }
 
-    /// The number of flows.
     pub(crate) const fn flows(self) -> u32 {
         match self {
             Self::Steady | Self::Bursts => FLOWS,
@@ -44,7 +43,6 @@ impl Rhythm {
     }
 }
 
-/// The sent frames.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sent {
     /// The number of frame numbers used, from 0 on.
@@ -53,7 +51,6 @@ pub(crate) struct Sent {
     pub(crate) refused: Vec<u64>,
     /// The times since the start at which the frames from this number on were sent.
     pub(crate) times: Vec<(u64, Duration)>,
-    /// The length of the whole load.
     pub(crate) length: Duration,
 }
 
@@ -65,7 +62,6 @@ impl Sent {
     }
 }
 
-/// A running load.
 pub(crate) struct Load {
     thread: Option<JoinHandle<Result<Sent, LabError>>>,
     stop: Arc<AtomicBool>,
@@ -134,7 +130,6 @@ impl Load {
         Ok(())
     }
 
-    /// Ends the load, and returns the sent frames.
     pub(crate) fn finish(mut self) -> Result<Sent, LabError> {
         self.stop.store(true, Ordering::Relaxed);
         let outcome = self.thread.take().map(JoinHandle::join);

@@ -51,7 +51,6 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Formats the row as a line of text.
     pub(crate) fn line(&self) -> String {
         let outage = self.longest_outage_ms.map(|ms| format!(", outage {ms} ms"));
         format!(

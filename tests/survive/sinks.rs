@@ -37,7 +37,6 @@ impl Tally {
     }
 }
 
-/// The loaded programs of one run.
 #[derive(Clone)]
 pub(crate) struct Sinks {
     programs: Programs,
@@ -87,7 +86,6 @@ impl Sinks {
         self.programs.attach("faultless", netns, "uplink0")
     }
 
-    /// The counters of a sink so far.
     pub(crate) fn tally(&self, sink: Sink) -> Result<Tally, LabError> {
         self.programs
             .numbers("tallies", sink.number())

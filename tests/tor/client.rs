@@ -17,12 +17,10 @@ use std::time::{Duration, Instant};
 /// The status code of asynchronous events (control-spec).
 const EVENT: &str = "650 ";
 
-/// The location of a page.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     /// An address, without a DNS query by the exit.
     Address(IpAddr),
-    /// A host name.
     Name(String),
 }
 
@@ -83,7 +81,6 @@ impl Client {
         client
     }
 
-    /// Builds a circuit through these relays.
     pub(crate) fn circuit(&mut self, path: &[&Tor]) -> Circuit {
         let path: Vec<_> = path
             .iter()
@@ -112,7 +109,6 @@ impl Client {
         }
     }
 
-    /// Starts a download through a circuit.
     pub(crate) fn fetch(&mut self, circuit: &Circuit, place: &Place, page: Page) -> Download {
         let (socks, host) = (self.socks.clone(), place.clone());
         let download = thread::spawn(move || {

@@ -27,7 +27,6 @@ pub(crate) enum Binding {
 impl Binding {
     pub(crate) const ALL: [Self; 3] = [Self::None, Self::All, Self::OrAndExit];
 
-    /// The name in the report.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -36,7 +35,6 @@ impl Binding {
         }
     }
 
-    /// The relay's nickname in the network.
     pub(crate) fn nickname(self) -> String {
         match self {
             Self::None => "exitNone",
@@ -46,7 +44,6 @@ impl Binding {
         .to_owned()
     }
 
-    /// The source addresses of exit traffic.
     pub(crate) fn clearnet(self, lot: &Lot) -> Dual {
         match self {
             Self::None => lot.first,
@@ -54,7 +51,6 @@ impl Binding {
         }
     }
 
-    /// The lines of the torrc.
     fn torrc(self, lot: &Lot) -> String {
         let bind = |option: &str, [v4, v6]: [IpAddr; 2]| {
             format!("OutboundBindAddress{option} {v4}\nOutboundBindAddress{option} [{v6}]\n")

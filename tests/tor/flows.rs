@@ -38,7 +38,6 @@ enum Kind {
     Udp,
 }
 
-/// The relevant fields of a frame.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     source: SocketAddr,

@@ -6,9 +6,7 @@ use exitmark_lab::site::connect;
 use exitmark_lab::{Netns, VethEnd, veth};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The ORPort of every relay of the network.
 pub(crate) const OR_PORT: u16 = 9001;
-/// The DirPort of the directory authorities.
 pub(crate) const DIR_PORT: u16 = 7000;
 
 /// An address of each family.
@@ -28,15 +26,12 @@ impl Dual {
     }
 }
 
-/// The addresses of the web server.
 pub(crate) const WEB: Dual = Dual {
     v4: Ipv4Addr::new(198, 51, 100, 7),
     v6: Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 7),
 };
-/// The address of the exit hosts' resolver.
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 
-/// The network of the exit hosts.
 pub(crate) const EXITS: &str = "192.0.2.0/24";
 
 /// Whether an address is an exit host's, IPv4 or IPv6.

@@ -61,7 +61,6 @@ use web::{Page, WEB_PORTS, Web};
 
 /// The sizes of the pages in bytes; each is fetched from every place.
 const SIZES: [usize; 7] = [0, 1, 1_000, 16_384, 100_000, 300_000, 1_000_000];
-/// The start time of the test.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// How often each exit is the first hop.
 const ENTRIES: usize = 3;
@@ -156,7 +155,6 @@ fn marked_and_steered_flows_equal_the_counts_of_tor() {
     late.tor.stop();
 }
 
-/// Prints the progress of the test.
 fn say(words: &str) {
     println!("{:4} s: {words}", START.elapsed().as_secs());
 }

@@ -50,7 +50,6 @@ ExitPolicy reject *:*
 const MIDDLE: &str = "ExitPolicy reject *:*\n";
 const DOOR: &str = "ExitRelay 1\nIPv6Exit 1\nExitPolicy accept *:*\n";
 
-/// A running tor.
 pub(crate) struct Tor {
     pub(crate) name: String,
     pub(crate) directory: PathBuf,
@@ -58,7 +57,6 @@ pub(crate) struct Tor {
 }
 
 impl Tor {
-    /// The end of the log.
     pub(crate) fn last_words(&self) -> String {
         let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
@@ -187,7 +185,6 @@ impl Network {
         path
     }
 
-    /// A path for other files.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -218,7 +215,6 @@ impl Network {
         }
     }
 
-    /// The names of all initial tors.
     pub(crate) fn names(&self) -> Vec<String> {
         self.tors.iter().map(|tor| tor.name.clone()).collect()
     }
@@ -252,7 +248,6 @@ impl Network {
     }
 }
 
-/// The name of the relay with this number.
 fn name(number: u8) -> String {
     match number.checked_sub(AUTHORITIES) {
         None | Some(0) => format!("authority{number}"),
@@ -260,7 +255,6 @@ fn name(number: u8) -> String {
     }
 }
 
-/// The addresses of the relay that joins later.
 pub(crate) fn newcomer() -> Dual {
     relay(AUTHORITIES + RELAYS + 1)
 }

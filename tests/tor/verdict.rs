@@ -16,7 +16,6 @@ use std::net::SocketAddr;
 /// One line of `tor.json`.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
-    /// The configuration of tor's source addresses.
     binding: &'static str,
     /// Exit connections by tor's count.
     tor_exit: u64,
@@ -167,7 +166,6 @@ fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl
     }
 }
 
-/// Checks the numbers of a row.
 fn check_row(row: &Row, dials: Dials, flows: &Flows, complain: &mut impl FnMut(String)) {
     #[rustfmt::skip]
     let table = [

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// The ports of every web server.
 pub(crate) const WEB_PORTS: [u16; 2] = [80, 8080];
 pub(crate) const DNS_PORT: u16 = 53;
 

@@ -195,13 +195,11 @@ pub(crate) fn families() -> [(IpAddr, IpAddr, IpAddr); 2] {
     ]
 }
 
-/// A packet of exit traffic.
 pub(crate) fn exit(family: usize, bytes: usize) -> Packet {
     let (host, server, _) = families()[family];
     Packet::new(host, server, TCP, segment(40_000, 443, bytes))
 }
 
-/// A packet to the listed relay.
 pub(crate) fn relay(family: usize, bytes: usize) -> Packet {
     let (host, _, relay) = families()[family];
     Packet::new(host, relay, TCP, segment(40_001, OR_PORT, bytes))

@@ -26,7 +26,6 @@ struct Stream {
     sent: u32,
 }
 
-/// One receiver of frames.
 struct Eye {
     capture: Capture,
     expected: usize,

@@ -10,12 +10,10 @@ use exitmark_lab::site::{
 
 const BROADCAST: &str = "ff:ff:ff:ff:ff:ff";
 
-/// A configuration with the host's MAC address.
 fn known() -> Config {
     Config::default().host("mac = \"02:00:00:00:01:01\"")
 }
 
-/// A packet of the relay to the host.
 fn inbound(family: usize) -> Packet {
     relay_answer(family, 70).tos(0x2a)
 }

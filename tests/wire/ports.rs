@@ -47,7 +47,6 @@ fn create(site: &Site, role: Role, mac: &str) {
     site.connect(role, mac, Plan::default()).unwrap();
 }
 
-/// Removes a NIC of the box.
 #[track_caller]
 fn remove(rig: &Rig, name: &str) {
     rig.ip(format!("link del {name}"));

@@ -22,7 +22,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Lines of `[host]`.
 const HOST: &str = "listeners = [22]\n\
      resolvers = [\"198.51.100.153\", \"2001:db8:51:a0b0:c0d0:e0f0:1122:3399\"]\n\
      exempt = [\"198.51.100.160/28\", \"2001:db8:51:a0b0:c0d0:e0f0:1122:33a0/124\"]\n";

@@ -42,7 +42,6 @@ pub(crate) fn listing(listed: Endpoint) -> Order {
     }
 }
 
-/// A tor's data directory.
 pub(crate) struct Tor {
     pub(crate) directory: TempDir,
 }

@@ -187,7 +187,6 @@ pub(crate) fn refused(site: &Site, config: &Config) -> String {
     refused.err().unwrap().to_string()
 }
 
-/// Runs a command of exitmark in the box's namespace.
 pub(crate) fn exitmark(site: &Site, arguments: &[&str]) -> Output {
     let mut command = Command::new(EXITMARK);
     command.args(arguments);
@@ -198,7 +197,6 @@ pub(crate) fn detach(site: &Site) -> String {
     site.middle.command(EXITMARK, &["detach"]).unwrap()
 }
 
-/// A site with a running box.
 pub(crate) struct Rig {
     pub(crate) site: Site,
     pub(crate) running: RunningBox,
@@ -354,7 +352,6 @@ impl Rig {
         self.wait_for(name, |counters| counters.get(name) == Some(&number));
     }
 
-    /// The current value of a counter.
     pub(crate) fn count(&self, name: &str) -> u64 {
         count(&self.running.counters().unwrap(), name)
     }
@@ -366,7 +363,6 @@ impl Rig {
         wait_until(words, said, || self.running.log());
     }
 
-    /// The answer to `exitmark status`.
     pub(crate) fn status(&self) -> Report {
         self.site.status().unwrap()
     }

@@ -21,7 +21,6 @@ fn config() -> Config {
     config
 }
 
-/// A frame of a host.
 fn outbound(source: &str, mac: &str) -> Vec<u8> {
     let (_, server, _) = families()[0];
     let packet = Packet::new(address(source), server, TCP, segment(40_000, 443, 20));

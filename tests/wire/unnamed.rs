@@ -11,7 +11,6 @@ use std::time::Duration;
 /// The offset of the control bits in a TCP header, and SYN with ACK.
 const CONTROL: usize = 13;
 const SYN_ACK: u8 = 0x12;
-/// The interval of status queries.
 const PACE: Duration = Duration::from_millis(100);
 
 #[test]

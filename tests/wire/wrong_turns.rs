@@ -14,7 +14,6 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A mistake, and the expected message.
 struct Turn<'a> {
     what: &'static str,
     command: &'static str,
@@ -24,7 +23,6 @@ struct Turn<'a> {
     words: &'a [&'a str],
 }
 
-/// The user of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Root,
@@ -57,7 +55,6 @@ impl Turn<'_> {
         self
     }
 
-    /// With more tables in the configuration.
     fn more(self, tables: &str) -> Self {
         self.config(Config::default().more(tables))
     }
@@ -105,13 +102,11 @@ impl Ground {
         }
     }
 
-    /// Runs the command with its configuration.
     fn take(&self, turn: &Turn<'_>) {
         let configuration = turn.config.write(self.directory.path()).unwrap();
         self.take_with(turn, &configuration);
     }
 
-    /// Runs the command with an existing configuration file.
     fn take_with(&self, turn: &Turn<'_>, configuration: &Path) {
         let mut command = self.command(turn.by);
         command.args([turn.command, "--config"]).arg(configuration);

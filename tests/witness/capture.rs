@@ -82,7 +82,6 @@ fn stories() -> Vec<(Role, Vec<u8>, &'static str)> {
     ]
 }
 
-/// A parsed capture file.
 struct File {
     bytes: Vec<u8>,
     interfaces: Vec<String>,
@@ -358,7 +357,6 @@ fn shows_payload_and_addresses_on_request() {
     });
 }
 
-/// A sample to be used repeatedly.
 fn one() -> (Ground, Sample) {
     let ground = ground();
     let frame = tcp(HOST4, WEB4).macs(TO, FROM).build();

@@ -27,14 +27,12 @@ pub(crate) enum Direction {
 
 use Direction::{Inbound, Outbound};
 
-/// Builds frames to or from one address.
 #[derive(Clone, Copy)]
 pub(crate) struct Forger {
     address: u16,
     payload: u16,
 }
 
-/// A kind of frame.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) direction: Direction,
@@ -52,7 +50,6 @@ impl Forger {
         Self { address, payload }
     }
 
-    /// Sets a payload of two bytes.
     pub(crate) fn saying(self, payload: u16) -> Self {
         Self { payload, ..self }
     }
@@ -314,7 +311,6 @@ const fn telling(name: &'static str, direction: Direction, build: fn(Forger) -> 
     }
 }
 
-/// Every kind.
 pub(crate) fn frames() -> Vec<Kind> {
     [streams(), errors_and_tunnels(), of_the_link(), odd()]
         .into_iter()

@@ -14,7 +14,6 @@ const WEB6: &str = "[2001:db8:51::7]:443";
 /// Eight bytes that the frames below have in unusual places, and that must not be captured.
 const PLANTED: [u8; 8] = *b"\xc6\x33\x64\x63wxyz";
 
-/// A frame with the planted bytes at this place.
 fn planted(mut frame: Vec<u8>, at: usize) -> Vec<u8> {
     let end = frame.len().min(at + PLANTED.len());
     frame[at..end].copy_from_slice(&PLANTED[..end - at]);

@@ -38,7 +38,6 @@ pub(crate) fn on(table: Table) -> Ground {
 }
 
 impl Ground {
-    /// A sampler that captures, and the pieces of its file.
     pub(crate) fn capturing(
         &self,
         links: Arc<Links>,

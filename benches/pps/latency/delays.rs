@@ -23,7 +23,6 @@ pub(super) struct Delays {
 }
 
 impl Delays {
-    /// Clears the sinks' times.
     pub(super) fn clear(programs: &Programs, way: u32) -> Result<(), LabError> {
         let values = libbpf_rs::num_possible_cpus()
             .map(|cpus| vec![vec![0; NUMBERS * size_of::<u64>()]; cpus]);

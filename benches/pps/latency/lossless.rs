@@ -15,7 +15,6 @@ const REACHED: f64 = 0.97;
 pub(super) struct Lossless {
     /// The highest load without loss, if there was one.
     pub(super) best: Option<Trial>,
-    /// The generator at its full speed.
     pub(super) full: Trial,
     /// All tried loads in order.
     pub(super) tried: Vec<Trial>,

@@ -48,7 +48,6 @@ const QUIET: Duration = Duration::from_millis(100);
 /// A rate beyond any generator's limit: full speed.
 pub(super) const FULL_SPEED: f64 = f64::INFINITY;
 
-/// The parameters of a load.
 #[derive(Clone, Copy)]
 pub(super) struct Order {
     /// Frames a second, at first and after `change`.
@@ -94,7 +93,6 @@ impl Order {
     }
 }
 
-/// The result of a load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trial {
     /// Sent frames per second.
@@ -119,7 +117,6 @@ pub(super) struct Pacer<'t> {
     pub(super) site: &'t Site,
     pub(super) traffic: &'t Traffic,
     pub(super) load: Load,
-    /// The length of a trial.
     pub(super) length: Duration,
     /// The length of a trial that times frames.
     pub(super) timed: Duration,
@@ -239,7 +236,6 @@ impl<'t> Pacer<'t> {
         Ok(self.order()?[OVER] != 0)
     }
 
-    /// The number of probes in the last load.
     pub(super) fn probes(&self) -> Result<u64, LabError> {
         Ok(self.order()?[PROBES])
     }

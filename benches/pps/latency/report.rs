@@ -11,7 +11,6 @@ use crate::common::rounds::Contest;
 use crate::measure::Contestant;
 use serde::Serialize;
 
-/// All rounds of one forwarder with one load.
 #[derive(Serialize)]
 pub(super) struct Row {
     forwarder: &'static str,

@@ -11,7 +11,6 @@ use std::time::Duration;
 /// worker within another second and a third.
 const SPILL_RECOVERS_IN: Duration = Duration::from_millis(2500);
 
-/// The configurations of exitmark, a row each.
 pub(super) const VARIANTS: [Variant; 3] = [
     Variant::new("exitmark-xdp", "xdp", ""),
     Variant::new("exitmark-af_xdp", "af_xdp", "spill = false"),

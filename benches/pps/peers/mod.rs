@@ -29,7 +29,6 @@ pub(crate) enum Job {
     MarkAndSteer,
 }
 
-/// A compared forwarder.
 pub(crate) struct Forwarder {
     /// Its name in the table.
     pub(crate) name: &'static str,

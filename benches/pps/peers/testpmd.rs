@@ -128,7 +128,6 @@ impl Driver {
     }
 }
 
-/// A running `testpmd`.
 struct Process {
     child: Child,
     log: NamedTempFile,

@@ -15,7 +15,6 @@ const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const ECE_CWR: u8 = 0xc0;
 
-/// Every table.
 pub(super) fn tables() -> Vec<Table> {
     vec![by_relay_set(), by_host_mark(), relay_addresses()]
 }

@@ -27,7 +27,6 @@ fn marked(name: &'static str, frame: Frame) -> Case {
     passed(name, Exit, frame)
 }
 
-/// Every table.
 pub(super) fn tables() -> Vec<Table> {
     vec![
         one_mark(),

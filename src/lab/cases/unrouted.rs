@@ -8,7 +8,6 @@ use crate::frames::{Frame, extension, tcp};
 use crate::site::TORNET_MAC;
 use exitmark_policy::Class::Relay;
 
-/// Every table.
 pub(super) fn tables() -> Vec<Table> {
     vec![
         tagged(),

@@ -273,7 +273,6 @@ impl Generator {
         }
     }
 
-    /// Corrupts one part of a frame.
     fn damage(&self, random: &mut Random, frame: &mut Vec<u8>) {
         let headers = frame.len().min(100);
         match random.below(12) {

@@ -26,12 +26,18 @@ const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 
-const HOST4: &str = "192.0.2.10:40000";
-const HOST6: &str = "[2001:db8:1::10]:40000";
-const WEB4: &str = "198.51.100.7:443";
-const WEB6: &str = "[2001:db8:51::7]:443";
-const RELAY4: &str = "198.18.0.1:9001";
-const RELAY6: &str = "[2001:db8:18::1]:9001";
+/// An endpoint of the host, from which it connects.
+pub const HOST4: &str = "192.0.2.10:40000";
+/// The same over IPv6.
+pub const HOST6: &str = "[2001:db8:1::10]:40000";
+/// The web server.
+pub const WEB4: &str = "198.51.100.7:443";
+/// The same over IPv6.
+pub const WEB6: &str = "[2001:db8:51::7]:443";
+/// The listed relay.
+pub const RELAY4: &str = "198.18.0.1:9001";
+/// The same over IPv6.
+pub const RELAY6: &str = "[2001:db8:18::1]:9001";
 const RESOLVER: &str = "9.9.9.9";
 const DNS4: &str = "9.9.9.9:53";
 const EXEMPT4: &str = "203.0.113.99:80";

@@ -76,11 +76,8 @@ fn neither_marks_answers_to_outsiders() {
                 data_out: Some(&mut left),
                 ..ProgramInput::default()
             };
-            programs
-                .program("rule_xdp")
-                .unwrap()
-                .test_run(input)
-                .unwrap();
+            let program = programs.program("rule_xdp").unwrap();
+            program.test_run(input).unwrap();
             let expected = if is_marked { AF11 } else { 0 };
             assert_eq!(tos(&left), expected, "{what}, IPv4: {is_v4}");
         }

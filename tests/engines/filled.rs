@@ -51,18 +51,14 @@ fn receives_into_chunks_filled_before_the_bind() {
     let peer = RawPort::open(&far, "eth0").unwrap();
     near.run(move || {
         let index = Nic::look("host0").unwrap().index;
-        let umem = Umem::new(
-            XskSettings {
-                ring: RING,
-                in_hand: IN_HAND,
-                chunk_bytes: 4096,
-                multi_buffer: false,
-                zero_copy: false,
-            },
-            2,
-            1,
-        )
-        .unwrap();
+        let settings = XskSettings {
+            ring: RING,
+            in_hand: IN_HAND,
+            chunk_bytes: 4096,
+            multi_buffer: false,
+            zero_copy: false,
+        };
+        let umem = Umem::new(settings, 2, 1).unwrap();
         // The part of the second worker begins within the memory.
         let mut names = PerRole::from_fn(|_| None);
         assert!(umem.bind_filled(1, &names).unwrap().ports[Role::Host].is_none());

@@ -2,6 +2,7 @@
 
 use crate::rig::{Rig, in_namespace};
 use exitmark_datapath::{Buffers, Counter, DropReason, PerRole, Role};
+use exitmark_lab::cases::{HOST4, HOST6, RELAY4, WEB4, WEB6};
 use exitmark_lab::differential::Scenario;
 use exitmark_lab::frames::{FROM, Frame, TO, extension, tcp};
 use exitmark_policy::Class;
@@ -10,12 +11,7 @@ use exitmark_policy::packet::MacAddr;
 const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
 const NEXT_HOP: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 2]);
 const BROADCAST: MacAddr = MacAddr::new([0xff; 6]);
-const HOST4: &str = "192.0.2.10:40000";
-const HOST6: &str = "[2001:db8:1::10]:40000";
 const OR4: &str = "192.0.2.11:9001";
-const WEB4: &str = "198.51.100.7:443";
-const WEB6: &str = "[2001:db8:51::7]:443";
-const RELAY4: &str = "198.18.0.1:9001";
 
 /// A host with addresses of both kinds, and a next hop for relay traffic.
 fn rig(host: Option<MacAddr>, port: Role) -> Rig {
@@ -34,6 +30,24 @@ fn rig(host: Option<MacAddr>, port: Role) -> Rig {
 /// A frame that a router on `incoming` sends to the box's MAC address.
 fn to_box(frame: Frame) -> Frame {
     frame.macs(OWN, NEXT_HOP)
+}
+
+const HOST_MAC_UNKNOWN: Counter = Counter::Dropped(DropReason::HostMacUnknown);
+const NO_EGRESS: Counter = Counter::Dropped(DropReason::NoEgress);
+
+/// Checks that a frame from this port goes to the host, as this one.
+#[track_caller]
+fn delivers(rig: &mut Rig, from: Role, sent: &[u8], delivered: &[u8], name: &str) {
+    delivers_split(rig, from, (sent, sent.len()), delivered, name);
+}
+
+/// The same with this number of bytes in the first buffer.
+#[track_caller]
+fn delivers_split(rig: &mut Rig, from: Role, sent: (&[u8], usize), delivered: &[u8], name: &str) {
+    let (ran, counted) = rig.run_split(from, sent.0, sent.1);
+    assert!(ran.redirected && ran.frame == delivered, "{name}");
+    counted.assert_forwarded(from, Role::Host, name);
+    assert_eq!(counted.to_stack(from), 0, "{name}");
 }
 
 /// Frames for the host, with a name.
@@ -80,11 +94,8 @@ fn incoming_forwards_frames_sent_to_the_box_for_the_host() {
     in_namespace(|| {
         let mut rig = rig(Some(FROM), Role::Incoming);
         for (name, frame) in for_host() {
-            let (ran, counted) = rig.run(Role::Incoming, &frame.build());
-            assert!(ran.redirected, "{name}");
-            assert!(ran.frame == frame.macs(FROM, NEXT_HOP).build(), "{name}");
-            counted.assert_forwarded(Role::Incoming, Role::Host, name);
-            assert_eq!(counted.to_stack(Role::Incoming), 0, "{name}");
+            let delivered = frame.clone().macs(FROM, NEXT_HOP).build();
+            delivers(&mut rig, Role::Incoming, &frame.build(), &delivered, name);
         }
         for (name, frame) in for_stack() {
             let (ran, counted) = rig.run(Role::Incoming, &frame);
@@ -103,11 +114,9 @@ fn incoming_reads_headers_beyond_the_first_buffer() {
             for (name, frame) in for_host() {
                 let name = format!("{name}, {first} bytes in reach");
                 let built = frame.build();
-                let split = first.min(built.len());
-                let (ran, counted) = rig.run_split(Role::Incoming, &built, split);
-                assert!(ran.redirected, "{name}");
-                assert!(ran.frame == frame.macs(FROM, NEXT_HOP).build(), "{name}");
-                counted.assert_forwarded(Role::Incoming, Role::Host, &name);
+                let sent = (&built[..], first.min(built.len()));
+                let delivered = frame.macs(FROM, NEXT_HOP).build();
+                delivers_split(&mut rig, Role::Incoming, sent, &delivered, &name);
             }
             for (name, frame) in for_stack() {
                 let split = first.min(frame.len());
@@ -123,13 +132,10 @@ fn incoming_reads_headers_beyond_the_first_buffer() {
 fn uplink_forwards_frames_unchanged() {
     in_namespace(|| {
         let mut rig = rig(Some(FROM), Role::Incoming);
-        let built = for_host()
-            .into_iter()
-            .map(|(name, frame)| (name, frame.build()));
+        let frames = for_host().into_iter();
+        let built = frames.map(|(name, frame)| (name, frame.build()));
         for (name, frame) in built.chain(for_stack()) {
-            let (ran, counted) = rig.run(Role::Uplink, &frame);
-            assert!(ran.redirected && ran.frame == frame, "{name}");
-            counted.assert_forwarded(Role::Uplink, Role::Host, name);
+            delivers(&mut rig, Role::Uplink, &frame, &frame, name);
         }
     });
 }
@@ -139,14 +145,11 @@ fn one_nic_can_be_uplink_and_incoming() {
     in_namespace(|| {
         let mut rig = rig(Some(FROM), Role::Uplink);
         for (name, frame) in for_host() {
-            let (ran, counted) = rig.run(Role::Uplink, &frame.build());
-            assert!(ran.frame == frame.macs(FROM, NEXT_HOP).build(), "{name}");
-            counted.assert_forwarded(Role::Uplink, Role::Host, name);
+            let delivered = frame.clone().macs(FROM, NEXT_HOP).build();
+            delivers(&mut rig, Role::Uplink, &frame.build(), &delivered, name);
         }
         for (name, frame) in for_stack() {
-            let (ran, counted) = rig.run(Role::Uplink, &frame);
-            assert!(ran.redirected && ran.frame == frame, "{name}");
-            counted.assert_forwarded(Role::Uplink, Role::Host, name);
+            delivers(&mut rig, Role::Uplink, &frame, &frame, name);
         }
         let relay = tcp(HOST4, RELAY4);
         let (ran, counted) = rig.run(Role::Host, &relay.build());
@@ -164,8 +167,7 @@ fn learns_the_host_only_from_its_own_frames() {
         let dropped = |rig: &mut Rig, why: &str| {
             let (ran, counted) = rig.run(Role::Incoming, &inbound.build());
             assert!(!ran.redirected && !ran.passed, "{why}");
-            let unknown = Counter::Dropped(DropReason::HostMacUnknown);
-            assert_eq!(counted.of(unknown), 1, "{why}");
+            assert_eq!(counted.of(HOST_MAC_UNKNOWN), 1, "{why}");
             assert_eq!(rig.links.host(), None, "{why}");
         };
         dropped(&mut rig, "nothing was sent");
@@ -194,10 +196,7 @@ fn learns_the_host_only_from_its_own_frames() {
             // Sent to the learnt address: another address may belong to another host.
             let inbound = to_box(tcp(WEB4, source));
             let (ran, _) = rig.run(Role::Incoming, &inbound.build());
-            assert!(
-                ran.frame == inbound.clone().macs(from, NEXT_HOP).build(),
-                "{why}"
-            );
+            assert!(ran.frame == inbound.macs(from, NEXT_HOP).build(), "{why}");
         }
     });
 }
@@ -227,8 +226,7 @@ fn each_of_several_hosts_gets_only_its_own_frames() {
         let unseen = to_box(tcp(WEB4, "192.0.2.77:40000")).build();
         let (ran, counted) = rig.run(Role::Incoming, &unseen);
         assert!(!ran.redirected && !ran.passed);
-        let unknown = Counter::Dropped(DropReason::HostMacUnknown);
-        assert_eq!(counted.of(unknown), 1);
+        assert_eq!(counted.of(HOST_MAC_UNKNOWN), 1);
         // Until the changes have stopped for a while.
         rig.links.settle_hosts();
         let (ran, _) = rig.run(Role::Incoming, &unseen);
@@ -280,11 +278,7 @@ fn frames_without_an_egress_are_dropped_and_counted() {
             ] {
                 let (ran, counted) = rig.run(role, frame);
                 assert!(!ran.redirected && !ran.passed, "{why}: {role}");
-                assert_eq!(
-                    counted.of(Counter::Dropped(DropReason::NoEgress)),
-                    1,
-                    "{why}"
-                );
+                assert_eq!(counted.of(NO_EGRESS), 1, "{why}");
                 assert_eq!(counted.of(Counter::Received(role)), 1, "{why}");
             }
         };

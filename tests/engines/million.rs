@@ -8,10 +8,7 @@ use exitmark_policy::packet::Malformed;
 use std::io::Write;
 use std::path::Path;
 
-const COUNTER_EXAMPLES: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/engines/counterexamples.txt"
-);
+const COUNTER_EXAMPLES: &str = "tests/engines/counterexamples.txt";
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -40,16 +37,14 @@ fn both_engines_agree_about_every_frame() {
         start.elapsed().as_secs(),
         outcome.tally,
     );
-    store(&outcome, Path::new(COUNTER_EXAMPLES)).unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(COUNTER_EXAMPLES);
+    store(&outcome, &file).unwrap();
+    let differences = outcome.differences.iter().map(ToString::to_string);
+    let differences: Vec<_> = differences.collect();
     assert!(
-        outcome.differences.is_empty(),
-        "SEED={}: {:#?}",
-        plan.seed,
-        outcome
-            .differences
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
+        differences.is_empty(),
+        "SEED={}: {differences:#?}",
+        plan.seed
     );
     // The generated frames cover every rule.
     let enough = outcome.frames / 10_000;

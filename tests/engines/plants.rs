@@ -4,8 +4,8 @@ use crate::rig::in_namespace;
 use exitmark_datapath::contract::{self, exitmark_ranges, exitmark_table};
 use exitmark_lab::LabError;
 use exitmark_lab::differential::{Plant, Scenario, Session};
-use exitmark_policy::packet::Version;
-use exitmark_policy::{AtUplink, Endpoint, Listener, Snapshot, Steer, image};
+use exitmark_policy::packet::{Dscp, Version};
+use exitmark_policy::{AtUplink, Endpoint, Listener, Steer, image};
 use ipnet::IpNet;
 use std::io::Write;
 use std::mem::offset_of;
@@ -178,22 +178,18 @@ fn a_bit_in_the_kernel_is_found() {
 fn a_bit_in_rust_is_found() {
     fn one_bit_longer(nets: &mut [IpNet]) {
         if let Some(net) = nets.first_mut() {
-            let longer = (net.prefix_len() + 1).min(net.max_prefix_len());
-            let shorter = net.prefix_len().saturating_sub(1);
-            let length = if longer == net.prefix_len() {
-                shorter
-            } else {
-                longer
+            let length = match net.prefix_len() {
+                whole if whole == net.max_prefix_len() => whole.saturating_sub(1),
+                length => length + 1,
             };
             *net = IpNet::new(net.addr(), length).unwrap().trunc();
         }
     }
     fn another_port(endpoint: &mut Endpoint) {
         // Never 0, which is not a valid port.
-        endpoint.port = if endpoint.port == 1 {
-            3
-        } else {
-            endpoint.port ^ 1
+        endpoint.port = match endpoint.port {
+            1 => 3,
+            port => port ^ 1,
         };
     }
     type Change = fn(&mut Scenario);
@@ -201,12 +197,11 @@ fn a_bit_in_rust_is_found() {
     let plants: [(&str, Change); 12] = [
         ("the mark", |it| {
             let other = u64::from(it.mark.bits() ^ 1);
-            it.mark = exitmark_policy::packet::Dscp::new(other.max(1)).unwrap();
+            it.mark = Dscp::new(other.max(1)).unwrap();
         }),
         ("the host's mark", |it| {
-            let other = it.host_mark.map(|mark| u64::from(mark.bits() ^ 1));
-            it.host_mark =
-                other.map(|bits| exitmark_policy::packet::Dscp::new(bits.max(2)).unwrap());
+            let other = |mark: Dscp| u64::from(mark.bits() ^ 1).max(2);
+            it.host_mark = it.host_mark.map(|mark| Dscp::new(other(mark)).unwrap());
         }),
         ("whether the host marks", |it| {
             it.host_mark = match it.host_mark {
@@ -215,16 +210,10 @@ fn a_bit_in_rust_is_found() {
             };
         }),
         ("an address prefix", |it| one_bit_longer(&mut it.addresses)),
-        ("a relay address prefix", |it| {
-            one_bit_longer(&mut it.relay_addresses)
-        }),
-        ("a resolver's prefix", |it| {
-            one_bit_longer(&mut it.resolvers)
-        }),
+        ("a relay address prefix", |it| one_bit_longer(&mut it.relay_addresses)),
+        ("a resolver's prefix", |it| one_bit_longer(&mut it.resolvers)),
         ("an exempt prefix", |it| one_bit_longer(&mut it.exempt)),
-        ("a relay's port", |it| {
-            it.relays.iter_mut().take(1).for_each(another_port)
-        }),
+        ("a relay's port", |it| it.relays.iter_mut().take(1).for_each(another_port)),
         ("a listener's port", |it| match it.listeners.first_mut() {
             Some(Listener::Port(port)) => *port ^= 1,
             Some(Listener::Endpoint(endpoint)) => another_port(endpoint),
@@ -254,13 +243,11 @@ fn a_bit_in_rust_is_found() {
     in_namespace(move || {
         for (name, change) in plants {
             find(name, &|scenario| {
-                let told =
-                    |scenario: &Scenario| -> Result<Snapshot, LabError> { scenario.snapshot() };
-                let right = told(scenario)?;
+                let right = scenario.snapshot()?;
                 let image = image(&right).map_err(|error| LabError(error.to_string()))?;
                 let mut changed = scenario.clone();
                 change(&mut changed);
-                Ok((told(&changed)?, image))
+                Ok((changed.snapshot()?, image))
             });
         }
     });

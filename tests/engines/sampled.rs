@@ -21,9 +21,13 @@ const BATCH: usize = 500;
 
 /// The auditor of a table's rig, with links of its own.
 fn auditor_of(table: &Table, snapshot: &Arc<Snapshot>) -> Auditor {
-    let links = table.links(&table.settings().unwrap());
-    let mut auditor = Auditor::new(Arc::new(links));
-    auditor.follow(Arc::clone(snapshot));
+    let links = Arc::new(table.links(&table.settings().unwrap()));
+    auditor(&links, Arc::clone(snapshot))
+}
+
+fn auditor(links: &Arc<Links>, snapshot: Arc<Snapshot>) -> Auditor {
+    let mut auditor = Auditor::new(Arc::clone(links));
+    auditor.follow(snapshot);
     auditor
 }
 
@@ -87,7 +91,8 @@ fn sampling_changes_no_frame_and_raises_no_alarm() {
         for _ in 0..SCENARIOS {
             let scenario = Scenario::some(&mut random);
             engines.set(&scenario).unwrap();
-            let mut auditor = auditor(&engines, &scenario);
+            let snapshot = Arc::new(scenario.snapshot().unwrap());
+            let mut auditor = auditor(engines.links(), snapshot);
             engines.links().sample(1);
             let mut generator = Generator::new(&scenario);
             let mut frame = Vec::new();
@@ -117,12 +122,6 @@ fn sampling_changes_no_frame_and_raises_no_alarm() {
 fn look(links: &Links, number: usize) {
     let later = Duration::from_secs(10_000_000_000);
     links.sample_until(later + Duration::from_nanos(number as u64));
-}
-
-fn auditor(engines: &Engines, scenario: &Scenario) -> Auditor {
-    let mut auditor = Auditor::new(Arc::clone(engines.links()));
-    auditor.follow(Arc::new(scenario.snapshot().unwrap()));
-    auditor
 }
 
 fn audit(auditor: &mut Auditor, engines: &Engines, samples: &mut KernelSamples) -> usize {

@@ -55,12 +55,8 @@ fn try_table(table: &Table, buffers: Buffers, firsts: &[Option<usize>]) {
         counted.assert_forwarded(Role::Host, egress, &title);
         for other in Class::ALL {
             let count = counted.of(Counter::Class(other));
-            assert_eq!(
-                count,
-                u64::from(other == class),
-                "{title}: {}",
-                other.name()
-            );
+            let (expected, name) = (u64::from(other == class), other.name());
+            assert_eq!(count, expected, "{title}: {name}");
         }
         let is_odd = u64::from(odd(&case.before).is_some());
         assert_eq!(counted.of(Counter::NoUserSpace), is_odd, "{title}");
@@ -68,32 +64,29 @@ fn try_table(table: &Table, buffers: Buffers, firsts: &[Option<usize>]) {
     }
 }
 
-#[test]
-fn every_case_by_the_kernel() {
-    in_namespace(|| {
+fn try_tables(buffers: Buffers, firsts: &[Option<usize>]) {
+    let firsts = firsts.to_vec();
+    in_namespace(move || {
         for table in tables() {
-            try_table(&table, Buffers::Several, &[None]);
+            try_table(&table, buffers, &firsts);
         }
     });
 }
 
 #[test]
+fn every_case_by_the_kernel() {
+    try_tables(Buffers::Several, &[None]);
+}
+
+#[test]
 fn every_case_by_the_program_for_single_buffers() {
-    in_namespace(|| {
-        for table in tables() {
-            try_table(&table, Buffers::One, &[None]);
-        }
-    });
+    try_tables(Buffers::One, &[None]);
 }
 
 /// Some drivers put less than the headers into the first of several buffers: mlx5 with a striding
 /// receive queue only the Ethernet header, or nothing. BPF_PROG_RUN requires an Ethernet header.
 #[test]
 fn every_case_with_headers_beyond_the_first_buffer() {
-    in_namespace(|| {
-        let firsts = [14, 15, 18, 22, 33, 34, 37, 40, 54, 60].map(Some);
-        for table in tables() {
-            try_table(&table, Buffers::Several, &firsts);
-        }
-    });
+    const FIRSTS: [usize; 10] = [14, 15, 18, 22, 33, 34, 37, 40, 54, 60];
+    try_tables(Buffers::Several, &FIRSTS.map(Some));
 }

@@ -3,7 +3,7 @@
 use crate::rig::{Ground, NOON, beginning, ground, on};
 use exitmark_box::witness::{Auditor, Fault, Witness};
 use exitmark_datapath::{DropReason, Excerpt, Links, Outcome, Role, Sample};
-use exitmark_lab::cases::tables;
+use exitmark_lab::cases::{HOST4, HOST6, RELAY4, WEB4, WEB6, tables};
 use exitmark_lab::frames::{FROM, TO, tcp, udp};
 use exitmark_policy::Rule;
 use exitmark_policy::packet::{Dscp, MacAddr, Version, set_dscp};
@@ -11,11 +11,6 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const HOST4: &str = "192.0.2.10:40000";
-const HOST6: &str = "[2001:db8:1::10]:40000";
-const WEB4: &str = "198.51.100.7:443";
-const WEB6: &str = "[2001:db8:51::7]:443";
-const RELAY4: &str = "198.18.0.1:9001";
 const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
 /// Offsets in an untagged IPv4 frame.
 const IP: usize = 14;
@@ -44,10 +39,8 @@ fn audit_finds_no_fault_in_any_case_of_the_tables() {
         let ground = on(table);
         let links = Arc::new(ground.links());
         let cases = &ground.table.cases;
-        let frames: Vec<_> = cases
-            .iter()
-            .map(|case| (Role::Host, case.before.clone()))
-            .collect();
+        let frames = cases.iter().map(|case| (Role::Host, case.before.clone()));
+        let frames: Vec<_> = frames.collect();
         let told = ground.by_worker(&links, &frames);
         let mut auditor = auditor(&ground, &links);
         for (sample, case) in told.iter().zip(cases) {
@@ -195,9 +188,8 @@ fn previous_next_hops_are_accepted_for_a_while() {
     let mut auditor = auditor(&ground, &links);
     let other = MacAddr::new([2, 0, 0, 0, 3, 9]);
     let mut sent_there = told[RELAY];
-    change(&mut sent_there, |frame| {
-        frame[..6].copy_from_slice(&other.bytes())
-    });
+    let to_other = |frame: &mut [u8]| frame[..6].copy_from_slice(&other.bytes());
+    change(&mut sent_there, to_other);
     assert_eq!(auditor.check(&sent_there), [Fault::Mac]);
     auditor.expect_next_hop(Some(other), Duration::from_secs(1));
     assert_eq!(auditor.check(&sent_there), []);
@@ -251,20 +243,13 @@ fn alarms_once_a_minute_without_an_address() {
     });
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert_eq!(log.lines().count(), 2, "{log}");
-    for word in [
-        "ERROR",
-        "ALARM",
-        "kind=\"mark\"",
-        "class=\"exit\"",
-        "engine=\"af_xdp\"",
-        "generation=1",
-    ] {
+    let words = "ERROR ALARM kind=\"mark\" class=\"exit\" engine=\"af_xdp\" generation=1";
+    for word in words.split(' ') {
         assert!(log.contains(word), "{word}: {log}");
     }
-    assert!(
-        !log.contains("198.51.100.7") && !log.contains("192.0.2"),
-        "{log}"
-    );
+    for address in ["198.51.100.7", "192.0.2"] {
+        assert!(!log.contains(address), "{log}");
+    }
 }
 
 #[test]

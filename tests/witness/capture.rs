@@ -1,9 +1,10 @@
 //! Reads a capture back: every frame has its comment and its headers, but no foreign address.
 
-use crate::rig::{Ground, NOON, beginning, ground};
+use crate::rig::{Ground, NOON, PLAIN, beginning, ground};
 use exitmark_box::observe::CaptureRequest;
 use exitmark_box::witness::{Moment, Witness};
 use exitmark_datapath::{Role, Sample};
+use exitmark_lab::cases::{HOST4, HOST6, RELAY4, RELAY6, WEB4, WEB6};
 use exitmark_lab::frames::{FROM, TO, tcp, udp};
 use exitmark_policy::packet::MacAddr;
 use exitmark_policy::{Class, Rule};
@@ -16,12 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
-const HOST4: &str = "192.0.2.10:40000";
-const HOST6: &str = "[2001:db8:1::10]:40000";
-const WEB4: &str = "198.51.100.7:443";
-const WEB6: &str = "[2001:db8:51::7]:443";
-const RELAY4: &str = "198.18.0.1:9001";
-const RELAY6: &str = "[2001:db8:18::1]:9001";
 /// The foreign addresses that frames are to or from.
 const OTHERS: [&str; 7] = [
     "198.51.100.7",
@@ -34,14 +29,6 @@ const OTHERS: [&str; 7] = [
 ];
 /// A year after 1970.
 const WALL: Duration = Duration::from_secs(365 * 86_400);
-
-const PLAIN: CaptureRequest = CaptureRequest {
-    frames: 1_000,
-    seconds: 60,
-    one_in: 1,
-    with_payload: false,
-    with_addresses: false,
-};
 
 const MOMENT: Moment = Moment {
     monotonic: NOON,
@@ -137,20 +124,16 @@ fn read(bytes: Vec<u8>) -> File {
     file
 }
 
-fn comment(packet: &EnhancedPacketBlock<'_>) -> String {
-    let text = packet.options.iter().find_map(|option| match option {
-        EnhancedPacketOption::Comment(text) => Some(text.clone().into_owned()),
-        _ => None,
-    });
-    text.unwrap()
-}
-
-fn flags(packet: &EnhancedPacketBlock<'_>) -> u32 {
-    let flags = packet.options.iter().find_map(|option| match option {
-        EnhancedPacketOption::Flags(flags) => Some(*flags),
-        _ => None,
-    });
-    flags.unwrap()
+fn comment_and_flags(packet: &EnhancedPacketBlock<'_>) -> (String, u32) {
+    let (mut comment, mut flags) = (None, None);
+    for option in &packet.options {
+        match option {
+            EnhancedPacketOption::Comment(text) => comment = Some(text.clone().into_owned()),
+            EnhancedPacketOption::Flags(bits) => flags = Some(*bits),
+            _ => {}
+        }
+    }
+    (comment.unwrap(), flags.unwrap())
 }
 
 /// Whether an address is anywhere in these bytes: in network order, reversed, or as text.
@@ -192,10 +175,8 @@ fn capture(ground: &Ground, request: CaptureRequest, samples: &[Sample]) -> File
 /// Runs a test with each engine that this machine supports.
 fn by_each(test: impl Fn(&Ground, &str, &[Sample])) {
     let ground = ground();
-    let frames: Vec<_> = stories()
-        .into_iter()
-        .map(|(port, frame, _)| (port, frame))
-        .collect();
+    let stories = stories().into_iter();
+    let frames: Vec<_> = stories.map(|(port, frame, _)| (port, frame)).collect();
     let links = Arc::new(ground.links());
     test(&ground, "af_xdp", &ground.by_worker(&links, &frames));
     if let Some(samples) = ground.by_kernel(&frames) {
@@ -211,15 +192,13 @@ fn captures_headers_and_comment_but_no_foreign_address() {
         let stories = stories();
         assert_eq!(file.packets.len(), stories.len());
         for ((port, frame, story), packet) in stories.iter().zip(&file.packets) {
-            assert_eq!(comment(packet), format!("{story}; engine {engine}"));
+            let (comment, flags) = comment_and_flags(packet);
+            assert_eq!(comment, format!("{story}; engine {engine}"));
             assert_eq!(packet.original_len as usize, frame.len(), "{story}");
             assert_eq!(packet.timestamp, WALL + Duration::from_millis(3));
-            assert_eq!(flags(packet), 2, "{story}");
-            let left_by = &file.interfaces[packet.interface_id as usize];
-            assert!(
-                story.contains(&format!("; {left_by}")),
-                "{story}: {left_by}"
-            );
+            assert_eq!(flags, 2, "{story}");
+            let left_by = format!("; {}", file.interfaces[packet.interface_id as usize]);
+            assert!(story.contains(&left_by), "{story}{left_by}");
             // At most a TCP header, after a tag and an IPv6 header.
             assert!(packet.data.len() <= 18 + 40 + 20, "{story}");
             let is_ip = !story.starts_with("non_ip") && !story.starts_with("malformed");
@@ -234,10 +213,8 @@ fn captures_headers_and_comment_but_no_foreign_address() {
         // The payload counts up from its thirteenth byte.
         let payload: Vec<u8> = (30..60).collect();
         assert!(!file.bytes.windows(30).any(|window| window == payload));
-        assert!(
-            file.last_words
-                .contains("15 frames, one in 1; 0 more are left out")
-        );
+        let words = "15 frames, one in 1; 0 more are left out";
+        assert!(file.last_words.contains(words), "{}", file.last_words);
         assert_eq!(file.dropped, 0);
     });
 }
@@ -245,12 +222,9 @@ fn captures_headers_and_comment_but_no_foreign_address() {
 /// Offsets of the bytes that are hidden, of frames with at most one tag.
 fn hidden(frame: &[u8], rule: Option<Rule>) -> Vec<usize> {
     let is_outbound = rule.is_some();
-    let mut hidden: Vec<usize> = Vec::new();
     // The router's MAC address is not one of the site's.
-    hidden.extend((0..12).filter(|at| {
-        let mac = if *at < 6 { &frame[..6] } else { &frame[6..12] };
-        mac == TO.bytes()
-    }));
+    let is_router = |at: &usize| frame[at / 6 * 6..][..6] == TO.bytes();
+    let mut hidden: Vec<usize> = (0..12).filter(is_router).collect();
     let l3 = if frame[12..14] == [0x81, 0] { 18 } else { 14 };
     let l4 = if frame[l3 - 2..l3] == [0x86, 0xdd] {
         // The flow label; the hop count of the other side's packets; its address.
@@ -300,15 +274,12 @@ fn captures_the_headers_on_departure() {
                     *byte = 0;
                 }
             }
-            if let Some(byte) = expected.get_mut(15)
-                && sample.after[12..14] == [0x86, 0xdd]
-            {
-                *byte &= 0xf0;
-            }
-            if let Some(byte) = expected.get_mut(19)
-                && sample.after[16..18] == [0x86, 0xdd]
-            {
-                *byte &= 0xf0;
+            for at in [12, 16] {
+                if let Some(byte) = expected.get_mut(at + 3)
+                    && sample.after[at..at + 2] == [0x86, 0xdd]
+                {
+                    *byte &= 0xf0;
+                }
             }
             if class == Some("foreign") {
                 expected[22] = 0;
@@ -425,31 +396,17 @@ fn reports_frames_that_a_slow_reader_missed() {
 fn refuses_invalid_requests_and_names_what_is_accepted() {
     let (ground, _) = one();
     let mut witness = witness(&ground);
-    for (request, name) in [
-        (CaptureRequest { frames: 0, ..PLAIN }, "frames is 0"),
-        (
-            CaptureRequest {
-                seconds: 0,
-                ..PLAIN
-            },
-            "seconds is 0",
-        ),
-        (
-            CaptureRequest {
-                seconds: 1 << 40,
-                ..PLAIN
-            },
-            "seconds is 1099511627776",
-        ),
-        (
-            CaptureRequest {
-                frames: u64::MAX,
-                ..PLAIN
-            },
-            "1 to 1000000",
-        ),
-        (CaptureRequest { one_in: 0, ..PLAIN }, "one_in is 0"),
-    ] {
+    type Change = fn(&mut CaptureRequest);
+    let table: [(Change, &str); 5] = [
+        (|it| it.frames = 0, "frames is 0"),
+        (|it| it.seconds = 0, "seconds is 0"),
+        (|it| it.seconds = 1 << 40, "seconds is 1099511627776"),
+        (|it| it.frames = u64::MAX, "1 to 1000000"),
+        (|it| it.one_in = 0, "one_in is 0"),
+    ];
+    for (change, name) in table {
+        let mut request = PLAIN;
+        change(&mut request);
         let refusal = witness.capture(request, MOMENT, true).unwrap_err();
         assert!(refusal.contains(name), "{refusal}");
         assert!(!witness.is_capturing());

@@ -1,16 +1,13 @@
 //! Addresses in unusual places of a frame: a capture without addresses contains none of them.
 
-use crate::rig::ground;
+use crate::rig::{PLAIN, ground};
 use exitmark_box::observe::CaptureRequest;
 use exitmark_datapath::Role;
+use exitmark_lab::cases::{HOST4, HOST6, WEB4, WEB6};
 use exitmark_lab::frames::{extension, of_protocol, tcp, udp};
 use exitmark_policy::packet::MacAddr;
 use std::sync::Arc;
 
-const HOST4: &str = "192.0.2.10:40000";
-const HOST6: &str = "[2001:db8:1::10]:40000";
-const WEB4: &str = "198.51.100.7:443";
-const WEB6: &str = "[2001:db8:51::7]:443";
 /// Eight bytes that the frames below have in unusual places, and that must not be captured.
 const PLANTED: [u8; 8] = *b"\xc6\x33\x64\x63wxyz";
 
@@ -41,6 +38,8 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
     broken[54..56].copy_from_slice(&[99, 200]);
     let icmp = of_protocol(1, HOST4, WEB4).build();
     let tunnel = of_protocol(4, HOST4, WEB4).build();
+    let later = tcp(HOST4, WEB4).fragment(7, 100, false).build();
+    let unknown = of_protocol(132, HOST4, WEB4).build();
     let mut solicitation = of_protocol(58, HOST6, WEB6).build();
     solicitation[54] = 135;
     let group = MacAddr::new([0x33, 0x33, 0xc6, 0x33, 0x64, 0x63]);
@@ -61,15 +60,9 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         ("neighbour discovery", planted(solicitation, 14 + 40 + 8)),
         ("a group's MAC address", multicast),
         ("address resolution", planted(arp, 14 + 24)),
-        (
-            "a later fragment",
-            planted(tcp(HOST4, WEB4).fragment(7, 100, false).build(), 40),
-        ),
+        ("a later fragment", planted(later, 40)),
         ("padding", planted(udp(HOST4, WEB4).padding(20).build(), 80)),
-        (
-            "an unknown transport",
-            planted(of_protocol(132, HOST4, WEB4).build(), 40),
-        ),
+        ("an unknown transport", planted(unknown, 40)),
     ]
 }
 
@@ -78,13 +71,11 @@ fn captured(frame: &[u8], with_payload: bool, with_addresses: bool) -> Vec<u8> {
     let links = Arc::new(ground.links());
     let sample = ground.by_worker(&links, &[(Role::Host, frame.to_vec())])[0];
     let request = CaptureRequest {
-        frames: 1,
-        seconds: 1,
-        one_in: 1,
         with_payload,
         with_addresses,
+        ..PLAIN
     };
-    let (mut witness, pieces) = ground.capturing(links, request);
+    let (mut witness, pieces) = ground.capturing(links, request, true);
     witness.see(&sample);
     witness.end();
     pieces.iter().flatten().collect()

@@ -16,6 +16,15 @@ use std::time::Duration;
 /// The arrival time of all of the worker's frames.
 pub(crate) const NOON: Duration = Duration::from_secs(43_200);
 
+/// A capture of every frame, without payload and addresses.
+pub(crate) const PLAIN: CaptureRequest = CaptureRequest {
+    frames: 1_000,
+    seconds: 60,
+    one_in: 1,
+    with_payload: false,
+    with_addresses: false,
+};
+
 /// The first table's site: every class, steering, mark AF11.
 pub(crate) struct Ground {
     pub(crate) table: Table,
@@ -38,16 +47,8 @@ pub(crate) fn on(table: Table) -> Ground {
 }
 
 impl Ground {
+    /// A sampler that captures, with or without a current relay set, and the pieces of its file.
     pub(crate) fn capturing(
-        &self,
-        links: Arc<Links>,
-        request: CaptureRequest,
-    ) -> (Witness, Receiver<Vec<u8>>) {
-        self.capturing_knowing(links, request, true)
-    }
-
-    /// The same, with or without a current relay set.
-    pub(crate) fn capturing_knowing(
         &self,
         links: Arc<Links>,
         request: CaptureRequest,

@@ -30,10 +30,8 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
 
 #[track_caller]
 fn assert_served(samples: &BTreeMap<String, f64>, parts: &[&str], expected: u64) {
-    let found: Vec<_> = samples
-        .iter()
-        .filter(|(name, _)| parts.iter().all(|part| name.contains(part)))
-        .collect();
+    let is_it = |name: &str| parts.iter().all(|part| name.contains(part));
+    let found: Vec<_> = samples.iter().filter(|(name, _)| is_it(name)).collect();
     // Below 2^53 both types are exact.
     #[allow(clippy::cast_precision_loss, reason = "so few are exact")]
     let expected = expected as f64;
@@ -131,17 +129,13 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
         for class in &report.classes {
             let on_wire = wire.get(class.class.as_str()).copied().unwrap_or(0);
             not_on_wire += class.frames - on_wire;
-            assert_eq!(
-                class.bytes,
-                class.frames * bytes,
-                "{engine} {}",
-                class.class
-            );
+            let (name, class_bytes) = (&class.class, class.frames * bytes);
+            assert_eq!(class.bytes, class_bytes, "{engine} {name}");
             let label = format!("class=\"{}\"", class.class);
-            let parts = ["exitmark_class_frames_total", &label];
-            assert_served(&metrics, &parts, class.frames);
-            let parts = ["exitmark_class_bytes_total", &label];
-            assert_served(&metrics, &parts, class.bytes);
+            for (name, count) in [("frames", class.frames), ("bytes", class.bytes)] {
+                let name = format!("exitmark_class_{name}_total");
+                assert_served(&metrics, &[&name, &label], count);
+            }
         }
         // Nearly always 0: each class is then exactly what the wire received.
         assert_eq!(not_on_wire, not_sent + dropped, "{engine}");

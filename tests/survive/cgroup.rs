@@ -45,10 +45,7 @@ impl MemoryCgroup {
         let name = format!("exitmark-survive-{}-{number}", std::process::id());
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         for line in mounts.lines() {
-            let mut fields = line.split(' ').skip(1);
-            let (Some(mount), Some(kind), Some(options)) =
-                (fields.next(), fields.next(), fields.next())
-            else {
+            let [_, mount, kind, options, ..] = line.split(' ').collect::<Vec<_>>()[..] else {
                 continue;
             };
             let names = match kind {

@@ -150,10 +150,8 @@ fn starve(stage: &mut Stage<'_>) -> Result<(), LabError> {
     let gone = |stage: &mut Stage<'_>| stage.running.as_mut().is_none_or(RunningBox::has_ended);
     while !gone(stage) {
         if begin.elapsed() > PATIENCE {
-            return Err(LabError(format!(
-                "the kernel does not kill it: {}",
-                running(stage)?.log()
-            )));
+            let log = running(stage)?.log();
+            return Err(LabError(format!("the kernel does not kill it: {log}")));
         }
         if let Some(cgroup) = &stage.cgroup {
             cgroup.squeeze();
@@ -248,11 +246,8 @@ fn arrived_again(stage: &Stage<'_>) -> Result<u64, LabError> {
     let up = place(stage.load.number(), flows).1;
     wait(|| {
         let next = stage.sinks.next()?;
-        let missing: Vec<_> = (0..flows)
-            .zip(&next)
-            .filter(|&(_, &next)| next <= u64::from(up) + 1)
-            .map(|(flow, _)| flow)
-            .collect();
+        let mut missing: Vec<_> = (0..flows).collect();
+        missing.retain(|&flow| next[flow as usize] <= u64::from(up) + 1);
         match missing.is_empty() {
             true => Ok(stage.load.number()),
             false => Err(LabError(format!(

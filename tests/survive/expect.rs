@@ -160,6 +160,7 @@ impl Row {
         if let Some(error) = &self.error {
             wrong.push(error.clone());
         }
+        let reordered = self.reordered.saturating_sub(self.may_be_reordered());
         for (what, number) in [
             ("mismarked", self.mismarked),
             ("missteered", self.missteered),
@@ -168,46 +169,33 @@ impl Row {
             ("flows silent", self.silent_flows),
             // Of a flow that changes over to the kernel, frames that wait with the worker are
             // overtaken. Nothing waits in the kernel.
-            (
-                "reordered",
-                self.reordered.saturating_sub(self.may_be_reordered()),
-            ),
+            ("reordered", reordered),
         ] {
             if number > 0 {
                 wrong.push(format!("{number} {what}"));
             }
         }
-        match lost {
-            Lost::AtMost(limit) if self.lost > limit => {
-                wrong.push(format!("{} lost, at most {limit} may be", self.lost));
+        let cables = self.dropped_before_box + self.dropped_behind_box;
+        let is_long = self.outage_ms.is_none_or(|length| length >= 10);
+        let (count, at_once, after) = (self.lost, self.most_lost_at_once, self.lost_after);
+        wrong.extend(match lost {
+            Lost::AtMost(limit) if count > limit => {
+                Some(format!("{count} lost, at most {limit} may be"))
             }
-            Lost::TenMs
-                if self.lost > IN_TEN_MS && self.outage_ms.is_none_or(|length| length >= 10) =>
-            {
-                wrong.push(format!("{} lost, at most 10 ms may be", self.lost));
+            Lost::TenMs if count > IN_TEN_MS && is_long => {
+                Some(format!("{count} lost, at most 10 ms may be"))
             }
-            Lost::AtMostEach(limit) if self.most_lost_at_once > Some(limit) => {
-                wrong.push(format!(
-                    "{:?} lost at once, at most {limit} may be",
-                    self.most_lost_at_once
-                ));
+            Lost::AtMostEach(limit) if at_once > Some(limit) => {
+                Some(format!("{at_once:?} lost at once, at most {limit} may be"))
             }
-            Lost::Beside(limit)
-                if self.lost > limit + self.dropped_before_box + self.dropped_behind_box =>
-            {
-                wrong.push(format!(
-                    "{} lost, at most {limit} may be beside what found a cable full",
-                    self.lost
-                ));
+            Lost::Beside(limit) if count > limit + cables => Some(format!(
+                "{count} lost, at most {limit} may be beside what found a cable full"
+            )),
+            Lost::NoneAfter if after != Some(0) => {
+                Some(format!("lost after the link was back: {after:?}"))
             }
-            Lost::NoneAfter if self.lost_after != Some(0) => {
-                wrong.push(format!(
-                    "lost after the link was back: {:?}",
-                    self.lost_after
-                ));
-            }
-            _ => {}
-        }
+            _ => None,
+        });
         (!wrong.is_empty()).then(|| wrong.join("; "))
     }
 

@@ -34,11 +34,9 @@ impl Bench {
             *counter(expected) += 1;
         }
         let tally = || self.sinks.tally(*sink).unwrap();
-        wait_until(
-            "the frame is counted",
-            || tally() == *expected,
-            || format!("{sink:?} has counted {:?}, not {expected:?}", tally()),
-        );
+        let is_counted = || tally() == *expected;
+        let state = || format!("{sink:?} has counted {:?}, not {expected:?}", tally());
+        wait_until("the frame is counted", is_counted, state);
     }
 }
 
@@ -61,12 +59,8 @@ fn the_sinks_detect_every_fault() {
         sinks,
     };
     let flows = flows();
-    let first = |sink| {
-        (0..)
-            .zip(&flows)
-            .find(|(_, flow)| flow.sink == sink)
-            .unwrap()
-    };
+    let of_sink = |sink| (0..).zip(&flows).find(|(_, flow)| flow.sink == sink);
+    let first = |sink| of_sink(sink).unwrap();
     let (exit, exit_flow) = first(Sink::Uplink);
     let (relay, relay_flow) = first(Sink::Incoming);
     let frame = |bytes: &[u8], flow, sequence| {
@@ -114,12 +108,8 @@ fn the_sinks_detect_every_fault() {
     // arrived (the relay's number 1 at the wrong sink); all others are missing.
     let missing = bench.sinks.missing(160, FLOWS).unwrap();
     assert_eq!(missing.len(), 160 - 4);
-    let places = missing.iter().map(|&number| place(number, FLOWS));
-    assert!(
-        places
-            .into_iter()
-            .all(|(flow, _)| flow != exit && flow != relay)
-    );
+    let mut places = missing.iter().map(|&number| place(number, FLOWS));
+    assert!(places.all(|(flow, _)| flow != exit && flow != relay));
 }
 
 #[test]

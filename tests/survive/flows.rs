@@ -88,28 +88,20 @@ pub(crate) fn flows() -> Vec<Flow> {
     let listed = listed();
     let mut flows: Vec<Flow> = (0..12_u16)
         .flat_map(|number| [(false, number), (true, number)])
-        .map(|(v6, number)| {
-            exit(&tcp_between(
-                host(v6, 40_000 + number),
-                web(v6, number, 443),
-            ))
-        })
+        .map(|(v6, number)| (host(v6, 40_000 + number), web(v6, number, 443)))
+        .map(|(from, to)| exit(&tcp_between(from, to)))
         .collect();
     // A relay's address with a port of no relay.
-    flows.extend(
-        listed
-            .iter()
-            .step_by(4)
-            .map(|relay| SocketAddr::from((relay.address, 8080)))
-            .map(|to| exit(&tcp_between(host(to.is_ipv6(), 40_100), to))),
-    );
+    for relay in listed.iter().step_by(4) {
+        let to = SocketAddr::from((relay.address, 8080));
+        flows.push(exit(&tcp_between(host(to.is_ipv6(), 40_100), to)));
+    }
     for (number, relay) in (40_200..).zip(listed.iter().chain(&listed[..8])) {
         let to = SocketAddr::from((relay.address, relay.port));
         // A frame with the mark must lose it.
         let tos = if number == 40_201 { MARK } else { 0 };
-        flows.push(relayed(
-            &tcp_between(host(to.is_ipv6(), number), to).tos(tos),
-        ));
+        let segment = tcp_between(host(to.is_ipv6(), number), to).tos(tos);
+        flows.push(relayed(&segment));
     }
     for number in 0..6 {
         let v6 = number % 2 == 1;
@@ -153,42 +145,32 @@ fn sized(frame: Frame, to: SocketAddr) -> Frame {
     frame.payload(FRAME_BYTES - headers)
 }
 
-fn exit(frame: &Frame) -> Flow {
+fn flow(before: &Frame, after: &Frame, sink: Sink, class: &'static str) -> Flow {
+    let (before, after) = (before.build(), after.build());
     Flow {
-        before: frame.build(),
-        after: frame.clone().tos(MARK).build(),
-        sink: Sink::Uplink,
-        class: "exit",
-    }
-}
-
-fn relayed(frame: &Frame) -> Flow {
-    let steered = frame.clone().macs(mac(TORNET_MAC), mac(INCOMING_MAC));
-    Flow {
-        before: frame.build(),
-        after: steered.tos(0).build(),
-        sink: Sink::Incoming,
-        class: "relay",
-    }
-}
-
-fn unmarked(frame: &Frame, class: &'static str) -> Flow {
-    Flow {
-        before: frame.build(),
-        after: frame.clone().tos(0).build(),
-        sink: Sink::Uplink,
+        before,
+        after,
+        sink,
         class,
     }
 }
 
+fn exit(frame: &Frame) -> Flow {
+    flow(frame, &frame.clone().tos(MARK), Sink::Uplink, "exit")
+}
+
+fn relayed(frame: &Frame) -> Flow {
+    let steered = frame.clone().macs(mac(TORNET_MAC), mac(INCOMING_MAC));
+    flow(frame, &steered.tos(0), Sink::Incoming, "relay")
+}
+
+fn unmarked(frame: &Frame, class: &'static str) -> Flow {
+    flow(frame, &frame.clone().tos(0), Sink::Uplink, class)
+}
+
 fn inbound(frame: &Frame) -> Flow {
-    let frame = frame.clone().macs(FROM, TO).build();
-    Flow {
-        before: frame.clone(),
-        after: frame,
-        sink: Sink::Host,
-        class: "",
-    }
+    let frame = frame.clone().macs(FROM, TO);
+    flow(&frame, &frame, Sink::Host, "")
 }
 
 fn mac(text: &str) -> MacAddr {
@@ -221,10 +203,7 @@ fn every_frame_has_its_own_place_and_a_record_behind_its_headers() {
             .map(|number| place(number, flows))
             .collect();
         assert_eq!(places.len(), 10 * flows as usize);
-        assert!(
-            places
-                .iter()
-                .all(|&(flow, sequence)| flow < flows && sequence < 10)
-        );
+        let mut places = places.into_iter();
+        assert!(places.all(|(flow, sequence)| flow < flows && sequence < 10));
     }
 }

@@ -75,10 +75,8 @@ impl Load {
         let (until, progress) = (Arc::clone(&stop), Arc::clone(&numbers));
         let thread = match rhythm {
             Rhythm::Steady | Rhythm::Bursts => {
-                let tick = match rhythm {
-                    Rhythm::Bursts => Duration::from_millis(10),
-                    _ => Duration::from_millis(1),
-                };
+                let is_bursts = rhythm == Rhythm::Bursts;
+                let tick = Duration::from_millis(if is_bursts { 10 } else { 1 });
                 let host = RawPort::open(&site.host, FAR_END)?;
                 let clearnet = RawPort::open(&site.clearnet, FAR_END)?;
                 site.host.spawn("pace", move || {

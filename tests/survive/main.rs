@@ -87,9 +87,8 @@ fn play(
         return engines.map(play).collect();
     }
     thread::scope(|scope| {
-        let rows: Vec<_> = engines
-            .map(|engine| scope.spawn(move || play(engine)))
-            .collect();
+        let rows = engines.map(|engine| scope.spawn(move || play(engine)));
+        let rows: Vec<_> = rows.collect();
         rows.into_iter().map(|row| row.join().unwrap()).collect()
     })
 }
@@ -101,10 +100,8 @@ fn frames_go_on_whatever_happens_to_the_box() {
     let selection = std::env::var("EXITMARK_SURVIVE").ok();
     let selected = |name: &str, engine: &str, load: &str| {
         let row = [name, engine, load];
-        selection
-            .iter()
-            .flat_map(|selection| selection.split(','))
-            .all(|word| row.contains(&word.trim()))
+        let mut words = selection.iter().flat_map(|words| words.split(','));
+        words.all(|word| row.contains(&word.trim()))
     };
     let no_cgroup = MemoryCgroup::new().err();
     if let Some(error) = &no_cgroup {

@@ -60,15 +60,11 @@ fn endpoints(document: &str) -> EndpointSet {
 /// A document with exactly the number of endpoints of a large set.
 fn large(seed: u32, authorities: &Authorities) -> String {
     let mut order = order(seed, 8_000);
-    let more = LARGE
-        .checked_sub(endpoints(&order.sign(authorities)).len())
-        .unwrap();
+    let more = LARGE - endpoints(&order.sign(authorities)).len();
     // Shared address space (RFC 6598), without generated relays and flows of the test.
     let base = 0x6440_0000 + (seed << 16);
-    let fill = (base..).take(more).map(|address| Endpoint {
-        address: std::net::Ipv4Addr::from(address).into(),
-        port: 443,
-    });
+    let addresses = (base..).take(more).map(std::net::Ipv4Addr::from);
+    let fill = addresses.map(|address| Endpoint::new(address.into(), 443));
     order.listed.extend(fill);
     let document = order.sign(authorities);
     assert_eq!(endpoints(&document).len(), LARGE);

@@ -63,7 +63,7 @@ impl Sinks {
         &self,
         sink: Sink,
         netns: &Netns,
-        interface: &'static str,
+        interface: &str,
     ) -> Result<(), LabError> {
         let name = match sink {
             Sink::Uplink => "sink_uplink",
@@ -75,11 +75,7 @@ impl Sinks {
 
     /// Attaches the faultless box between the interfaces of the middle.
     pub(crate) fn attach_faultless(&self, netns: &Netns) -> Result<(), LabError> {
-        for (sink, interface) in [
-            (Sink::Uplink, "uplink0"),
-            (Sink::Incoming, "incoming0"),
-            (Sink::Host, "host0"),
-        ] {
+        for (sink, interface) in Sink::ALL.into_iter().zip(["uplink0", "incoming0", "host0"]) {
             self.programs.aim("ways", sink.number(), netns, interface)?;
         }
         self.programs.attach("faultless", netns, "host0")?;
@@ -87,9 +83,8 @@ impl Sinks {
     }
 
     pub(crate) fn tally(&self, sink: Sink) -> Result<Tally, LabError> {
-        self.programs
-            .numbers("tallies", sink.number())
-            .map(Tally::of)
+        let counts = self.programs.numbers("tallies", sink.number())?;
+        Ok(Tally::of(counts))
     }
 
     /// The sum of the counters of all sinks so far.
@@ -97,27 +92,24 @@ impl Sinks {
         let mut total = [0; 7];
         for sink in Sink::ALL {
             let counts: [u64; 7] = self.programs.numbers("tallies", sink.number())?;
-            total
-                .iter_mut()
-                .zip(counts)
-                .for_each(|(sum, count)| *sum += count);
+            for (sum, count) in total.iter_mut().zip(counts) {
+                *sum += count;
+            }
         }
         Ok(Tally::of(total))
     }
 
     fn progress(&self) -> Result<Vec<[u64; 2]>, LabError> {
-        (0..FLOWS)
+        let flows = 0..FLOWS;
+        flows
             .map(|flow| self.programs.numbers("progress", flow))
             .collect()
     }
 
     /// The number of distinct received frames of each flow so far.
     pub(crate) fn arrived(&self) -> Result<Vec<u64>, LabError> {
-        Ok(self
-            .progress()?
-            .iter()
-            .map(|[arrived, _]| *arrived)
-            .collect())
+        let progress = self.progress()?.into_iter();
+        Ok(progress.map(|[arrived, _]| arrived).collect())
     }
 
     /// The number of distinct received frames so far.
@@ -137,10 +129,8 @@ impl Sinks {
         for flow in 0..flows {
             let first = flow * CHUNKS_PER_FLOW;
             let chunks = first..first + used.min(CHUNKS_PER_FLOW);
-            let bytes: Vec<_> = chunks
-                .map(|chunk| self.programs.value("seen", chunk))
-                .collect();
-            memory.push(bytes.into_iter().collect::<Result<Vec<_>, _>>()?.concat());
+            let bytes = chunks.map(|chunk| self.programs.value("seen", chunk));
+            memory.push(bytes.collect::<Result<Vec<_>, _>>()?.concat());
             debug_assert!(memory.iter().all(|flow| flow.len() % CHUNK_BYTES == 0));
         }
         let is_missing = |number: &u64| {

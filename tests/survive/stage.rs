@@ -201,9 +201,9 @@ pub(crate) fn fill(
         row.sent = sent.numbers - sent.refused.len() as u64;
         row.lost = lost.len() as u64;
         let flows = flows();
-        let is_inbound =
-            |number: &&u64| flows[place(**number, rhythm.flows()).0 as usize].is_inbound();
-        row.lost_inbound = lost.iter().filter(is_inbound).count() as u64;
+        let flow_of = |number| &flows[place(number, rhythm.flows()).0 as usize];
+        let inbound = lost.iter().filter(|&&number| flow_of(number).is_inbound());
+        row.lost_inbound = inbound.count() as u64;
         let time = |number: Option<&u64>| number.and_then(|&number| sent.time(number));
         if let (Some(first), Some(last)) = (time(lost.first()), time(lost.last())) {
             row.outage_ms = u64::try_from((last - first).as_millis()).ok();

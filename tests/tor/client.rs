@@ -82,10 +82,8 @@ impl Client {
     }
 
     pub(crate) fn circuit(&mut self, path: &[&Tor]) -> Circuit {
-        let path: Vec<_> = path
-            .iter()
-            .map(|tor| format!("${}", tor.fingerprint()))
-            .collect();
+        let path = path.iter().map(|tor| format!("${}", tor.fingerprint()));
+        let path: Vec<_> = path.collect();
         let command = format!("EXTENDCIRCUIT 0 {}", path.join(","));
         // First the client needs a consensus with all of these relays, and their descriptors.
         let deadline = Instant::now() + PATIENCE;
@@ -119,8 +117,8 @@ impl Client {
         let event =
             self.event(|words| words[0] == "STREAM" && words[2] == "NEW" && words[4] == target);
         let stream = event.split(' ').nth(2).unwrap();
-        self.ask(&format!("ATTACHSTREAM {stream} {}", circuit.0))
-            .unwrap();
+        let command = format!("ATTACHSTREAM {stream} {}", circuit.0);
+        self.ask(&command).unwrap();
         download
     }
 
@@ -141,18 +139,12 @@ impl Client {
 
     /// Sends a command, and returns the last line of the answer, as an error if the command failed.
     fn ask(&mut self, command: &str) -> Result<String, String> {
-        let stream = self.control.get_mut();
-        stream
-            .write_all(format!("{command}\r\n").as_bytes())
-            .unwrap();
+        write!(self.control.get_mut(), "{command}\r\n").unwrap();
         loop {
-            let line = self.line();
-            if line.starts_with(EVENT) {
-                self.events.push_back(line);
-            } else if line.starts_with("250 ") {
-                return Ok(line);
-            } else {
-                return Err(line);
+            match self.line() {
+                line if line.starts_with(EVENT) => self.events.push_back(line),
+                line if line.starts_with("250 ") => return Ok(line),
+                line => return Err(line),
             }
         }
     }

@@ -53,20 +53,12 @@ impl Seen {
         let packet = LaxSlicedPacket::from_ethernet(&frame.bytes).ok()?;
         let (source, destination, dscp): (IpAddr, IpAddr, u8) = match packet.net.as_ref()? {
             LaxNetSlice::Ipv4(ip) => {
-                let header = ip.header();
-                (
-                    header.source_addr().into(),
-                    header.destination_addr().into(),
-                    header.dcp().value(),
-                )
+                let (ip, dscp) = (ip.header(), ip.header().dcp().value());
+                (ip.source_addr().into(), ip.destination_addr().into(), dscp)
             }
             LaxNetSlice::Ipv6(ip) => {
-                let header = ip.header();
-                (
-                    header.source_addr().into(),
-                    header.destination_addr().into(),
-                    header.traffic_class() >> 2,
-                )
+                let (ip, dscp) = (ip.header(), ip.header().traffic_class() >> 2);
+                (ip.source_addr().into(), ip.destination_addr().into(), dscp)
             }
             LaxNetSlice::Arp(_) => return None,
         };
@@ -143,16 +135,12 @@ impl Watch {
         let number = self.send_segment(lot, from, endpoint);
         // A marker behind the probe, which always leaves by the uplink.
         let line = self.send_datagram(lot);
-        let seen = self.uplink.wait_until(LIMIT, |frames| {
-            frames.iter().any(|frame| Seen::is_probe(frame, line))
-        });
+        let seen = sees_probe(&mut self.uplink, LIMIT, line);
         assert!(seen, "a probe was lost on {}", lot.uplink);
-        let is_there =
-            |frames: &[CapturedFrame]| frames.iter().any(|frame| Seen::is_probe(frame, number));
-        if self.uplink.wait_until(Duration::ZERO, is_there) {
+        if sees_probe(&mut self.uplink, Duration::ZERO, number) {
             return false;
         }
-        let by_incoming = self.incoming.wait_until(LIMIT, is_there);
+        let by_incoming = sees_probe(&mut self.incoming, LIMIT, number);
         assert!(by_incoming, "a probe was lost on {}", lot.incoming);
         true
     }
@@ -166,18 +154,9 @@ impl Watch {
         ];
         let links = [&mut self.uplink, &mut self.incoming];
         for (capture, number) in links.into_iter().zip(numbers) {
-            let seen = capture.wait_until(LIMIT, |frames| {
-                // The newest frames are at the end.
-                frames
-                    .iter()
-                    .rev()
-                    .any(|frame| Seen::is_probe(frame, number))
-            });
-            assert!(
-                seen,
-                "a line is lost behind the box of {}",
-                lot.host.label()
-            );
+            let seen = sees_probe(capture, LIMIT, number);
+            let host = lot.host.label();
+            assert!(seen, "a line is lost behind the box of {host}");
         }
         numbers
     }
@@ -186,14 +165,11 @@ impl Watch {
     pub(crate) fn finish(self, lot: &Lot, line: [u32; 2]) -> Flows {
         let own: Vec<IpAddr> = [lot.first, lot.second].map(Dual::both).concat();
         let mut flows = Flows::default();
-        for (capture, number, is_uplink) in [
-            (self.uplink, line[0], true),
-            (self.incoming, line[1], false),
-        ] {
+        let links = [(self.uplink, true), (self.incoming, false)];
+        for ((capture, is_uplink), number) in links.into_iter().zip(line) {
             let frames = capture.finish().unwrap();
-            let before = frames
-                .iter()
-                .take_while(|frame| !Seen::is_probe(frame, number));
+            let is_before = |frame: &&CapturedFrame| !Seen::is_probe(frame, number);
+            let before = frames.iter().take_while(is_before);
             for seen in before.filter_map(Seen::read) {
                 if own.contains(&seen.source.ip()) && seen.probe.is_none() {
                     flows.count(seen, is_uplink);
@@ -206,8 +182,7 @@ impl Watch {
     /// Sends a segment of no connection.
     fn send_segment(&mut self, lot: &Lot, from: Dual, to: SocketAddr) -> u32 {
         self.probes += 1;
-        let [from4, from6] = from.both();
-        let from = if to.is_ipv4() { from4 } else { from6 };
+        let from = from.both()[usize::from(to.is_ipv6())];
         let header = link(lot, from, to.ip()).tcp(PROBE_PORT, to.port(), self.probes, 0);
         let mut frame = Vec::new();
         header.ack(0).write(&mut frame, &[]).unwrap();
@@ -224,6 +199,13 @@ impl Watch {
         self.port.send(&frame).unwrap();
         self.probes
     }
+}
+
+/// Waits for a probe; returns false on timeout.
+fn sees_probe(capture: &mut Capture, limit: Duration, number: u32) -> bool {
+    let is_it = |frame: &CapturedFrame| Seen::is_probe(frame, number);
+    // The newest frames are at the end.
+    capture.wait_until(limit, |frames| frames.iter().rev().any(is_it))
 }
 
 impl Flows {
@@ -283,9 +265,8 @@ fn link(
 }
 
 fn mac(text: &str) -> [u8; 6] {
-    let bytes: Vec<_> = text
+    let bytes = text
         .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-        .collect();
-    bytes.try_into().unwrap()
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap());
+    bytes.collect::<Vec<_>>().try_into().unwrap()
 }

@@ -76,20 +76,29 @@ pub(crate) struct Ground {
     pub(crate) lots: [Lot; 3],
 }
 
+fn ip(netns: &Netns, line: impl AsRef<str>) {
+    netns.ip(line.as_ref()).unwrap();
+}
+
+fn disable_ipv6(netns: &Netns, name: &str) {
+    let key = format!("net/ipv6/conf/{name}/disable_ipv6");
+    netns.sysctl(&key, "1").unwrap();
+}
+
 impl Ground {
     pub(crate) fn build() -> Self {
         let world = Netns::new("world").unwrap();
         for address in (1..=RELAYS).map(relay).chain([WEB]) {
             let Dual { v4, v6 } = address;
-            world.ip(&format!("addr add {v4}/32 dev lo")).unwrap();
-            world.ip(&format!("addr add {v6}/128 dev lo")).unwrap();
+            ip(&world, format!("addr add {v4}/32 dev lo"));
+            ip(&world, format!("addr add {v6}/128 dev lo"));
         }
-        world.ip(&format!("addr add {RESOLVER}/32 dev lo")).unwrap();
+        ip(&world, format!("addr add {RESOLVER}/32 dev lo"));
         // Steered frames arrive by another link than the route to their source.
-        world.sysctl("net/ipv4/conf/all/rp_filter", "0").unwrap();
-        world
-            .sysctl("net/ipv4/conf/default/rp_filter", "0")
-            .unwrap();
+        for conf in ["all", "default"] {
+            let key = format!("net/ipv4/conf/{conf}/rp_filter");
+            world.sysctl(&key, "0").unwrap();
+        }
         let lots = [(0, "up0", "in0"), (1, "up1", "in1"), (2, "up2", "in2")]
             .map(|(number, uplink, incoming)| Lot::build(&world, number, uplink, incoming));
         let listener = tap(&world, lots.each_ref().map(|lot| lot.uplink));
@@ -108,8 +117,7 @@ fn tap(world: &Netns, uplinks: [&'static str; 3]) -> Netns {
     let far = VethEnd::new(&listener, "mon0", "02:00:00:00:04:02");
     veth(&near, &far, 1500).unwrap();
     for (netns, name) in [(world, "tap0"), (&listener, "mon0")] {
-        let key = format!("net/ipv6/conf/{name}/disable_ipv6");
-        netns.sysctl(&key, "1").unwrap();
+        disable_ipv6(netns, name);
     }
     let mirror = Programs::build("tests/tor/mirror.bpf.c").unwrap();
     mirror.aim("tap", 0, world, "tap0").unwrap();
@@ -135,34 +143,29 @@ impl Lot {
             connect(&far, &near, 1500).unwrap();
         }
         for port in ["host0", "uplink0"] {
-            let key = format!("net/ipv6/conf/{port}/disable_ipv6");
-            middle.sysctl(&key, "1").unwrap();
+            disable_ipv6(&middle, port);
         }
         let v4 = |last| Ipv4Addr::new(192, 0, 2, 64 * number + last);
         let v6 = |last| Ipv6Addr::new(0x2001, 0xdb8, 1, number.into(), 0, 0, 0, last);
         let (gateway4, gateway6) = (v4(1), v6(1));
-        world
-            .ip(&format!("addr add {gateway4}/26 dev {uplink}"))
-            .unwrap();
-        world
-            .ip(&format!("addr add {gateway6}/64 dev {uplink}"))
-            .unwrap();
+        ip(world, format!("addr add {gateway4}/26 dev {uplink}"));
+        ip(world, format!("addr add {gateway6}/64 dev {uplink}"));
         let [first, second] = [10, 11].map(|last| Dual {
             v4: v4(last),
             v6: v6(last.into()),
         });
         for Dual { v4, v6 } in [first, second] {
-            host.ip(&format!("addr add {v4}/26 dev eth0")).unwrap();
+            ip(&host, format!("addr add {v4}/26 dev eth0"));
             // Without DAD, because the route below uses the address at once.
-            host.ip(&format!("addr add {v6}/64 dev eth0 nodad"))
-                .unwrap();
+            ip(&host, format!("addr add {v6}/64 dev eth0 nodad"));
         }
         // Explicit, because the kernel prefers the newer one of two addresses.
         let Dual { v4, v6 } = first;
-        host.ip(&format!("route add default via {gateway4} src {v4}"))
-            .unwrap();
-        host.ip(&format!("-6 route add default via {gateway6} src {v6}"))
-            .unwrap();
+        ip(&host, format!("route add default via {gateway4} src {v4}"));
+        ip(
+            &host,
+            format!("-6 route add default via {gateway6} src {v6}"),
+        );
         Self {
             host_mac: mac(1, 1),
             gateway_mac: mac(2, 1),

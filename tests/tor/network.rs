@@ -3,6 +3,7 @@
 use crate::ground::{DIR_PORT, Dual, EXITS, OR_PORT, RESOLVER, relay};
 use crate::keys::{self, fingerprint, make_private};
 use exitmark_lab::{Child, Netns, contained};
+use nix::sys::signal::Signal;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -68,9 +69,8 @@ impl Tor {
     pub(crate) fn lists(&self, names: &[String]) -> bool {
         DOCUMENTS.iter().all(|document| {
             let text = fs::read_to_string(self.directory.join(document)).unwrap_or_default();
-            names
-                .iter()
-                .all(|name| text.contains(&format!("\nr {name} ")))
+            let lists = |name| text.contains(&format!("\nr {name} "));
+            names.iter().all(lists)
         })
     }
 
@@ -81,9 +81,7 @@ impl Tor {
 
     /// Ends tor with a signal, as an operator does.
     pub(crate) fn stop(mut self) {
-        self.child
-            .signal(nix::sys::signal::Signal::SIGTERM)
-            .unwrap();
+        self.child.signal(Signal::SIGTERM).unwrap();
         self.child.wait(PATIENCE).unwrap();
     }
 }
@@ -160,16 +158,9 @@ impl Network {
 
     /// Starts a relay with an ORPort on both of its addresses, which are also its source addresses.
     fn relay(&self, netns: &Netns, name: &str, at: Dual, role: &str) -> Tor {
-        self.tor(
-            netns,
-            name,
-            &format!(
-                "{}OutboundBindAddress {}\nOutboundBindAddress [{}]\n{role}",
-                listening(name, at),
-                at.v4,
-                at.v6
-            ),
-        )
+        let (Dual { v4, v6 }, listens) = (at, listening(name, at));
+        let bind = format!("OutboundBindAddress {v4}\nOutboundBindAddress [{v6}]\n");
+        self.tor(netns, name, &(listens + &bind + role))
     }
 
     /// The lines of a torrc that make a relay an exit.
@@ -233,12 +224,8 @@ impl Network {
 
     /// Relays that clients may use as guards, so that they request no directories from exits.
     pub(crate) fn guards(&self) -> String {
-        let names: Vec<_> = self
-            .relays()
-            .1
-            .iter()
-            .map(|tor| tor.fingerprint())
-            .collect();
+        let (_, guards) = self.relays();
+        let names: Vec<_> = guards.iter().map(Tor::fingerprint).collect();
         names.join(",")
     }
 

@@ -22,10 +22,8 @@ pub(crate) fn fetch(proxy: &Path, place: &Place, page: Page) -> Result<()> {
     stream.write_all(&[VERSION, 1, NO_AUTHENTICATION])?;
     let mut choice = [0; 2];
     stream.read_exact(&mut choice)?;
-    expect(
-        choice == [VERSION, NO_AUTHENTICATION],
-        "the proxy requires authentication",
-    )?;
+    let is_open = choice == [VERSION, NO_AUTHENTICATION];
+    expect(is_open, "the proxy requires authentication")?;
 
     let mut request = vec![VERSION, CONNECT, 0];
     match place {
@@ -62,10 +60,8 @@ pub(crate) fn fetch(proxy: &Path, place: &Place, page: Page) -> Result<()> {
     };
     let body = &response[head + 4..];
     let ok = response.starts_with(b"HTTP/1.0 200 ") && body == page.body();
-    expect(
-        ok,
-        &format!("{} of {} bytes, or others", body.len(), page.size),
-    )
+    let otherwise = format!("{} of {} bytes, or others", body.len(), page.size);
+    expect(ok, &otherwise)
 }
 
 fn expect(holds: bool, otherwise: &str) -> Result<()> {

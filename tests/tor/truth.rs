@@ -38,11 +38,11 @@ impl Dials {
         });
         let text = text.unwrap();
         let sum = |labels: &[&str]| -> u64 {
-            let lines = text.lines().filter(|line| {
-                line.starts_with("tor_relay_") && labels.iter().all(|label| line.contains(label))
-            });
-            lines
-                .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            let has_labels = |line: &&str| labels.iter().all(|label| line.contains(label));
+            let lines = text.lines().filter(|line| line.starts_with("tor_relay_"));
+            let numbers = lines.filter(has_labels).map(|line| line.rsplit(' ').next());
+            numbers
+                .map(|number| number.unwrap().parse::<u64>().unwrap())
                 .sum()
         };
         let initiated = |kind: &str| {

@@ -134,10 +134,8 @@ fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl
         ("marked, but to no web server", &flows.marked, &webs),
         ("steered, but to no relay", &flows.steered, relays),
     ] {
-        for flow in flows
-            .iter()
-            .filter(|flow| !known.contains(&flow.destination))
-        {
+        let is_wrong = |flow: &&Flow| !known.contains(&flow.destination);
+        for flow in flows.iter().filter(is_wrong) {
             complain(format!("{what}: {flow:?}"));
         }
     }
@@ -147,11 +145,8 @@ fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl
         }
     }
     let newcomer = network::newcomer().at(OR_PORT);
-    if !flows
-        .steered
-        .iter()
-        .any(|flow| newcomer.contains(&flow.destination))
-    {
+    let is_to_newcomer = |flow: &Flow| newcomer.contains(&flow.destination);
+    if !flows.steered.iter().any(is_to_newcomer) {
         complain("no connection to the relay that joined was steered".to_owned());
     }
     let unmarked: BTreeSet<_> = flows.unmarked_uplink.iter().collect();
@@ -159,10 +154,8 @@ fn check_flows(flows: &Flows, relays: &BTreeSet<SocketAddr>, complain: &mut impl
         complain(format!("unmarked on the uplink: {source} to {destination}"));
     }
     if flows.wrong_queries != 0 {
-        complain(format!(
-            "{} queries were marked or steered",
-            flows.wrong_queries
-        ));
+        let number = flows.wrong_queries;
+        complain(format!("{number} queries were marked or steered"));
     }
 }
 

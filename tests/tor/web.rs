@@ -104,11 +104,8 @@ impl Web {
 
     /// The number of accepted connections of exit hosts, by port.
     pub(crate) fn accepted(&self) -> [(u16, u64); WEB_PORTS.len()] {
-        let mut counts = self
-            .accepted
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed));
-        WEB_PORTS.map(|port| (port, counts.next().unwrap_or_default()))
+        let counts = |number: usize| self.accepted[number].load(Ordering::Relaxed);
+        std::array::from_fn(|number| (WEB_PORTS[number], counts(number)))
     }
 
     /// Sends the rest of every slow page at once.

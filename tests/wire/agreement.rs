@@ -23,12 +23,9 @@ fn oddities() -> Vec<Vec<u8>> {
             frames.push(exit(family, 30).tos(AF11).outbound(tags));
             frames.push(relay(family, 30).tos(AF11 | 1).outbound(tags));
             for offset in [0, 10, 20] {
-                frames.push(exit(family, 80).part(5, offset, offset < 20).outbound(tags));
-                frames.push(
-                    relay(family, 80)
-                        .part(6, offset, offset < 20)
-                        .outbound(tags),
-                );
+                let more = offset < 20;
+                frames.push(exit(family, 80).part(5, offset, more).outbound(tags));
+                frames.push(relay(family, 80).part(6, offset, more).outbound(tags));
             }
         }
     }
@@ -79,10 +76,8 @@ fn explain_and_the_wire_agree_byte_for_byte() {
             port.send(&frame).unwrap();
         }
         // Fragments may go through user space, and be overtaken by later frames.
-        let last_exit = exit(1, 80)
-            .part(5, 20, false)
-            .tos(AF11)
-            .outbound(&[QINQ, VLAN]);
+        let last_exit = exit(1, 80).part(5, 20, false).tos(AF11);
+        let last_exit = last_exit.outbound(&[QINQ, VLAN]);
         // Tagged frames are not steered.
         let tagged_relay = relay(1, 80).part(6, 20, false).outbound(&[QINQ, VLAN]);
         assert!(uplink.sees(&last_exit) && uplink.sees(&tagged_relay));
@@ -102,10 +97,7 @@ fn explain_and_the_wire_agree_byte_for_byte() {
         let incoming = incoming.finish().unwrap();
         moved(&rig.running.stop().unwrap());
 
-        let (before, after) = (
-            rig.directory.path().join("sent.pcap"),
-            rig.directory.path().join("out.pcap"),
-        );
+        let [before, after] = ["sent.pcap", "out.pcap"].map(|name| rig.directory.path().join(name));
         write(&sent, &before);
         let explained = Command::new(EXITMARK)
             .args(["explain", "--config"])
@@ -117,19 +109,14 @@ fn explain_and_the_wire_agree_byte_for_byte() {
         assert!(explained.status.success(), "{explained:?}");
         let explained = read(&after);
         assert!(explained.len() > 300 && explained.len() == sent.len());
-        let (steered, to_uplink): (Vec<_>, Vec<_>) = explained
-            .into_iter()
-            .partition(|frame| frame[6..12] == mac(INCOMING_MAC));
+        let is_steered = |frame: &Vec<u8>| frame[6..12] == mac(INCOMING_MAC);
+        let (steered, to_uplink): (Vec<_>, Vec<_>) = explained.into_iter().partition(is_steered);
         let seen = |frames: Vec<CapturedFrame>| frames.into_iter().map(|frame| frame.bytes);
         assert_same(to_uplink, seen(uplink).collect());
         // The box's own stack sends on incoming too, from the same MAC, but not from the host's
         // address.
-        assert_same(
-            steered.clone(),
-            seen(incoming)
-                .filter(|frame| steered.contains(frame))
-                .collect(),
-        );
+        let of_host = seen(incoming).filter(|frame| steered.contains(frame));
+        assert_same(steered.clone(), of_host.collect());
     });
 }
 

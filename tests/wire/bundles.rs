@@ -1,7 +1,9 @@
 //! Interfaces that cannot be ports, NICs with interfaces on top of them, and NICs with several
 //! names.
 
-use crate::rig::{Case, Config, EXITMARK, Rig, arrives, moved, needs_root, silent, wait_until};
+use crate::rig::{
+    Case, Config, EXITMARK, Rig, arrives, assert_says, moved, needs_root, silent, wait_until,
+};
 use exitmark_lab::site::Plan;
 use std::path::{Path, PathBuf};
 
@@ -25,9 +27,8 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
     let ip = |line: &str| site.middle.ip(line).unwrap();
     ip("link add br0 type bridge");
     ip("link set br0 up");
-    ip(&format!(
-        "link property add dev uplink0 altname {LONG_NAME} altname wan"
-    ));
+    let names = format!("altname {LONG_NAME} altname wan");
+    ip(&format!("link property add dev uplink0 {names}"));
     type Words<'a> = &'a [&'a str];
     let two_names =
         "ports.host = \"wan\" and ports.uplink = \"uplink0\" are two names of one NIC, uplink0";
@@ -58,9 +59,7 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
         let path = write(directory.path(), name, by);
         before.iter().for_each(|line| drop(ip(line)));
         let refused = site.run(EXITMARK, &path).err().unwrap().to_string();
-        for words in words {
-            assert!(refused.contains(words), "{words}: {refused}");
-        }
+        assert_says(&refused, words);
         after.iter().for_each(|line| drop(ip(line)));
     }
     // On the network of the next hop the box may have interfaces of its own.
@@ -68,19 +67,12 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
     ip("link set mv0 up");
     let path = write(directory.path(), "uplink0", LONG_NAME);
     let running = site.run(EXITMARK, &path).unwrap();
-    assert!(
-        running.ready.contains(" uplink=uplink0 "),
-        "{}",
-        running.ready
-    );
+    assert_says(&running.ready, &[" uplink=uplink0 "]);
     let report = site.status().unwrap();
     // The rig lists its relays by hand.
-    let mut kinds = report.warnings.iter().map(|warning| &warning.kind);
-    assert!(
-        kinds.all(|kind| kind == "configuration"),
-        "{:?}",
-        report.warnings
-    );
+    let warnings = report.warnings;
+    let is_expected = warnings.iter().all(|one| one.kind == "configuration");
+    assert!(is_expected, "{warnings:?}");
     moved(&running.stop().unwrap());
 }
 
@@ -88,7 +80,7 @@ fn bridges_macvlans_and_their_ports_are_refused_by_any_name() {
 fn a_port_that_joins_a_bridge_or_gets_an_upper_interface_is_an_alarm() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
-    let ip = |line: &str| rig.site.middle.ip(line).unwrap();
+    let ip = |line: &str| rig.ip(line);
     let warned = |kind: &str, mend: &str, is_wanted: bool| {
         let is_right = || {
             let warnings = rig.status().warnings;
@@ -117,7 +109,7 @@ fn a_port_that_joins_a_bridge_or_gets_an_upper_interface_is_an_alarm() {
     for (kind, begin, alarm, mend) in table {
         begin.iter().for_each(|line| drop(ip(line)));
         warned(kind, &format!("`ip {mend}`"), true);
-        assert!(rig.running.log().contains(alarm), "{}", rig.running.log());
+        assert_says(&rig.running.log(), &[alarm]);
         ip(mend);
         warned(kind, mend, false);
     }

@@ -6,8 +6,8 @@ use crate::rig::{
     Config, Counters, PACE, Rig, Side, assert_moved, both_engines, count, moved, needs_root,
     wait_until,
 };
-use exitmark_lab::site::{FAR_END, HOST_MAC, LastWords, Plan};
-use exitmark_lab::{Capture, CapturedFrame, LabError, RawPort};
+use exitmark_lab::site::{FAR_END, HOST_MAC, LastWords, Plan, Site};
+use exitmark_lab::{Capture, CapturedFrame, Netns, RawPort};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
@@ -37,6 +37,13 @@ impl Eye {
             capture: rig.watch(side),
             expected: 0,
         }
+    }
+
+    /// Waits until this number of frames has arrived in all.
+    #[track_caller]
+    fn catch_all(&mut self, number: usize) {
+        self.expected = number;
+        self.catch_up(0);
     }
 
     /// Waits until at most `missing` frames are outstanding.
@@ -191,15 +198,13 @@ fn overload(sizes: &str, mtu: u32) {
     let sent = transmitted() - before;
     let taken =
         |counters: &Counters| count(counters, "host_received") + count(counters, "host_missed");
-    rig.wait_for("every frame taken or missed", |counters| {
-        taken(counters) == sent
-    });
+    let is_taken = |counters: &Counters| taken(counters) == sent;
+    rig.wait_for("every frame taken or missed", is_taken);
     // The rings still work.
     let mut eye = Eye::open(&rig, Side::Clearnet);
     for number in 1..=200 {
         port.send(&frames[0]).unwrap();
-        eye.expected = number;
-        eye.catch_up(0);
+        eye.catch_all(number);
     }
     let last = rig.stop();
     assert_eq!(taken(&last.counters), sent + 200);
@@ -226,8 +231,8 @@ fn workers_alone(more: &str) -> Config {
     Config::default().engine("af_xdp").datapath(datapath)
 }
 
-/// Tests a dead link: its peer is down, or the box's own NIC.
-fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> LastWords {
+/// Tests a link of which this end is down.
+fn dead_egress(netns: fn(&Site) -> &Netns, interface: &str) -> LastWords {
     let config = workers_alone("").steer("on_unavailable = \"drop\"");
     let rig = Rig::silent(Plan::default(), &config);
     let mut eyes = [Side::Clearnet, Side::Tornet].map(|side| Eye::open(&rig, side));
@@ -236,7 +241,8 @@ fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> 
     let mut exits = Stream::new(rig.port(Side::Host), kinds);
     let relays = rig.port(Side::Host);
     let dead = relay(0, 100).outbound(&[]);
-    kill(&rig).unwrap();
+    let set = |state| format!("link set {interface} {state}");
+    netns(&rig.site).ip(&set("down")).unwrap();
     // Several times the size of incoming's ring, then only exit frames for a while.
     for number in 0..12_000 {
         if number < 8_000 {
@@ -246,7 +252,7 @@ fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> 
         eyes[0].catch_up(WINDOW / 2);
     }
     eyes[0].catch_up(0);
-    revive(&rig);
+    netns(&rig.site).ip(&set("up")).unwrap();
     // A new kind of relay frame, which was never sent to the dead link.
     let late = relay(1, 200);
     let (late, arrives) = (late.outbound(&[]), late.steered());
@@ -271,10 +277,7 @@ fn dead_egress(kill: fn(&Rig) -> Result<String, LabError>, revive: fn(&Rig)) -> 
 #[test]
 fn a_dead_peer_of_incoming_stalls_no_other_port() {
     needs_root!();
-    let last = dead_egress(
-        |rig| rig.site.tornet.ip("link set eth0 down"),
-        |rig| drop(rig.site.tornet.ip("link set eth0 up").unwrap()),
-    );
+    let last = dead_egress(|site| &site.tornet, "eth0");
     assert!(last.counters["relay"] > 8000);
     assert_dropped_by_name(&last);
 }
@@ -282,10 +285,7 @@ fn a_dead_peer_of_incoming_stalls_no_other_port() {
 #[test]
 fn a_dead_nic_of_incoming_stalls_no_other_port() {
     needs_root!();
-    let last = dead_egress(
-        |rig| rig.site.middle.ip("link set incoming0 down"),
-        |rig| drop(rig.site.middle.ip("link set incoming0 up").unwrap()),
-    );
+    let last = dead_egress(|site| &site.middle, "incoming0");
     assert_dropped_by_name(&last);
 }
 
@@ -380,8 +380,7 @@ fn an_idle_box_uses_no_processor() {
     let port = rig.port(Side::Host);
     for number in 1..=100 {
         port.send(&exit(0, 100).outbound(&[])).unwrap();
-        eye.expected = number;
-        eye.catch_up(0);
+        eye.catch_all(number);
     }
     let idle = Duration::from_secs(2);
     let used = ticks_while_idle(&mut rig, idle);
@@ -400,8 +399,7 @@ fn a_vanished_nic_affects_no_other_port() {
     let mut cross = |number| {
         port.send(&relay(0, 50).outbound(&[])).unwrap();
         port.send(&exit(0, 50).outbound(&[])).unwrap();
-        eye.expected = number;
-        eye.catch_up(0);
+        eye.catch_all(number);
     };
     cross(1);
     rig.ip("link del incoming0");

@@ -28,15 +28,12 @@ fn strange_frames(to: &str, from: &str) -> Vec<(String, Vec<u8>)> {
         ("PPPoE", to, 0x8864),
         ("for another MAC", "02:77:77:77:77:77", 0x88b6),
     ];
-    let mut frames: Vec<_> = fixed
-        .into_iter()
-        .map(|(what, to, kind)| {
-            // With an IP ethertype this packet has an invalid version.
-            let payload = [vec![0x95], noise(kind.into(), 46)].concat();
-            let frame = ethernet(to, from, &[], kind, &payload);
-            (what.to_owned(), frame)
-        })
-        .collect();
+    let mut frames = Vec::new();
+    for (what, to, kind) in fixed {
+        // With an IP ethertype this packet has an invalid version.
+        let payload = [vec![0x95], noise(kind.into(), 46)].concat();
+        frames.push((what.to_owned(), ethernet(to, from, &[], kind, &payload)));
+    }
     for bytes in [14, 15, 16, 17, 18, 20, 33, 59, 60, 64, 1514] {
         let frame = ethernet(to, from, &[], 0x0800, &[]);
         let mut frame = [frame, vec![0; bytes - 14]].concat();
@@ -146,12 +143,8 @@ fn inbound_frames_are_not_changed() {
         for family in [0, 1] {
             for (what, tags) in TAGGINGS {
                 for packet in [exit(family, 64), relay(family, 64).tos(AF11)] {
-                    let (host, there) = (packet.source, packet.destination);
-                    let back = Packet {
-                        source: there,
-                        destination: host,
-                        ..packet
-                    };
+                    let mut back = packet;
+                    std::mem::swap(&mut back.source, &mut back.destination);
                     let frame = back.inbound(tags);
                     cases.push(Case::untouched(what, Side::Clearnet, frame));
                 }
@@ -178,23 +171,15 @@ fn later_fragments_follow_the_first() {
             for (offset, more) in [(0, true), (10, true), (15, false)] {
                 let what = format!("fragment at {offset}, family {family}");
                 let fragment = part(&exit, 1, offset, more);
-                cases.push(Case::to_uplink(
-                    &format!("exit, {what}"),
-                    &fragment,
-                    AF11,
-                    &[],
-                ));
+                let title = format!("exit, {what}");
+                cases.push(Case::to_uplink(&title, &fragment, AF11, &[]));
                 let fragment = part(&relay, 2, offset, more);
                 for tags in [&[][..], &[VLAN]] {
                     cases.push(relayed(&what, &fragment, tags));
                 }
             }
-            cases.push(Case::to_uplink(
-                "stray fragment",
-                &part(&exit, 3, 10, false),
-                0,
-                &[],
-            ));
+            let stray = part(&exit, 3, 10, false);
+            cases.push(Case::to_uplink("stray fragment", &stray, 0, &[]));
         }
         Rig::silent(Plan::default(), &Config::default()).verify(
             &cases,
@@ -222,12 +207,8 @@ fn jumbo_frames_cross_in_several_buffers() {
                     let what = format!("{bytes} bytes, {what}, family {family}");
                     let packet = exit(family, bytes);
                     bytes_sent = bytes_sent.max(packet.outbound(tags).len());
-                    cases.push(Case::to_uplink(
-                        &format!("exit, {what}"),
-                        &packet,
-                        AF11,
-                        tags,
-                    ));
+                    let title = format!("exit, {what}");
+                    cases.push(Case::to_uplink(&title, &packet, AF11, tags));
                     let packet = relay(family, bytes);
                     cases.push(relayed(&what, &packet, tags));
                     cases.push(Case::untouched(what, Side::Clearnet, packet.inbound(tags)));

@@ -16,19 +16,15 @@ fn guarded(datapath: &str) -> Rig {
 /// The frames decided by user space, and those that the kernel took over.
 fn decided(rig: &Rig) -> (u64, u64) {
     let counters = rig.running.counters().unwrap();
-    (
-        count(&counters, "af_xdp_decided"),
-        count(&counters, "host_spilled"),
-    )
+    let [by_worker, spilled] = ["af_xdp_decided", "host_spilled"];
+    (count(&counters, by_worker), count(&counters, spilled))
 }
 
 /// Sends an exit frame, which arrives marked with either engine.
 fn cross(port: &RawPort, uplink: &mut Capture, number: usize) {
     port.send(&exit(0, 60).outbound(&[])).unwrap();
-    assert!(
-        uplink.wait_until(PATIENCE, |seen| seen.len() == number),
-        "frame {number}"
-    );
+    let arrived = uplink.wait_until(PATIENCE, |seen| seen.len() == number);
+    assert!(arrived, "frame {number}");
 }
 
 /// Sends frames until a worker has counted one.
@@ -39,11 +35,8 @@ fn worker_is_back(rig: &Rig, port: &RawPort, uplink: &mut Capture, sent: &mut us
         cross(port, uplink, *sent);
         decided(rig).0 > before
     };
-    wait_until(
-        "user space decides again",
-        is_back,
-        || "the kernel still does",
-    );
+    let state = || "the kernel still does";
+    wait_until("user space decides again", is_back, state);
 }
 
 #[test]
@@ -68,10 +61,8 @@ fn the_kernel_replaces_a_stopped_worker_until_it_continues() {
     let stuck = sent - waiting - 50;
     assert!(stuck < 500, "{stuck} frames waited for a stopped worker");
     rig.running.signal(Signal::SIGCONT).unwrap();
-    assert!(
-        uplink.wait_until(PATIENCE, |seen| seen.len() == sent),
-        "the waiting frames arrive"
-    );
+    let arrived = uplink.wait_until(PATIENCE, |seen| seen.len() == sent);
+    assert!(arrived, "the waiting frames arrive");
     // On a busy machine the worker may have decided a few of them before it stopped.
     assert!(decided(&rig).1 > 0, "the kernel took over");
     worker_is_back(&rig, &port, &mut uplink, &mut sent);
@@ -152,11 +143,7 @@ fn inbound_frames_stay_in_the_kernel_by_default() {
         let frame = ethernet(HOST_MAC, CLEARNET_MAC, &[], 0x88b5, &[7; 60]);
         passes(&rig.site, &Case::untouched(more, Side::Clearnet, frame));
         let counters = rig.running.stop().unwrap().counters;
-        assert_eq!(
-            counters["xdp_decided"] == 1,
-            in_kernel,
-            "{more}: {counters:?}"
-        );
-        assert_eq!(counters["af_xdp_decided"] == 1, !in_kernel, "{counters:?}");
+        let decided = ["xdp", "af_xdp"].map(|by| counters[&format!("{by}_decided")] == 1);
+        assert_eq!(decided, [in_kernel, !in_kernel], "{more}: {counters:?}");
     }
 }

@@ -39,12 +39,10 @@ fn incoming_forwards_only_frames_for_the_host() {
             cases.push(Case::new(what, Side::Tornet, frame, stack));
         }
         let kept = cases.len() - delivered;
-        Rig::silent(Plan::default(), &known()).verify(
-            &cases,
-            format!(
-                "incoming_received={delivered} host_forwarded={delivered} incoming_to_stack={kept}"
-            ),
+        let counters = format!(
+            "incoming_received={delivered} host_forwarded={delivered} incoming_to_stack={kept}"
         );
+        Rig::silent(Plan::default(), &known()).verify(&cases, counters);
     });
 }
 
@@ -64,16 +62,17 @@ fn strangers() -> Vec<(String, Vec<u8>)> {
             let frame = ours.framed(to, TORNET_MAC, &[]);
             frames.push((format!("the host's address for {to}"), frame));
         }
-        let elsewhere = Packet {
-            destination: [BOX_V4.into(), BOX_V6.into()][family],
-            ..ours.clone()
-        };
-        frames.push(("the box's own address".to_owned(), elsewhere.incoming(&[])));
-        let elsewhere = Packet {
-            destination: families()[family].1,
-            ..ours
-        };
-        frames.push(("an unused address".to_owned(), elsewhere.incoming(&[])));
+        for (what, destination) in [
+            (
+                "the box's own address",
+                [BOX_V4.into(), BOX_V6.into()][family],
+            ),
+            ("an unused address", families()[family].1),
+        ] {
+            let mut elsewhere = ours.clone();
+            elsewhere.destination = destination;
+            frames.push((what.to_owned(), elsewhere.incoming(&[])));
+        }
     }
     for (what, to, kind) in [
         ("ARP broadcast", BROADCAST, 0x0806),
@@ -170,24 +169,24 @@ fn one_nic_can_be_uplink_and_incoming() {
         for family in [0, 1] {
             for tags in [&[][..], &[QINQ, VLAN]] {
                 let packet = relay(family, 99);
+                let leaves = match tags {
+                    [] => packet.framed(TORNET_MAC, UPLINK0_MAC, tags),
+                    // The next hop is in the untagged network.
+                    _ => packet.outbound(tags),
+                };
+                let leaves = Some((Side::Clearnet, leaves));
                 cases.push(Case::new(
                     "relay",
                     Side::Host,
                     packet.outbound(tags),
-                    Some(match tags {
-                        [] => (Side::Clearnet, packet.framed(TORNET_MAC, UPLINK0_MAC, tags)),
-                        // The next hop is in the untagged network.
-                        _ => (Side::Clearnet, packet.outbound(tags)),
-                    }),
+                    leaves,
                 ));
                 cases.push(Case::to_uplink("exit", &exit(family, 99), AF11, tags));
                 let packet = inbound(family);
-                cases.push(Case::new(
-                    "to the NIC's own MAC for the host",
-                    Side::Clearnet,
-                    packet.framed(UPLINK0_MAC, TORNET_MAC, tags),
-                    Some((Side::Host, packet.delivered(tags))),
-                ));
+                let to_nic = packet.framed(UPLINK0_MAC, TORNET_MAC, tags);
+                let delivered = Some((Side::Host, packet.delivered(tags)));
+                let what = "to the NIC's own MAC for the host";
+                cases.push(Case::new(what, Side::Clearnet, to_nic, delivered));
                 // All other frames stay on the wire, with any MAC address.
                 for to in [HOST_MAC, BROADCAST, "02:00:00:00:03:77"] {
                     let frame = packet.framed(to, TORNET_MAC, tags);
@@ -198,11 +197,8 @@ fn one_nic_can_be_uplink_and_incoming() {
         let mut unused = inbound(0);
         unused.destination = [198, 51, 100, 99].into();
         let frame = unused.framed(UPLINK0_MAC, TORNET_MAC, &[]);
-        cases.push(Case::untouched(
-            "to the NIC's own MAC for an unused address",
-            Side::Clearnet,
-            frame,
-        ));
+        let what = "to the NIC's own MAC for an unused address";
+        cases.push(Case::untouched(what, Side::Clearnet, frame));
         let config = known().incoming("uplink0", TORNET_MAC);
         Rig::silent(Plan::default(), &config).verify(
             &cases,
@@ -219,12 +215,8 @@ fn without_incoming_no_frame_is_steered() {
         for family in [0, 1] {
             let packet = relay(family, 50);
             cases.push(Case::to_uplink("relay", &packet, 0, &[VLAN]));
-            cases.push(Case::to_uplink(
-                "relay with the mark",
-                &packet.tos(AF11),
-                0,
-                &[],
-            ));
+            let marked = packet.tos(AF11);
+            cases.push(Case::to_uplink("relay with the mark", &marked, 0, &[]));
             // incoming0 is then not a port: its frames go to the stack.
             let frame = inbound(family).incoming(&[]);
             let stack = Some((Side::Stack, frame.clone()));
@@ -247,10 +239,8 @@ fn addresses_that_carry_tor_only_are_steered_and_reached() {
             let packet = Packet::new(address.into(), to, 6, segment(40_000, 9001, 20));
             cases.push(Case::to_tornet("from the relay address", &packet, 0));
         }
-        let back = Packet {
-            destination: address.into(),
-            ..inbound(0)
-        };
+        let mut back = inbound(0);
+        back.destination = address.into();
         cases.push(Case::to_host("to the relay address", &back, &[]));
         assert_ne!(HOST_V4.octets(), address);
         let config = Config::default().host("relay_addresses = [\"192.0.2.11\"]");

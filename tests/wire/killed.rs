@@ -13,8 +13,10 @@ use std::os::unix::fs::chown;
 use std::path::PathBuf;
 
 /// The capabilities of the service, which runs as another user.
-const CAPABILITIES: &str = "+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock";
-const BOUNDING: &str = "-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock";
+const SETPRIV: &str = "setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs \
+    --bounding-set -all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock \
+    --inh-caps +net_admin,+net_raw,+bpf,+perfmon,+ipc_lock \
+    --ambient-caps +net_admin,+net_raw,+bpf,+perfmon,+ipc_lock --";
 /// The limit of steps, to detect a program that does not end.
 const MANY: usize = 1000;
 
@@ -59,22 +61,9 @@ impl Ground {
     }
 
     fn words<'a>(&'a self, command: &[&'a str]) -> Vec<&'a str> {
-        let setpriv = [
-            "setpriv",
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--no-new-privs",
-            "--bounding-set",
-            BOUNDING,
-            "--inh-caps",
-            CAPABILITIES,
-            "--ambient-caps",
-            CAPABILITIES,
-            "--",
-        ];
         let program = self.program.to_str().unwrap();
-        [&setpriv[..], &[program], command].concat()
+        let words = SETPRIV.split(' ').chain([program]);
+        words.chain(command.iter().copied()).collect()
     }
 
     /// Starts a box, and checks that an exit frame leaves marked.
@@ -125,16 +114,13 @@ fn nics(site: &Site) -> String {
     let mut text = String::new();
     for nic in Role::ALL.map(nic) {
         let features = site.middle.command("ethtool", &["-k", nic]).unwrap();
-        let link = site
-            .middle
-            .ip(&format!("-details link show {nic}"))
-            .unwrap();
-        let words = link.split_whitespace().collect::<Vec<_>>();
-        let promiscuity = words.windows(2).find(|two| two[0] == "promiscuity");
-        text += &format!(
-            "{nic} {promiscuity:?} {}\n{features}",
-            link.contains("prog/xdp")
-        );
+        let link = site.middle.ip(&format!("-details link show {nic}"));
+        let link = link.unwrap();
+        let mut words = link
+            .split_whitespace()
+            .skip_while(|word| *word != "promiscuity");
+        let (promiscuity, has_xdp) = (words.nth(1), link.contains("prog/xdp"));
+        text += &format!("{nic} {promiscuity:?} {has_xdp}\n{features}");
     }
     text
 }

@@ -47,16 +47,13 @@ impl Objects {
 
     /// The objects that still exist.
     fn left(&self) -> Self {
-        let known = |ids: &BTreeSet<u32>, all: &mut dyn Iterator<Item = u32>| {
-            all.filter(|id| ids.contains(id)).collect()
-        };
+        let programs = ProgInfoIter::default().map(|one| one.id).collect();
+        let maps = MapInfoIter::default().map(|one| one.id).collect();
+        let links = LinkInfoIter::default().map(|one| one.id).collect();
         Self {
-            programs: known(
-                &self.programs,
-                &mut ProgInfoIter::default().map(|one| one.id),
-            ),
-            maps: known(&self.maps, &mut MapInfoIter::default().map(|one| one.id)),
-            links: known(&self.links, &mut LinkInfoIter::default().map(|one| one.id)),
+            programs: &self.programs & &programs,
+            maps: &self.maps & &maps,
+            links: &self.links & &links,
         }
     }
 
@@ -77,9 +74,8 @@ impl Objects {
 pub(crate) fn pins(site: &Site) -> Vec<String> {
     let names = site.middle.command("ls", &["/sys/fs/bpf"]).unwrap();
     // The kernel has two files of its own in it.
-    let names = names
-        .split_whitespace()
-        .filter(|name| !name.ends_with(".debug"));
+    let is_pin = |name: &&str| !name.ends_with(".debug");
+    let names = names.split_whitespace().filter(is_pin);
     names.map(str::to_owned).collect()
 }
 
@@ -180,11 +176,8 @@ fn a_hundred_starts_and_stops_leave_nothing() {
     assert_eq!(pins(&site), Vec::<String>::new());
     assert!(detach(&site).starts_with("nothing to detach"));
     // Every socket is closed, and its memory shared with the kernel is freed.
-    let sockets = site
-        .middle
-        .command("ss", &["--no-header", "--xdp", "--all"])
-        .unwrap();
-    assert_eq!(sockets, "");
+    let words = ["--no-header", "--xdp", "--all"];
+    assert_eq!(site.middle.command("ss", &words).unwrap(), "");
     ends.finish();
     assert_namespace_goes(site);
 }

@@ -1,7 +1,7 @@
 //! Planted remote addresses, and the search for them in any bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// The kind of a remote station.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,19 +35,10 @@ impl Who {
             Self::Client => 0xe7,
             Self::Stranger => 0xcb,
         };
+        let end = 0x3300 | u16::from(last);
         [
-            Ipv4Addr::new(198, 51, 100, last).into(),
-            Ipv6Addr::new(
-                0x2001,
-                0xdb8,
-                0x51,
-                0xa0b0,
-                0xc0d0,
-                0xe0f0,
-                0x1122,
-                0x3300 | u16::from(last),
-            )
-            .into(),
+            IpAddr::from([198, 51, 100, last]),
+            IpAddr::from([0x2001, 0xdb8, 0x51, 0xa0b0, 0xc0d0, 0xe0f0, 0x1122, end]),
         ]
     }
 }
@@ -84,9 +75,8 @@ fn spellings(address: IpAddr) -> BTreeSet<String> {
             }
             spelt.insert(joined(&bytes, ", ", |byte| format!("0x{byte:02x}")));
             spelt.insert(joined(&bytes, "", |byte| format!("\\x{byte:02x}")));
-            let number = bytes
-                .iter()
-                .fold(0_u128, |sum, &byte| sum << 8 | u128::from(byte));
+            let append = |sum: u128, &byte: &u8| sum << 8 | u128::from(byte);
+            let number = bytes.iter().fold(0, append);
             spelt.insert(number.to_string());
         }
     }
@@ -137,15 +127,11 @@ pub(crate) struct Search {
 
 impl Search {
     pub(crate) fn new() -> Self {
-        let all = || {
-            Who::ALL
-                .into_iter()
-                .flat_map(|who| who.addresses().map(|one| (who, one)))
-        };
+        let of = |who: Who| who.addresses().map(|one| (who, one));
+        let all = || Who::ALL.into_iter().flat_map(of);
         let texts = all().flat_map(|(who, address)| {
-            spellings(address)
-                .into_iter()
-                .map(move |text| (who, text.into_bytes()))
+            let texts = spellings(address).into_iter();
+            texts.map(move |text| (who, text.into_bytes()))
         });
         let raws = all().flat_map(|(who, address)| raw(address).map(|bytes| (who, bytes)));
         Self {
@@ -176,10 +162,8 @@ fn the_search_finds_an_address_in_every_spelling() {
     let around = |middle: &[u8]| [b"a line: ", middle, b" and on"].concat();
     for who in Who::ALL {
         for address in who.addresses() {
-            let mut needles: Vec<_> = spellings(address)
-                .into_iter()
-                .map(String::into_bytes)
-                .collect();
+            let texts = spellings(address).into_iter();
+            let mut needles: Vec<_> = texts.map(String::into_bytes).collect();
             assert!(needles.len() > 10);
             needles.extend(raw(address));
             for needle in needles {
@@ -196,17 +180,9 @@ fn the_search_finds_an_address_in_every_spelling() {
             }
         }
     }
-    let debug = format!(
-        "{:?} {:?}",
-        Who::Exit.addresses(),
-        raw(Who::Client.addresses()[1])
-    );
-    assert_eq!(
-        search.found(debug.as_bytes()),
-        BTreeSet::from([Who::Exit, Who::Client])
-    );
-    assert_eq!(
-        search.found(b"198.51.100.7 and 2001:db8:51::7"),
-        BTreeSet::new()
-    );
+    let (exit, client) = (Who::Exit.addresses(), raw(Who::Client.addresses()[1]));
+    let found = search.found(format!("{exit:?} {client:?}").as_bytes());
+    assert_eq!(found, BTreeSet::from([Who::Exit, Who::Client]));
+    let found = search.found(b"198.51.100.7 and 2001:db8:51::7");
+    assert_eq!(found, BTreeSet::new());
 }

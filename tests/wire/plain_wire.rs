@@ -3,11 +3,12 @@
 use crate::craft::{answer, exit, relay};
 use crate::leaks::pins;
 use crate::rig::{
-    Case, Config, EXITMARK, PATIENCE, Rig, Side, arrives, eventually, moved, needs_root, passes,
-    port, silent, wait_until, watch,
+    Case, Config, EXITMARK, PATIENCE, Rig, Side, arrives, assert_says, eventually, moved,
+    needs_root, passes, port, silent, wait_until, watch,
 };
 use exitmark_lab::site::{Plan, Site};
 use exitmark_lab::{LabError, contained};
+use nix::sys::signal::Signal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,13 +23,9 @@ fn wire(site: &Site, file: &str, more: &[&str]) -> Result<String, LabError> {
 fn is_plain(site: &Site) {
     let [exit, relay] = [exit(0, 50), relay(1, 50)].map(|packet| packet.outbound(&[]));
     let answer = answer(0, 50).inbound(&[]);
-    for (what, from, frame) in [
-        ("exit", Side::Host, exit),
-        ("relay", Side::Host, relay),
-        ("answer", Side::Clearnet, answer),
-    ] {
-        passes(site, &Case::untouched(what, from, frame));
-    }
+    passes(site, &Case::untouched("exit", Side::Host, exit));
+    passes(site, &Case::untouched("relay", Side::Host, relay));
+    passes(site, &Case::untouched("answer", Side::Clearnet, answer));
 }
 
 /// Sends exit frames continuously while `work` runs; none may be lost.
@@ -73,10 +70,7 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     let configuration = config.write(directory.path()).unwrap();
     let file = configuration.to_str().unwrap();
     let refused = wire(&site, file, &[]).unwrap_err().to_string();
-    assert!(
-        refused.contains("no network interface uplink0"),
-        "{refused}"
-    );
+    assert_says(&refused, &["no network interface uplink0"]);
     assert_eq!(pins(&site), Vec::<String>::new());
     let mut command = contained(EXITMARK);
     command.args(["wire", "--wait", "20", "--config", file]);
@@ -87,10 +81,7 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     let sleeps = || call().starts_with(&sleep);
     wait_until("it waits for the second NIC", sleeps, call);
     let link = site.middle.ip("link show host0").unwrap();
-    assert!(
-        !link.contains(",UP"),
-        "changed before both are there: {link}"
-    );
+    assert!(!link.contains(",UP"), "changed too early: {link}");
     site.middle.ip("link set eth9 name uplink0").unwrap();
     assert!(waiting.wait(PATIENCE).unwrap().success());
     for nic in ["host0", "uplink0"] {
@@ -134,9 +125,7 @@ fn detach_can_leave_a_plain_wire() {
     passes(&rig.site, &Case::relay(1, 50));
     let site = &rig.site;
     nothing_is_lost(site, || {
-        rig.running
-            .signal(nix::sys::signal::Signal::SIGTERM)
-            .unwrap();
+        rig.running.signal(Signal::SIGTERM).unwrap();
         let said = eventually("the box has ended", || detach(&rig, &["--keep-wire"]));
         assert_eq!(said, "detached: host0 and uplink0 are a plain wire\n");
     });
@@ -145,8 +134,7 @@ fn detach_can_leave_a_plain_wire() {
     assert!(!incoming.contains("prog/xdp"), "{incoming}");
     detach(&rig, &[]).unwrap();
     let links = site.middle.ip("-details link show").unwrap();
-    assert!(
-        !links.contains("prog/xdp") && !links.contains("PROMISC"),
-        "{links}"
-    );
+    for word in ["prog/xdp", "PROMISC"] {
+        assert!(!links.contains(word), "{links}");
+    }
 }

@@ -9,7 +9,7 @@
 //! milliseconds, so each is generated once per process.
 
 use super::Random;
-use super::netdoc::{hex, line, object};
+use super::netdoc::{hex, object};
 use exitmark_relays::{Validity, utc};
 use rsa::pkcs1::EncodeRsaPublicKey;
 use rsa::rand_core::{CryptoRng, Error, RngCore};
@@ -71,12 +71,8 @@ impl Authorities {
     /// Like [`certificates`](Self::certificates), valid from 30 days before until 150 days after
     /// the document: tor's authorities issue certificates for months.
     pub fn certificates_for(&self, validity: Validity) -> String {
-        let Validity {
-            valid_after,
-            valid_until,
-            ..
-        } = validity;
-        self.certificates(valid_after - 30 * DAY, valid_until + 150 * DAY)
+        let (published, expires) = (validity.valid_after, validity.valid_until);
+        self.certificates(published - 30 * DAY, expires + 150 * DAY)
     }
 
     /// One authority's `directory-signature` line and object for a document with this digest.
@@ -86,11 +82,7 @@ impl Authorities {
     pub(super) fn signature(&self, number: u8, algorithm: &str, digest: &[u8]) -> String {
         let Authority { identity, signing } = &*self.members[usize::from(number)];
         let (identity, key) = (identity.fingerprint(), signing.fingerprint());
-        let mut out = String::new();
-        line(
-            &mut out,
-            format_args!("directory-signature {algorithm}{identity} {key}"),
-        );
+        let mut out = format!("directory-signature {algorithm}{identity} {key}\n");
         object(&mut out, "SIGNATURE", &signing.sign(digest));
         out
     }
@@ -120,21 +112,17 @@ struct Authority {
 impl Authority {
     fn certificate(&self, number: u8, published: SystemTime, expires: SystemTime) -> String {
         let Self { identity, signing } = self;
-        let mut out = String::new();
-        line(
-            &mut out,
-            format_args!(
-                "dir-key-certificate-version 3\n\
-                 dir-address {}:9030\n\
-                 fingerprint {}\n\
-                 dir-key-published {}\n\
-                 dir-key-expires {}\n\
-                 dir-identity-key",
-                address(number),
-                identity.fingerprint(),
-                utc(published),
-                utc(expires),
-            ),
+        let mut out = format!(
+            "dir-key-certificate-version 3\n\
+             dir-address {}:9030\n\
+             fingerprint {}\n\
+             dir-key-published {}\n\
+             dir-key-expires {}\n\
+             dir-identity-key\n",
+            address(number),
+            identity.fingerprint(),
+            utc(published),
+            utc(expires),
         );
         object(&mut out, "RSA PUBLIC KEY", &identity.der);
         out.push_str("dir-signing-key\n");

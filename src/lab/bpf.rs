@@ -133,12 +133,10 @@ impl Programs {
     /// # Errors
     /// Fails if no map has this name, or if it has no such entry.
     pub fn value(&self, map: &str, key: u32) -> Result<Vec<u8>, LabError> {
-        let value = self.map(map)?.lookup(&key.to_ne_bytes(), MapFlags::ANY);
-        match value {
-            Ok(Some(value)) => Ok(value),
-            Ok(None) => Err(LabError(format!("the map {map} has no entry {key}"))),
-            Err(error) => Err(LabError(format!("cannot read the map {map}: {error}"))),
-        }
+        self.map(map)?
+            .lookup(&key.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|error| LabError(format!("cannot read the map {map}: {error}")))?
+            .ok_or_else(|| LabError(format!("the map {map} has no entry {key}")))
     }
 
     /// The first numbers of such a value; 0 behind its end.
@@ -304,10 +302,8 @@ pub fn compile(source: &str) -> Result<Vec<u8>, LabError> {
     let triple = run(Command::new("clang").arg("-print-multiarch"))?;
     let include = format!("-I/usr/include/{}", String::from_utf8_lossy(&triple).trim());
     run(Command::new("clang")
-        .args([
-            "-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3", &include, "-c",
-        ])
-        .args([source, "-o", "-"])
+        .args(["-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3"])
+        .args([&include, "-c", source, "-o", "-"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")))
 }
 

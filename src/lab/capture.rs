@@ -4,7 +4,6 @@ use super::{Child, LabError, Netns, PATIENCE, contained};
 use nix::sys::signal::Signal;
 use pcap_file::pcap::PcapReader;
 use std::io::{BufRead, BufReader, Read};
-use std::iter;
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
@@ -46,10 +45,9 @@ impl Capture {
     ) -> Result<Self, LabError> {
         let mut command = contained("tcpdump");
         command
-            .args([
-                "-i", interface, "-Q", direction, "-s", SNAPLEN, "-B", BUFFER_KIB,
-            ])
-            .args(["-n", "-p", "-U", "--immediate-mode", "-w", "-"])
+            .args(["-i", interface, "-Q", direction])
+            .args(["-s", SNAPLEN, "-B", BUFFER_KIB, "-n", "-p"])
+            .args(["-U", "--immediate-mode", "-w", "-"])
             .args(filter.split_whitespace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -98,9 +96,10 @@ impl Capture {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.arriving.recv_timeout(left) {
                 // Frames that wait are taken together: a condition reads all of them.
-                Ok(frame) => self
-                    .frames
-                    .extend(iter::once(frame).chain(self.arriving.try_iter())),
+                Ok(frame) => {
+                    self.frames.push(frame);
+                    self.frames.extend(self.arriving.try_iter());
+                }
                 Err(_) => return false,
             }
         }
@@ -109,9 +108,8 @@ impl Capture {
 
     /// Waits until a frame with these bytes was captured; returns false after [`PATIENCE`].
     pub fn sees(&mut self, bytes: &[u8]) -> bool {
-        self.wait_until(PATIENCE, |seen| {
-            seen.iter().any(|frame| frame.bytes == bytes)
-        })
+        let is_it = |frame: &CapturedFrame| frame.bytes == bytes;
+        self.wait_until(PATIENCE, |seen| seen.iter().any(is_it))
     }
 
     /// Waits until this number of frames was captured; returns false after [`PATIENCE`].
@@ -138,10 +136,10 @@ impl Capture {
         let words = self.words.join().map_err(|_| ended())?;
         match words
             .lines()
-            .find(|line| line.ends_with("dropped by kernel"))
+            .any(|line| line.ends_with("dropped by kernel") && line.starts_with("0 "))
         {
-            Some(line) if line.starts_with("0 ") => Ok(self.frames),
-            _ => Err(LabError(format!(
+            true => Ok(self.frames),
+            false => Err(LabError(format!(
                 "tcpdump lost frames or died: {}",
                 words.trim()
             ))),

@@ -143,11 +143,8 @@ impl Steps {
     fn next(&mut self, pid: Pid, thread: Pid) -> Option<String> {
         let call = entered(thread)?;
         let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-        if !program
-            .file_name()?
-            .to_string_lossy()
-            .starts_with("exitmark")
-        {
+        let name_of_program = program.file_name()?.to_string_lossy();
+        if !name_of_program.starts_with("exitmark") {
             return None;
         }
         let call = name(thread, call)?;
@@ -161,12 +158,9 @@ fn entered(thread: Pid) -> Option<[u64; 4]> {
     let registers = ptrace::getregs(thread).ok()?;
     // On entry of a call the result register holds -ENOSYS.
     let is_entered = registers.rax == (-i64::from(libc::ENOSYS)).cast_unsigned();
-    is_entered.then_some([
-        registers.orig_rax,
-        registers.rdi,
-        registers.rsi,
-        registers.rdx,
-    ])
+    let arguments = [registers.rdi, registers.rsi, registers.rdx];
+    let [first, second, third] = arguments;
+    is_entered.then_some([registers.orig_rax, first, second, third])
 }
 
 /// The name of a call that changes state that outlives the process.

@@ -1,20 +1,9 @@
 //! Writes the text of the directory protocol: lines, hexadecimal, base64, objects (dir-spec,
 //! "Document meta-format").
 
-use std::fmt::Write;
-
-/// Appends one or more lines, with a final newline.
-pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(out, "{text}");
-}
-
 /// Upper-case hexadecimal, the form of fingerprints.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02X}");
-        out
-    })
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 /// Base64 without padding, the form of consensus entries.
@@ -37,14 +26,14 @@ pub(super) fn object(out: &mut String, label: &str, bytes: &[u8]) {
     while !text.len().is_multiple_of(4) {
         text.push('=');
     }
-    line(out, format_args!("-----BEGIN {label}-----"));
+    *out += &format!("-----BEGIN {label}-----\n");
     for (position, character) in text.chars().enumerate() {
         if position % 64 == 0 && position != 0 {
             out.push('\n');
         }
         out.push(character);
     }
-    line(out, format_args!("\n-----END {label}-----"));
+    *out += &format!("\n-----END {label}-----\n");
 }
 
 #[cfg(test)]
@@ -60,18 +49,12 @@ mod tests {
 
     #[test]
     fn objects_have_lines_of_64_characters_and_padding() {
-        let mut out = String::new();
-        object(&mut out, "THING", &[0; 49]);
         let zeros = "A".repeat(64);
-        assert_eq!(
-            out,
-            format!("-----BEGIN THING-----\n{zeros}\nAA==\n-----END THING-----\n")
-        );
-        out.clear();
-        object(&mut out, "THING", &[0; 48]);
-        assert_eq!(
-            out,
-            format!("-----BEGIN THING-----\n{zeros}\n-----END THING-----\n")
-        );
+        for (length, last) in [(49, "AA==\n"), (48, "")] {
+            let mut out = String::new();
+            object(&mut out, "THING", &vec![0; length]);
+            let expected = format!("-----BEGIN THING-----\n{zeros}\n{last}-----END THING-----\n");
+            assert_eq!(out, expected);
+        }
     }
 }

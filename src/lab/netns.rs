@@ -36,28 +36,12 @@ fn enter() -> std::io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
     let nothing = None::<&str>;
     // Keep mounts private to this namespace.
-    mount(
-        nothing,
-        "/",
-        nothing,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        nothing,
-    )?;
-    mount(
-        Some("bpf"),
-        "/sys/fs/bpf",
-        Some("bpf"),
-        MsFlags::empty(),
-        nothing,
-    )?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(nothing, "/", nothing, private, nothing)?;
     // Boxes create their control sockets in /run.
-    mount(
-        Some("tmpfs"),
-        "/run",
-        Some("tmpfs"),
-        MsFlags::empty(),
-        nothing,
-    )?;
+    for (kind, place) in [("bpf", "/sys/fs/bpf"), ("tmpfs", "/run")] {
+        mount(Some(kind), place, Some(kind), MsFlags::empty(), nothing)?;
+    }
     Ok(())
 }
 
@@ -121,10 +105,8 @@ impl Netns {
             let _ = done.send(outcome);
         });
         let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
-        debug_assert!(
-            matches!(sent, Some(Ok(()))),
-            "the namespace's thread is gone"
-        );
+        let is_sent = matches!(sent, Some(Ok(())));
+        debug_assert!(is_sent, "the namespace's thread is gone");
         match result.recv() {
             Ok(Ok(value)) => value,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
@@ -266,9 +248,9 @@ impl Child {
                     thread::sleep(Duration::from_millis(2));
                 }
                 Ok(None) => {
+                    let pid = self.process.id();
                     return Err(LabError(format!(
-                        "process {} still runs after {limit:?}",
-                        self.process.id()
+                        "process {pid} still runs after {limit:?}"
                     )));
                 }
                 Err(error) => return Err(LabError(format!("cannot wait for a process: {error}"))),
@@ -301,11 +283,9 @@ impl Netns {
     pub fn transmitted(&self, interface: &str) -> Result<Transmitted, LabError> {
         let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
         let text = text.unwrap_or_default();
-        let mut lines = text
-            .lines()
-            .filter_map(|line| line.trim_start().split_once(':'));
-        let line = lines.find(|(name, _)| *name == interface);
-        let transmitted = line.and_then(|(_, numbers)| {
+        let name = format!("{interface}:");
+        let transmitted = text.lines().find_map(|line| {
+            let numbers = line.trim_start().strip_prefix(&name)?;
             // Eight numbers of received frames, then bytes, packets, errors and drops of sent ones.
             let mut numbers = numbers.split_whitespace().skip(9);
             Some(Transmitted {
@@ -384,16 +364,13 @@ impl<'a> VethEnd<'a> {
 /// # Errors
 /// Fails if `ip` fails.
 pub fn veth(a: &VethEnd<'_>, b: &VethEnd<'_>, mtu: u32) -> Result<(), LabError> {
-    let queues = |end: &VethEnd<'_>| format!("numrxqueues {0} numtxqueues {0}", end.queues.max(1));
+    let [one, other] = [a, b].map(|end| {
+        let (name, mac, queues) = (end.name, end.mac, end.queues.max(1));
+        format!("name {name} address {mac} mtu {mtu} numrxqueues {queues} numtxqueues {queues}")
+    });
+    let there = b.netns.path();
     a.netns.ip(&format!(
-        "link add name {} address {} mtu {mtu} {} type veth peer name {} address {} mtu {mtu} {} netns {}",
-        a.name,
-        a.mac,
-        queues(a),
-        b.name,
-        b.mac,
-        queues(b),
-        b.netns.path(),
+        "link add {one} type veth peer {other} netns {there}"
     ))?;
     for end in [a, b] {
         end.netns.ip(&format!("link set {} up", end.name))?;

@@ -27,10 +27,8 @@ pub fn as_nobody(program: impl AsRef<OsStr>) -> Command {
 pub fn dumping_in(directory: &Path, program: impl AsRef<OsStr>) -> Command {
     let mut command = contained("sh");
     let script = "ulimit -c unlimited && cd \"$1\" && shift && exec \"$@\"";
-    command
-        .args(["-c", script, "sh"])
-        .arg(directory)
-        .arg(program);
+    command.args(["-c", script, "sh"]);
+    command.arg(directory).arg(program);
     command
 }
 

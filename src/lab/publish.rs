@@ -43,18 +43,14 @@ pub fn replace(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use exitmark_relays::{Flavor, Validity};
-    use std::time::{Duration, UNIX_EPOCH};
+    use crate::consensus::hours_from;
+    use exitmark_relays::Flavor;
+    use std::time::SystemTime;
 
     #[test]
     fn publishes_certificates_next_to_the_document_and_replaces_it() {
         let directory = tempfile::TempDir::new().unwrap();
-        let at = |hour: u64| UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 3_600 * hour);
-        let validity = Validity {
-            valid_after: at(0),
-            fresh_until: at(1),
-            valid_until: at(3),
-        };
+        let validity = hours_from(SystemTime::UNIX_EPOCH, [1000, 1001, 1003]);
         let authorities = Authorities::new(1);
         for seed in [1, 2] {
             let order = Order {
@@ -63,15 +59,11 @@ mod tests {
                 ..Order::full_size(Flavor::Ns, validity)
             };
             let path = publish(directory.path(), "cached-consensus", &order, &authorities);
-            assert_eq!(
-                fs::read_to_string(path.unwrap()).unwrap(),
-                order.sign(&authorities)
-            );
+            let text = fs::read_to_string(path.unwrap()).unwrap();
+            assert_eq!(text, order.sign(&authorities));
         }
-        let names: Vec<_> = fs::read_dir(directory.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let entries = fs::read_dir(directory.path()).unwrap();
+        let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "no temporary file is left: {names:?}");
         let certificates = fs::read_to_string(directory.path().join(CERTIFICATES)).unwrap();
         assert_eq!(certificates, authorities.certificates_for(validity));

@@ -36,13 +36,9 @@ impl RawPort {
                 .filter(|entry| entry.interface_name == name)
                 .find_map(|entry| entry.address?.as_link_addr().copied())
                 .ok_or_else(|| LabError(format!("there is no interface {name}")))?;
-            let socket = socket(
-                AddressFamily::Packet,
-                SockType::Raw,
-                SockFlag::SOCK_CLOEXEC,
-                None::<SockProtocol>,
-            )
-            .map_err(|error| failed("cannot open a packet socket", error))?;
+            let (family, close) = (AddressFamily::Packet, SockFlag::SOCK_CLOEXEC);
+            let socket = socket(family, SockType::Raw, close, None::<SockProtocol>)
+                .map_err(|error| failed("cannot open a packet socket", error))?;
             bind(socket.as_raw_fd(), &address)
                 .map_err(|error| failed("cannot bind a packet socket", error))?;
             Ok(Self { socket, address })
@@ -72,18 +68,13 @@ impl RawPort {
     /// Fails if the frame exceeds the MTU or the interface is down.
     pub fn send(&self, frame: &[u8]) -> Result<(), LabError> {
         debug_assert!(self.address.len() > 0);
-        sendto(
-            self.socket.as_raw_fd(),
-            frame,
-            &self.address,
-            MsgFlags::empty(),
-        )
-        .map(|_| ())
-        .map_err(|error| {
+        let (socket, length) = (self.socket.as_raw_fd(), frame.len());
+        let failed = |error| {
             LabError(format!(
-                "cannot send a raw frame of {} bytes: {error}",
-                frame.len()
+                "cannot send a raw frame of {length} bytes: {error}"
             ))
-        })
+        };
+        let sent = sendto(socket, frame, &self.address, MsgFlags::empty());
+        sent.map(drop).map_err(failed)
     }
 }

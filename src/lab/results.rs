@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Fails if a row cannot be represented in JSON.
 pub fn lines(rows: &[impl Serialize]) -> serde_json::Result<String> {
-    let lines: Vec<_> = rows
-        .iter()
-        .map(serde_json::to_string)
-        .collect::<serde_json::Result<_>>()?;
+    let lines = rows.iter().map(serde_json::to_string);
+    let lines: Vec<_> = lines.collect::<serde_json::Result<_>>()?;
     Ok(match lines.as_slice() {
         [] => "[]\n".to_owned(),
         lines => format!("[\n{}\n]\n", lines.join(",\n")),

@@ -225,31 +225,31 @@ impl Site {
     }
 
     fn address(&self) -> Result<(), LabError> {
-        let Self {
-            host,
-            middle,
-            clearnet,
-            tornet,
-        } = self;
-        for (netns, addresses) in [
-            (host, [format!("{HOST_V4}/24"), format!("{HOST_V6}/64")]),
-            (clearnet, ["192.0.2.1/24".into(), "2001:db8:1::1/64".into()]),
+        let (host, middle, tornet) = (&self.host, &self.middle, &self.tornet);
+        let server = [format!("{SERVER_V4}/32"), format!("{SERVER_V6}/128")];
+        let relay = [format!("{RELAY_V4}/32"), format!("{RELAY_V6}/128")];
+        let host_router = ["192.0.2.1/24".to_owned(), "2001:db8:1::1/64".to_owned()];
+        let box_router = ["203.0.113.1/24".to_owned(), "2001:db8:3::1/64".to_owned()];
+        for (netns, nic, addresses) in [
             (
-                clearnet,
-                [format!("{SERVER_V4}/32"), format!("{SERVER_V6}/128")],
+                host,
+                FAR_END,
+                [format!("{HOST_V4}/24"), format!("{HOST_V6}/64")],
             ),
-            (tornet, ["203.0.113.1/24".into(), "2001:db8:3::1/64".into()]),
+            (&self.clearnet, FAR_END, host_router),
+            (&self.clearnet, FAR_END, server),
+            (tornet, FAR_END, box_router),
+            (tornet, FAR_END, relay),
             (
-                tornet,
-                [format!("{RELAY_V4}/32"), format!("{RELAY_V6}/128")],
+                middle,
+                "incoming0",
+                [format!("{BOX_V4}/24"), format!("{BOX_V6}/64")],
             ),
         ] {
             for address in addresses {
-                netns.ip(&format!("addr add {address} dev eth0"))?;
+                netns.ip(&format!("addr add {address} dev {nic}"))?;
             }
         }
-        middle.ip(&format!("addr add {BOX_V4}/24 dev incoming0"))?;
-        middle.ip(&format!("addr add {BOX_V6}/64 dev incoming0"))?;
         host.ip("route add default via 192.0.2.1")?;
         host.ip("-6 route add default via 2001:db8:1::1")?;
         // Route answers to the host through the box.
@@ -292,10 +292,10 @@ impl Site {
         &self,
         question: fn(&Client) -> Result<T, ControlError>,
     ) -> Result<T, LabError> {
-        let answer = self
-            .middle
-            .run(move || question(&Client::new(DEFAULT_SOCKET)));
-        answer.map_err(|error| LabError(error.to_string()))
+        let ask = move || question(&Client::new(DEFAULT_SOCKET));
+        self.middle
+            .run(ask)
+            .map_err(|error| LabError(error.to_string()))
     }
 }
 
@@ -403,7 +403,7 @@ impl RunningBox {
             Err(_) => {
                 drop(running.child);
                 let _ = running.words.take().map(thread::JoinHandle::join);
-                let log = running.log.lock().unwrap_or_else(PoisonError::into_inner);
+                let log = text_of(&running.log);
                 Err(LabError(format!(
                     "exitmark did not get ready: {}",
                     log.trim()
@@ -452,14 +452,12 @@ impl RunningBox {
 
     /// Its standard error so far.
     pub fn log(&self) -> String {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.clone()
+        text_of(&self.log)
     }
 
     /// Its standard output so far.
     pub fn printed(&self) -> String {
-        let printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
-        printed.clone()
+        text_of(&self.printed)
     }
 
     /// Waits until the box has ended by itself or by a signal; returns its exit status.
@@ -517,6 +515,10 @@ impl RunningBox {
             log: self.log(),
         })
     }
+}
+
+fn text_of(text: &Mutex<String>) -> String {
+    text.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 fn append(text: &Mutex<String>, line: &str) {

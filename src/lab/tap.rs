@@ -94,10 +94,7 @@ pub fn start_monitor(
 pub fn state_file(directory: &Path) -> Result<PathBuf, LabError> {
     let failed = |why: &str| LabError(format!("no state in {}: {why}", directory.display()));
     let entries = fs::read_dir(directory).map_err(|error| failed(&error.to_string()))?;
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let is_state = |path: &PathBuf| path.extension().is_some_and(|is| is == "state");
-    paths
-        .into_iter()
-        .find(is_state)
-        .ok_or_else(|| failed("no such file"))
+    paths.find(is_state).ok_or_else(|| failed("no such file"))
 }

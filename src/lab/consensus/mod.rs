@@ -9,13 +9,14 @@ mod relay;
 
 use super::Random;
 use super::authorities::{Authorities, address};
-use super::netdoc::{hex, line, object};
+use super::netdoc::{hex, object};
 use exitmark_policy::Endpoint;
 use exitmark_relays::{Flavor, Validity, utc};
 use relay::{Draw, Relay};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, SystemTime};
 
 /// The parameters of a document.
 #[derive(Clone, Debug)]
@@ -61,10 +62,7 @@ impl Order {
         let mut out = self.unsigned(&identities);
         let algorithm = self.algorithm();
         for (identity, key) in identities.iter().zip(keys) {
-            line(
-                &mut out,
-                format_args!("directory-signature {algorithm}{identity} {key}"),
-            );
+            out += &format!("directory-signature {algorithm}{identity} {key}\n");
             object(&mut out, "SIGNATURE", &draw.bytes::<256>());
         }
         out
@@ -115,13 +113,10 @@ impl Order {
             let address = address(number);
             // There are no votes, so any digest will do.
             let vote = hex(&Sha1::digest(identity));
-            line(
-                &mut out,
-                format_args!(
-                    "dir-source labauth{number} {identity} {address} {address} 9030 9001\n\
-                     contact nobody\n\
-                     vote-digest {vote}",
-                ),
+            out += &format!(
+                "dir-source labauth{number} {identity} {address} {address} 9030 9001\n\
+                 contact nobody\n\
+                 vote-digest {vote}\n",
             );
         }
         self.entries(&mut out, &mut draw);
@@ -134,15 +129,9 @@ impl Order {
             Flavor::Ns => "network-status-version 3",
             Flavor::Microdesc => "network-status-version 3 microdesc",
         };
-        let Validity {
-            valid_after,
-            fresh_until,
-            valid_until,
-        } = self.validity;
-        line(
-            out,
-            format_args!(
-                "{header}\n\
+        let validity = self.validity;
+        *out += &format!(
+            "{header}\n\
              vote-status consensus\n\
              consensus-method 33\n\
              valid-after {}\n\
@@ -155,14 +144,13 @@ impl Order {
              recommended-client-protocols Cons=2 Desc=2 DirCache=2 Link=4-5 Microdesc=2 Relay=2\n\
              recommended-relay-protocols Cons=2 Desc=2 DirCache=2 Link=4-5 Microdesc=2 Relay=2\n\
              required-client-protocols Cons=2 Desc=2 Link=4 Microdesc=2 Relay=2\n\
-             required-relay-protocols Cons=2 Desc=2 DirCache=2 Link=4-5 Microdesc=2 Relay=2",
-                utc(valid_after),
-                utc(fresh_until),
-                utc(valid_until),
-            ),
+             required-relay-protocols Cons=2 Desc=2 DirCache=2 Link=4-5 Microdesc=2 Relay=2\n",
+            utc(validity.valid_after),
+            utc(validity.fresh_until),
+            utc(validity.valid_until),
         );
         if self.has_params {
-            line(out, format_args!("params circwindow=1000"));
+            out.push_str("params circwindow=1000\n");
         }
     }
 
@@ -200,6 +188,17 @@ impl Order {
     }
 }
 
+/// The validity from, fresh until and valid until these numbers of hours after `begin`.
+pub fn hours_from(begin: SystemTime, hours: [u64; 3]) -> Validity {
+    let times = hours.map(|hours| begin + Duration::from_secs(3600 * hours));
+    let [valid_after, fresh_until, valid_until] = times;
+    Validity {
+        valid_after,
+        fresh_until,
+        valid_until,
+    }
+}
+
 fn digest<D: Digest>(parts: [&str; 2]) -> Vec<u8> {
     let all = |digest: D, part| digest.chain_update(part);
     parts.into_iter().fold(D::new(), all).finalize().to_vec()
@@ -211,15 +210,11 @@ mod tests {
     use exitmark_policy::EndpointSet;
     use exitmark_relays::UncheckedDocument;
     use std::collections::BTreeSet;
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     fn order(flavor: Flavor) -> Order {
-        let at = |hour: u64| UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 3_600 * hour);
-        let validity = Validity {
-            valid_after: at(0),
-            fresh_until: at(1),
-            valid_until: at(3),
-        };
+        let begin = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let validity = hours_from(begin, [0, 1, 3]);
         Order {
             listed: vec![
                 "203.0.113.9:22".parse().unwrap(),
@@ -274,10 +269,8 @@ mod tests {
     #[test]
     fn another_seed_gives_another_document() {
         let one = order(Flavor::Ns);
-        let other = Order {
-            seed: 2,
-            ..one.clone()
-        };
+        let mut other = one.clone();
+        other.seed = 2;
         assert_ne!(one.write(), other.write());
     }
 }

@@ -1,7 +1,7 @@
 //! The entry of a generated relay: dir-spec, "Consensus formats", from an `r` line to the next.
 
 use crate::Random;
-use crate::netdoc::{base64, line};
+use crate::netdoc::base64;
 use exitmark_relays::Flavor;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -33,17 +33,14 @@ impl Relay {
             Flavor::Ns => format!(" {}", base64(&digest[..20])),
             Flavor::Microdesc => String::new(),
         };
-        line(
-            out,
-            format_args!(
-                "r lab{number:06} {identity}{in_entry} 2038-01-01 00:00:00 {address} {orport} {dirport}"
-            ),
+        *out += &format!(
+            "r lab{number:06} {identity}{in_entry} 2038-01-01 00:00:00 {address} {orport} {dirport}\n"
         );
         if let Some((address, port)) = self.further {
-            line(out, format_args!("a [{address}]:{port}"));
+            *out += &format!("a [{address}]:{port}\n");
         }
         if flavor == Flavor::Microdesc {
-            line(out, format_args!("m {}", base64(&digest)));
+            *out += &format!("m {}\n", base64(&digest));
         }
         out.push_str(
             "s Exit Fast Guard Running Stable V2Dir Valid\n\

@@ -4,11 +4,11 @@
 use exitmark_box::settings::Settings;
 use exitmark_datapath::memory::HeapMemory;
 use exitmark_datapath::{Forwarder, Frame, IncomingLink, Links, Outbox, Role};
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::{Order, hours_from};
 use exitmark_lab::frames::{tcp, udp};
 use exitmark_lab::site::{INCOMING_MAC, TORNET_MAC};
 use exitmark_policy::{EndpointSet, Snapshot};
-use exitmark_relays::{Flavor, Validity};
+use exitmark_relays::Flavor;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -106,13 +106,7 @@ fn relay6(number: u32) -> String {
 
 /// A full-size consensus that lists the relays above.
 pub(crate) fn order() -> Order {
-    let now = SystemTime::now();
-    let hours = |hours: u64| now + Duration::from_secs(hours * 3600);
-    let validity = Validity {
-        valid_after: now,
-        fresh_until: hours(1),
-        valid_until: hours(3),
-    };
+    let validity = hours_from(SystemTime::now(), [0, 1, 3]);
     let mut order = Order::full_size(Flavor::Microdesc, validity);
     order.listed = (0..RELAYS)
         .flat_map(|number| [relay4(number), relay6(number)])

@@ -2,10 +2,10 @@
 
 use crate::flows::listed;
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::{Order, hours_from};
 use exitmark_lab::{LabError, replace};
 use exitmark_policy::{Endpoint, EndpointSet};
-use exitmark_relays::{Flavor, UncheckedDocument, Validity};
+use exitmark_relays::{Flavor, UncheckedDocument};
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
@@ -37,13 +37,7 @@ impl Sets {
 fn order(seed: u32, relays: u32) -> Order {
     // One time for all: a document must not be older than the one in force.
     static NOW: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
-    let now = *NOW;
-    let hour = Duration::from_secs(3600);
-    let validity = Validity {
-        valid_after: now - hour,
-        fresh_until: now + hour,
-        valid_until: now + 2 * hour,
-    };
+    let validity = hours_from(*NOW - Duration::from_secs(3600), [0, 2, 3]);
     Order {
         seed,
         relays,

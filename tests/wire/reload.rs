@@ -3,12 +3,12 @@
 use crate::craft::{AF11, Packet, TCP, exit, families, segment};
 use crate::rig::{Config, PATIENCE, Rig, Side, assert_says, both_engines, eventually, needs_root};
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::{Order, hours_from};
 use exitmark_lab::process::NOBODY;
 use exitmark_lab::site::Plan;
 use exitmark_lab::{Capture, publish};
 use exitmark_policy::Endpoint;
-use exitmark_relays::{Flavor, Validity};
+use exitmark_relays::Flavor;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -27,18 +27,11 @@ pub(crate) static AUTHORITIES: LazyLock<Authorities> = LazyLock::new(|| Authorit
 
 /// A consensus that lists this endpoint among a hundred others.
 pub(crate) fn listing(listed: Endpoint) -> Order {
-    let now = SystemTime::now();
+    let validity = hours_from(SystemTime::now() - HOUR, [0, 2, 3]);
     Order {
         relays: 100,
         listed: vec![listed],
-        ..Order::full_size(
-            Flavor::Microdesc,
-            Validity {
-                valid_after: now - HOUR,
-                fresh_until: now + HOUR,
-                valid_until: now + 2 * HOUR,
-            },
-        )
+        ..Order::full_size(Flavor::Microdesc, validity)
     }
 }
 
@@ -267,11 +260,7 @@ fn a_stale_set_lets_all_pass_or_goes_on() {
             let until_stale = Duration::from_secs(4);
             let mut order = listing(relay(first));
             let end = SystemTime::now() + until_stale - 24 * HOUR;
-            order.validity = Validity {
-                valid_after: end - 3 * HOUR,
-                fresh_until: end - 2 * HOUR,
-                valid_until: end,
-            };
+            order.validity = hours_from(end - 3 * HOUR, [0, 1, 3]);
             let tor = Tor::with(&order);
             let config = tor.config(&format!("when_stale = \"{when_stale}\""));
             let rig = Rig::silent(Plan::default(), &config);

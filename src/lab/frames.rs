@@ -164,11 +164,9 @@ impl Frame {
     /// Builds the frame from its Ethernet header on.
     pub fn build(&self) -> Vec<u8> {
         let mut frame = Vec::new();
-        frame.extend_from_slice(&self.to.bytes());
-        frame.extend_from_slice(&self.from.bytes());
+        frame.extend([self.to, self.from].map(MacAddr::bytes).as_flattened());
         for (identifier, control) in &self.tags {
-            frame.extend_from_slice(&identifier.to_be_bytes());
-            frame.extend_from_slice(&control.to_be_bytes());
+            frame.extend([*identifier, *control].map(u16::to_be_bytes).as_flattened());
         }
         match (self.source.ip(), self.destination.ip()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -190,24 +188,20 @@ impl Frame {
     fn transport(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> = (1..=u8::MAX).cycle().take(self.payload).collect();
         if self.fragment.is_none_or(|(_, offset, _)| offset == 0) {
-            let ports = [self.source.port(), self.destination.port()].map(u16::to_be_bytes);
-            for (byte, port) in bytes.iter_mut().zip(ports.as_flattened()) {
-                *byte = *port;
-            }
-            if self.protocol == protocol::TCP {
-                // A data offset that other parsers accept as well.
-                let fields = [
-                    (4, &self.sequence.to_be_bytes()[..]),
-                    (12, &[0x50, self.control]),
-                ];
-                for (at, field) in fields {
-                    for (byte, new) in bytes.iter_mut().skip(at).zip(field) {
-                        *byte = *new;
-                    }
+            let mut set = |at, field: &[u8]| {
+                for (byte, new) in bytes.iter_mut().skip(at).zip(field) {
+                    *byte = *new;
                 }
+            };
+            let ports = [self.source.port(), self.destination.port()].map(u16::to_be_bytes);
+            set(0, ports.as_flattened());
+            if self.protocol == protocol::TCP {
+                set(4, &self.sequence.to_be_bytes());
+                // A data offset that other parsers accept as well.
+                set(12, &[0x50, self.control]);
             }
-            if let (protocol::UDP, Some(length)) = (self.protocol, bytes.get_mut(4..6)) {
-                length.copy_from_slice(&be16(self.payload));
+            if self.protocol == protocol::UDP && self.payload >= 6 {
+                set(4, &be16(self.payload));
             }
         }
         bytes
@@ -256,10 +250,7 @@ impl Frame {
     }
 }
 
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "lengths wrap, as a wrong one may"
-)]
+#[allow(clippy::cast_possible_truncation, reason = "lengths may wrap")]
 const fn be16(number: usize) -> [u8; 2] {
     (number as u16).to_be_bytes()
 }

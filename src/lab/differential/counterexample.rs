@@ -4,7 +4,7 @@ use super::scenario::read_role;
 use super::{Engines, Scenario};
 use crate::LabError;
 use exitmark_datapath::Role;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
@@ -28,11 +28,6 @@ impl CounterExample {
     /// Fails if an engine rejects the scenario or a frame.
     pub fn replay(&self, engines: &mut Engines) -> Result<Option<String>, LabError> {
         engines.set(&self.scenario)?;
-        self.replay_as_set(engines)
-    }
-
-    /// Like [`replay`](Self::replay), without setting the scenario first.
-    fn replay_as_set(&self, engines: &mut Engines) -> Result<Option<String>, LabError> {
         for (ingress, frame) in &self.frames {
             let frame_differs = engines.compare(*ingress, frame)?;
             let counters_differ = engines.compare_counters()?;
@@ -51,16 +46,14 @@ impl CounterExample {
     pub fn minimise(&mut self, engines: &mut Engines) -> Result<(), LabError> {
         let mut step = 4096;
         while step > 0 {
-            let shorter = self.with_last_frame_cut(step);
-            match shorter {
+            match self.with_last_frame_cut(step) {
                 Some(shorter) if shorter.replay(engines)?.is_some() => *self = shorter,
                 _ => step /= 2,
             }
         }
-        let before = self.frames.len();
-        if before > 1 {
+        if let [.., last] = &self.frames[..] {
             let mut alone = self.clone();
-            alone.frames.drain(..before - 1);
+            alone.frames = vec![last.clone()];
             if alone.replay(engines)?.is_some() {
                 *self = alone;
             }
@@ -91,10 +84,9 @@ impl CounterExample {
         engines: &mut Engines,
         list: impl Fn(&mut Scenario) -> &mut Vec<T>,
     ) -> Result<(), LabError> {
-        loop {
+        'smaller: loop {
             let items = list(&mut self.scenario).clone();
             let (front, back) = items.split_at(items.len() / 2);
-            let mut smaller = None;
             for part in [&[], front, back] {
                 if part.len() == items.len() {
                     continue;
@@ -102,14 +94,11 @@ impl CounterExample {
                 let mut less = self.clone();
                 *list(&mut less.scenario) = part.to_vec();
                 if less.replay(engines)?.is_some() {
-                    smaller = Some(less);
-                    break;
+                    *self = less;
+                    continue 'smaller;
                 }
             }
-            match smaller {
-                Some(smaller) => *self = smaller,
-                None => return Ok(()),
-            }
+            return Ok(());
         }
     }
 
@@ -131,10 +120,7 @@ impl fmt::Display for CounterExample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} | ", self.scenario)?;
         for (ingress, frame) in &self.frames {
-            let mut hex = String::with_capacity(2 * frame.len());
-            for byte in frame {
-                write!(hex, "{byte:02x}")?;
-            }
+            let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
             write!(f, "{ingress}:{hex} ")?;
         }
         write!(f, "| {}", self.difference)
@@ -143,9 +129,8 @@ impl fmt::Display for CounterExample {
 
 fn bytes(hex: &str) -> Option<Vec<u8>> {
     let pairs = (0..hex.len()).step_by(2).map(|at| hex.get(at..at + 2));
-    pairs
-        .map(|pair| u8::from_str_radix(pair?, 16).ok())
-        .collect()
+    let bytes = pairs.map(|pair| u8::from_str_radix(pair?, 16).ok());
+    bytes.collect()
 }
 
 impl FromStr for CounterExample {

@@ -26,6 +26,7 @@ pub struct Engines {
 }
 
 /// The part of a scenario that is needed for every frame.
+#[derive(Default)]
 struct Rules {
     /// The marks to be cleared from frames that must leave unmarked.
     clears: [Option<Dscp>; 2],
@@ -119,11 +120,7 @@ impl Engines {
             kernel_links,
             rust: Forwarder::new(Arc::clone(&snapshot), Arc::clone(&rust_links)),
             rust_links,
-            scenario: Rules {
-                clears: [None; 2],
-                longest: 0,
-                hand_over: PerRole::default(),
-            },
+            scenario: Rules::default(),
             expected: Expected::default(),
             counted: KernelCounts::default(),
             frame: Vec::new(),
@@ -228,16 +225,12 @@ impl Engines {
             Some(format!("Rust {rust} ({outcome:?}), the kernel {kernel}"))
         } else if ran.frame != after {
             let at = ran.frame.iter().zip(&after).position(|(a, b)| a != b);
-            Some(match at {
-                Some(at) => format!(
-                    "byte {at}: Rust {:#04x}, the kernel {:#04x}",
-                    after[at], ran.frame[at]
-                ),
-                None => format!(
-                    "length: Rust {}, the kernel {}",
-                    after.len(),
-                    ran.frame.len()
-                ),
+            let lengths = (after.len(), ran.frame.len());
+            Some(match at.map(|at| (at, after[at], ran.frame[at])) {
+                Some((at, rust, kernel)) => {
+                    format!("byte {at}: Rust {rust:#04x}, the kernel {kernel:#04x}")
+                }
+                None => format!("length: Rust {}, the kernel {}", lengths.0, lengths.1),
             })
         } else if learnt != known {
             Some(format!("host MAC: Rust {known:?}, the kernel {learnt:?}"))
@@ -254,11 +247,7 @@ impl Engines {
     /// in user space.
     fn by_rust(&mut self, ingress: Role, frame: &mut [u8]) -> Outcome {
         let bytes = frame.len();
-        let oddness = if ingress == Role::Host {
-            odd(frame)
-        } else {
-            None
-        };
+        let oddness = odd(frame).filter(|_| ingress == Role::Host);
         let outcome = if let Some(odd) = oddness {
             self.expected.no_user_space += 1;
             self.expected.no_user_space_bytes += bytes as u64;
@@ -312,20 +301,16 @@ impl Engines {
             check(counter.to_string(), expected.of(counter, &tally), kernel);
         }
         for role in Role::ALL {
-            let since = |of: fn(&KernelCounts) -> &PerRole<u64>| of(&now)[role] - of(&before)[role];
-            let to_stack = since(|counts| &counts.to_stack);
-            let spilled = since(|counts| &counts.spilled);
-            check(
-                format!("{role} to stack"),
-                expected.to_stack[role],
-                to_stack,
-            );
-            check(
-                format!("{role} handed over"),
-                0,
-                since(|counts| &counts.handed),
-            );
-            check(format!("{role} spilled"), expected.spilled[role], spilled);
+            let to_stack = now.to_stack[role] - before.to_stack[role];
+            let handed = now.handed[role] - before.handed[role];
+            let spilled = now.spilled[role] - before.spilled[role];
+            for (what, rust, kernel) in [
+                ("to stack", expected.to_stack[role], to_stack),
+                ("handed over", 0, handed),
+                ("spilled", expected.spilled[role], spilled),
+            ] {
+                check(format!("{role} {what}"), rust, kernel);
+            }
         }
         Ok((!differences.is_empty()).then(|| differences.join("; ")))
     }

@@ -206,8 +206,7 @@ impl Generator {
             Some((near(random, range), port(random)))
         };
         let endpoint = |random: &mut Random, endpoints: &[(u128, u16)]| {
-            let endpoint = random.pick(endpoints)?;
-            Some(almost(random, endpoint))
+            random.pick(endpoints).map(|one| almost(random, one))
         };
         let host = |random: &mut Random| match random.below(100) {
             0..55 => in_ranges(random, &known.addresses),
@@ -345,11 +344,8 @@ fn be16(number: usize) -> [u8; 2] {
 fn v4(random: &mut Random, draft: &Draft, payload: usize, frame: &mut Vec<u8>) {
     frame.extend([0x08, 0x00]);
     let start = frame.len();
-    let options = if random.percent(10) {
-        random.below(11)
-    } else {
-        0
-    };
+    let has_options = random.percent(10);
+    let options = if has_options { random.below(11) } else { 0 };
     let header = 20 + options * 4;
     let [_, version_and_length] = be16(0x40 + header / 4);
     frame.extend([version_and_length, draft.tos]);
@@ -392,11 +388,8 @@ fn barely_carried(random: &mut Random, draft: &Draft, first: u8) -> [u8; 2] {
 fn v6(random: &mut Random, draft: &Draft, payload: usize, frame: &mut Vec<u8>) {
     const KINDS: [u8; 4] = [0, 43, 44, 60];
     frame.extend([0x86, 0xdd]);
-    let extensions = if random.percent(8) {
-        1 + random.below(10)
-    } else {
-        0
-    };
+    let is_extended = random.percent(8);
+    let extensions = if is_extended { 1 + random.below(10) } else { 0 };
     let mut kind = match extensions {
         0 => draft.protocol,
         _ => random.one_of(KINDS),

@@ -166,11 +166,10 @@ impl Session {
             }
             tried += count as u64;
             outcome.frames += count as u64;
-            let counters = match difference {
-                Some(_) => None,
-                None => self.engines.compare_counters()?,
-            };
-            let Some(difference) = difference.or(counters) else {
+            if difference.is_none() {
+                difference = self.engines.compare_counters()?;
+            }
+            let Some(difference) = difference else {
                 continue;
             };
             let mut found = CounterExample {

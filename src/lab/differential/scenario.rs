@@ -98,11 +98,8 @@ fn some_v6(random: &mut Random) -> u128 {
         return random.double();
     }
     // Some differ in the upper half only.
-    let upper = if random.percent(20) {
-        random.below(4)
-    } else {
-        0
-    };
+    let is_upper = random.percent(20);
+    let upper = if is_upper { random.below(4) } else { 0 };
     let upper = (upper as u128) << 64;
     (random.one_of(bases) ^ upper).wrapping_add(random.byte().into())
 }
@@ -320,11 +317,11 @@ impl Display for Scenario {
                 Listener::Endpoint(endpoint) => endpoint.to_string(),
             })
             .collect();
-        let handed: Vec<_> = self.hand_over.iter().filter(|(_, all)| **all).collect();
-        let handed: Vec<_> = handed.into_iter().map(|(role, _)| role).collect();
-        let incoming = self
-            .incoming
-            .map(|link| format!("{},{},{}", link.port, link.own, optional(link.next_hop)));
+        let handed = self.hand_over.iter().filter(|(_, all)| **all);
+        let handed: Vec<_> = handed.map(|(role, _)| role).collect();
+        let link =
+            |link: IncomingLink| format!("{},{},{}", link.port, link.own, optional(link.next_hop));
+        let incoming = self.incoming.map(link);
         write!(
             f,
             "mode={:?} host_mark={} mark={} at_uplink={:?} steer={:?} protocols={:?} addresses={} \
@@ -360,9 +357,42 @@ fn read<T: FromStr>(text: &str) -> Result<T, LabError> {
     text.parse().map_err(|_| wrong(text))
 }
 
-fn read_list<T: FromStr>(text: &str) -> Result<Vec<T>, LabError> {
+fn read_list<T>(
+    text: &str,
+    read: impl Fn(&str) -> Result<T, LabError>,
+) -> Result<Vec<T>, LabError> {
     let items = text.split(',').filter(|item| !item.is_empty());
     items.map(read).collect()
+}
+
+fn read_optional<T>(
+    text: &str,
+    read: impl Fn(&str) -> Result<T, LabError>,
+) -> Result<Option<T>, LabError> {
+    (text != "none").then(|| read(text)).transpose()
+}
+
+const PROTOCOLS: [ExitProtocols; 3] = [
+    ExitProtocols::Tcp,
+    ExitProtocols::TcpUdp,
+    ExitProtocols::All,
+];
+const STEERS: [Steer; 4] = [
+    Steer::Off,
+    Steer::Both,
+    Steer::Only(Version::V4),
+    Steer::Only(Version::V6),
+];
+
+fn read_link(text: &str) -> Result<IncomingLink, LabError> {
+    let [port, own, next_hop] = text.split(',').collect::<Vec<_>>()[..] else {
+        return Err(wrong(text));
+    };
+    Ok(IncomingLink {
+        port: read_role(port)?,
+        own: read(own)?,
+        next_hop: read_optional(next_hop, read)?,
+    })
 }
 
 /// The variant whose `Debug` form is `text`.
@@ -391,76 +421,32 @@ impl FromStr for Scenario {
 
     fn from_str(text: &str) -> Result<Self, LabError> {
         let mut fields = text.split(' ').map(|field| field.split_once('='));
+        let missing = |key: &str| LabError(format!("the scenario has no {key} at this position"));
         let mut next = |key: &str| match fields.next().flatten() {
             Some((found, value)) if found == key => Ok(value),
-            _ => Err(LabError(format!(
-                "the scenario has no {key} at this position"
-            ))),
+            _ => Err(missing(key)),
         };
         Ok(Self {
             mode: read_variant(next("mode")?, &[Mode::Enforce, Mode::Audit])?,
-            host_mark: match next("host_mark")? {
-                "none" => None,
-                mark => Some(read_mark(mark)?),
-            },
+            host_mark: read_optional(next("host_mark")?, read_mark)?,
             mark: read_mark(next("mark")?)?,
             at_uplink: read_variant(next("at_uplink")?, &[AtUplink::Keep, AtUplink::Strip])?,
-            steer: read_variant(
-                next("steer")?,
-                &[
-                    Steer::Off,
-                    Steer::Both,
-                    Steer::Only(Version::V4),
-                    Steer::Only(Version::V6),
-                ],
-            )?,
-            exit_protocols: read_variant(
-                next("protocols")?,
-                &[
-                    ExitProtocols::Tcp,
-                    ExitProtocols::TcpUdp,
-                    ExitProtocols::All,
-                ],
-            )?,
-            addresses: read_list(next("addresses")?)?,
-            relay_addresses: read_list(next("relay_addresses")?)?,
-            resolvers: read_list(next("resolvers")?)?,
-            exempt: read_list(next("exempt")?)?,
-            listeners: (next("listeners")?.split(','))
-                .filter(|item| !item.is_empty())
-                .map(read_listener)
-                .collect::<Result<_, _>>()?,
-            relays: read_list(next("relays")?)?,
-            host_mac: match next("host_mac")? {
-                "none" => None,
-                mac => Some(read(mac)?),
-            },
-            incoming: match next("incoming")? {
-                "none" => None,
-                link => match *link.split(',').collect::<Vec<_>>() {
-                    [port, own, next_hop] => Some(IncomingLink {
-                        port: read_role(port)?,
-                        own: read(own)?,
-                        next_hop: match next_hop {
-                            "none" => None,
-                            mac => Some(read(mac)?),
-                        },
-                    }),
-                    _ => return Err(wrong(link)),
-                },
-            },
+            steer: read_variant(next("steer")?, &STEERS)?,
+            exit_protocols: read_variant(next("protocols")?, &PROTOCOLS)?,
+            addresses: read_list(next("addresses")?, read)?,
+            relay_addresses: read_list(next("relay_addresses")?, read)?,
+            resolvers: read_list(next("resolvers")?, read)?,
+            exempt: read_list(next("exempt")?, read)?,
+            listeners: read_list(next("listeners")?, read_listener)?,
+            relays: read_list(next("relays")?, read)?,
+            host_mac: read_optional(next("host_mac")?, read)?,
+            incoming: read_optional(next("incoming")?, read_link)?,
             drops_unsteered: read(next("drops_unsteered")?)?,
             seeks_host: read(next("seeks_host")?)?,
             longest: read(next("longest")?)?,
             hand_over: {
-                let mut all = PerRole::default();
-                for name in next("hand_over")?
-                    .split(',')
-                    .filter(|name| !name.is_empty())
-                {
-                    all[read_role(name)?] = true;
-                }
-                all
+                let handed = read_list(next("hand_over")?, read_role)?;
+                PerRole::from_fn(|role| handed.contains(&role))
             },
         })
     }

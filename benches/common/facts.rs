@@ -1,6 +1,6 @@
 //! Facts about the machine and its tools, without its name or paths.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
@@ -15,11 +15,8 @@ pub(crate) fn processor(field: &str) -> Option<String> {
 /// The caches of the first processor, own and shared, nearest first.
 pub(crate) fn caches() -> Option<String> {
     let cache = |index: u8| {
-        let read = |what: &str| {
-            content(&format!(
-                "/sys/devices/system/cpu/cpu0/cache/index{index}/{what}"
-            ))
-        };
+        let directory = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
+        let read = |what: &str| content(&format!("{directory}/{what}"));
         let kind = match read("type")?.as_str() {
             "Data" => "d",
             "Instruction" => "i",
@@ -41,47 +38,31 @@ pub(crate) fn memory() -> Option<String> {
 
 /// The hypervisor; `None` unless the machine is a guest.
 pub(crate) fn hypervisor() -> Option<String> {
-    if !processor("flags")?
-        .split(' ')
-        .any(|flag| flag == "hypervisor")
-    {
-        return None;
-    }
-    let vendor = output("lscpu", &[]).and_then(|text| {
-        let line = text
-            .lines()
-            .find(|line| line.starts_with("Hypervisor vendor:"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    Some(vendor.unwrap_or_else(|| "of unknown make".to_owned()))
+    let flags = processor("flags")?;
+    flags.split(' ').find(|flag| *flag == "hypervisor")?;
+    let text = output("lscpu", &[]).unwrap_or_default();
+    let mut lines = text.lines();
+    let vendor = lines.find_map(|line| line.strip_prefix("Hypervisor vendor:"));
+    Some(vendor.unwrap_or("of unknown make").trim().to_owned())
 }
 
 /// The kernel's mitigations of CPU vulnerabilities; those that do not affect the CPU are omitted.
 pub(crate) fn mitigations() -> Option<String> {
     let directory = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").ok()?;
-    let all: BTreeMap<_, _> = directory
+    let told: BTreeSet<_> = directory
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let text = fs::read_to_string(entry.path()).ok()?;
-            Some((
-                entry.file_name().into_string().ok()?,
-                text.trim().to_owned(),
-            ))
-        })
-        .filter(|(_, state)| state != "Not affected")
-        .collect();
-    let told: Vec<_> = all
-        .iter()
-        .map(|(name, state)| {
+            let name = entry.file_name().into_string().ok()?;
+            let state = text.trim();
             let short = state.strip_prefix("Mitigation: ").unwrap_or(state);
             let short = short.split(';').next().unwrap_or_default();
-            format!("{name}: {short}")
+            (state != "Not affected").then(|| format!("{name}: {short}"))
         })
         .collect();
-    Some(if told.is_empty() {
-        "none is needed".to_owned()
-    } else {
-        told.join("; ")
+    Some(match told.is_empty() {
+        true => "none is needed".to_owned(),
+        false => Vec::from_iter(told).join("; "),
     })
 }
 

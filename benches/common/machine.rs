@@ -76,15 +76,8 @@ impl Machine {
 /// The busy and the total time of all cores, in ticks since boot.
 fn cpu_time() -> (f64, f64) {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks: Vec<f64> = stat
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(1)
-        .take(8)
-        .filter_map(|number| number.parse().ok())
-        .collect();
+    let numbers = stat.split_whitespace().skip(1).take(8);
+    let ticks: Vec<f64> = numbers.filter_map(|number| number.parse().ok()).collect();
     let all: f64 = ticks.iter().sum();
     // user nice system idle iowait irq softirq steal
     let unused: f64 = ticks.iter().skip(3).take(2).sum();

@@ -175,11 +175,10 @@ pub(crate) fn exit(bench: &str, outcome: Result<bool, LabError>) -> std::process
 
 /// Fails without the privilege to create network namespaces.
 pub(crate) fn need_root() -> Result<(), LabError> {
-    if nix::unistd::geteuid().is_root() {
-        Ok(())
-    } else {
-        Err(LabError(
+    match nix::unistd::geteuid().is_root() {
+        true => Ok(()),
+        false => Err(LabError(
             "only root may make network namespaces; run it as root".to_owned(),
-        ))
+        )),
     }
 }

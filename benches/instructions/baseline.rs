@@ -97,15 +97,13 @@ impl Baseline {
             let kinds = baseline.instructions_per_frame.keys();
             kinds.cloned().collect::<Vec<_>>()
         };
-        let changed: Vec<_> = self
-            .instructions_per_frame
-            .iter()
-            .filter(|(kind, now)| {
-                let percent = then.percent(kind, **now);
-                percent.is_none_or(|percent| percent.abs() > MAY_DIFFER)
-            })
-            .map(|(kind, _)| kind.as_str())
-            .collect();
+        let has_changed = |kind: &str, now| {
+            let percent = then.percent(kind, now);
+            percent.is_none_or(|percent| percent.abs() > MAY_DIFFER)
+        };
+        let counts = self.instructions_per_frame.iter();
+        let changed = counts.filter(|(kind, now)| has_changed(kind, **now));
+        let changed: Vec<_> = changed.map(|(kind, _)| kind.as_str()).collect();
         if changed.is_empty() && kinds(self) == kinds(&then) {
             return ExitCode::SUCCESS;
         }

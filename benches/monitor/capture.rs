@@ -52,11 +52,8 @@ fn measure(databases: &Databases, path: &Path, packets: u32) -> Sample {
     let spent = start.elapsed().as_secs_f64();
     assert_eq!(progress, Progress::End);
     let [(_, v4), (_, v6)] = counter.tally().totals();
-    assert_eq!(
-        v4.packets + v6.packets,
-        u64::from(packets),
-        "all of them count"
-    );
+    let counted = v4.packets + v6.packets;
+    assert_eq!(counted, u64::from(packets), "all of them count");
     let bytes_per_packet = f64::from(KEPT);
     Sample {
         value: f64::from(packets) * bytes_per_packet / spent / 1e9,
@@ -101,29 +98,19 @@ fn write(databases: &Databases, format: Format, gigabytes: f64) -> (NamedTempFil
         }
     }
     let once = f64::from(KEPT) * f64::from(DIFFERENT) / 1e9;
-    let repeated = (1..u32::MAX)
-        .find(|times| f64::from(*times) * once >= gigabytes)
-        .unwrap_or(1);
+    let is_enough = |times: &u32| f64::from(*times) * once >= gigabytes;
+    let repeated = (1..u32::MAX).find(is_enough).unwrap_or(1);
     let directory = [PathBuf::from(IN_MEMORY), std::env::temp_dir()];
     let directory = directory.iter().find(|path| path.is_dir()).unwrap();
     let file = NamedTempFile::new_in(directory).unwrap();
     let mut writer = BufWriter::new(File::create(file.path()).unwrap());
     let header: Vec<u32> = match format {
         Format::Pcap => vec![0xa1b2_c3d4, 0x0004_0002, 0, 0, 262_144, 1],
-        Format::PcapNg => vec![
-            0x0a0d_0d0a,
-            28,
-            0x1a2b_3c4d,
-            1,
-            u32::MAX,
-            u32::MAX,
-            28, // section
-            1,
-            20,
-            1,
-            262_144,
-            20, // interface
-        ],
+        Format::PcapNg => {
+            let section = [0x0a0d_0d0a, 28, 0x1a2b_3c4d, 1, u32::MAX, u32::MAX, 28];
+            let interface = [1, 20, 1, 262_144, 20];
+            [&section[..], &interface].concat()
+        }
     };
     let header: Vec<u8> = header.into_iter().flat_map(le).collect();
     writer.write_all(&header).unwrap();

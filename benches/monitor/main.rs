@@ -55,23 +55,18 @@ fn main() -> ExitCode {
 
 fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     let databases = Databases::load();
-    let gigabytes = if arguments.options.quick {
-        0.05
-    } else {
-        arguments.gigabytes
-    };
+    let is_quick = arguments.options.quick;
+    let gigabytes = if is_quick { 0.05 } else { arguments.gigabytes };
     let rows = memory::rows(&databases)
         .chain(capture::rows(&databases, gigabytes))
         .chain(footprint::rows(&databases))
         .chain(veth::rows(&databases))
         .collect();
     let rows = arguments.options.chosen(rows, |row: &Row| row.name)?;
-    let outcome = rounds::run(
-        BENCH,
-        &arguments.options,
-        rows.into_iter(),
-        |row, length| (row.measure)(length),
-    )?;
+    let rows = rows.into_iter();
+    let outcome = rounds::run(BENCH, &arguments.options, rows, |row, length| {
+        (row.measure)(length)
+    })?;
     let mut told = Vec::new();
     println!(
         "{:<28} {:>10} {:>10} {:>10}  unit",
@@ -126,13 +121,8 @@ struct Sample {
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:.3} {}{}",
-            self.value,
-            self.unit,
-            self.unit.more(self.value)
-        )
+        let Self { value, unit } = *self;
+        write!(f, "{value:.3} {unit}{}", unit.more(value))
     }
 }
 
@@ -146,33 +136,26 @@ enum Unit {
     },
     Mebibytes,
     /// Marked packets counted at a tap, in millions per second.
-    Tap {
-        /// Frames sent, in millions per second.
-        offered: f64,
-        marked: u64,
-        lost: u64,
-    },
+    Tap(Offered),
+}
+
+/// The frames that were sent to a tap.
+#[derive(Clone, Copy, Debug)]
+struct Offered {
+    /// In millions per second.
+    rate: f64,
+    marked: u64,
+    lost: u64,
 }
 
 impl Unit {
     fn and(self, next: Self) -> Self {
         match (self, next) {
-            (
-                Self::Tap {
-                    offered,
-                    marked,
-                    lost,
-                },
-                Self::Tap {
-                    marked: more,
-                    lost: lost_more,
-                    ..
-                },
-            ) => Self::Tap {
-                offered,
-                marked: marked + more,
-                lost: lost + lost_more,
-            },
+            (Self::Tap(one), Self::Tap(other)) => Self::Tap(Offered {
+                marked: one.marked + other.marked,
+                lost: one.lost + other.lost,
+                ..one
+            }),
             _ => self,
         }
     }
@@ -189,11 +172,9 @@ impl Unit {
                 Self::NanosPerPacket.more(nanos)
             }
             Self::Mebibytes => String::new(),
-            Self::Tap {
-                offered,
-                marked,
-                lost,
-            } => format!(" of {offered:.2} offered, {lost} of {marked} marked lost"),
+            Self::Tap(Offered { rate, marked, lost }) => {
+                format!(" of {rate:.2} offered, {lost} of {marked} marked lost")
+            }
         }
     }
 
@@ -208,14 +189,10 @@ impl Unit {
             Self::NanosPerPacket => series.median(),
             Self::Gigabytes { bytes_per_packet } => bytes_per_packet / series.median(),
             Self::Mebibytes => return row,
-            Self::Tap {
-                offered,
-                marked,
-                lost,
-            } => {
-                row["offered_mpps"] = results::rounded(offered).into();
-                row["marked_packets"] = marked.into();
-                row["lost_packets"] = lost.into();
+            Self::Tap(offered) => {
+                row["offered_mpps"] = results::rounded(offered.rate).into();
+                row["marked_packets"] = offered.marked.into();
+                row["lost_packets"] = offered.lost.into();
                 return row;
             }
         };
@@ -231,7 +208,7 @@ impl fmt::Display for Unit {
             Self::NanosPerPacket => "ns/packet",
             Self::Gigabytes { .. } => "GB/s",
             Self::Mebibytes => "MiB",
-            Self::Tap { .. } => "Mpps",
+            Self::Tap(_) => "Mpps",
         })
     }
 }

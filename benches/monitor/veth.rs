@@ -5,7 +5,7 @@
 //! core counts.
 
 use crate::systems::Databases;
-use crate::{Row, Sample, Unit};
+use crate::{Offered, Row, Sample, Unit};
 use exitmark_lab::bpf::{Programs, interface_index};
 use exitmark_lab::frames::tcp;
 use exitmark_lab::tap::{SPAN, TAP, TapSite};
@@ -24,7 +24,6 @@ const HOST: &str = "192.0.2.10";
 
 #[derive(Clone, Copy)]
 struct Load {
-    name: &'static str,
     /// Frame size in bytes, without the FCS.
     bytes: usize,
     /// One of this many frames is marked.
@@ -35,29 +34,21 @@ struct Load {
     rate: Option<f64>,
 }
 
-const TABLE: [Load; 6] = [
-    load("veth/64 B, all, 0.5 Mpps", 60, 1, Some(0.55)),
-    load("veth/64 B, all, 1 Mpps", 60, 1, Some(1.1)),
-    load("veth/64 B, half, 1 Mpps", 60, 2, Some(1.1)),
-    load("veth/64 B, half, flat out", 60, 2, None),
-    load("veth/1518 B, all, 0.5 Mpps", 1514, 1, Some(0.55)),
-    load("veth/1518 B, all, flat out", 1514, 1, None),
+const TABLE: [(&str, usize, u64, Option<f64>); 6] = [
+    ("veth/64 B, all, 0.5 Mpps", 60, 1, Some(0.55)),
+    ("veth/64 B, all, 1 Mpps", 60, 1, Some(1.1)),
+    ("veth/64 B, half, 1 Mpps", 60, 2, Some(1.1)),
+    ("veth/64 B, half, flat out", 60, 2, None),
+    ("veth/1518 B, all, 0.5 Mpps", 1514, 1, Some(0.55)),
+    ("veth/1518 B, all, flat out", 1514, 1, None),
 ];
 
-const fn load(name: &'static str, bytes: usize, every: u64, rate: Option<f64>) -> Load {
-    Load {
-        name,
-        bytes,
-        every,
-        rate,
-    }
-}
-
 pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
-    TABLE.into_iter().map(|load| {
+    TABLE.into_iter().map(|(name, bytes, every, rate)| {
         let databases = databases.clone();
+        let load = Load { bytes, every, rate };
         Row {
-            name: load.name,
+            name,
             measure: Box::new(move |length| measure(&databases, &load, length)),
         }
     })
@@ -115,11 +106,11 @@ fn measure(databases: &Databases, load: &Load, length: Duration) -> Result<Sampl
     let seconds = elapsed.as_secs_f64();
     Ok(Sample {
         value: millions(counted) / seconds,
-        unit: Unit::Tap {
-            offered: millions(sent) / seconds,
+        unit: Unit::Tap(Offered {
+            rate: millions(sent) / seconds,
             marked,
             lost: tap.lost(),
-        },
+        }),
     })
 }
 

@@ -79,12 +79,11 @@ fn frames_for(site: &Site, traffic: &Traffic, length: Duration) -> Result<u32, L
     reason = "checked to be within the range of the type"
 )]
 fn whole(frames: f64) -> Result<u32, LabError> {
-    if (0.0..=f64::from(i32::MAX)).contains(&frames) {
-        Ok(frames as u32)
-    } else {
-        Err(LabError(format!(
+    match (0.0..=f64::from(i32::MAX)).contains(&frames) {
+        true => Ok(frames as u32),
+        false => Err(LabError(format!(
             "{frames:.0} frames are more than one run can have"
-        )))
+        ))),
     }
 }
 

@@ -50,18 +50,13 @@ impl Sample {
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.3} Mpps, {}", self.mpps, percent(self.loss()))?;
-        let Lost {
-            before_box,
-            in_box,
-            after_box,
-        } = self.lost;
-        if before_box + in_box + after_box > 0 {
-            write!(
+        let (before, inside, after) = (self.lost.before_box, self.lost.in_box, self.lost.after_box);
+        match before + inside + after {
+            0 => write!(f, " lost"),
+            _ => write!(
                 f,
-                " lost: {before_box} before the box, {in_box} in it, {after_box} after it"
-            )
-        } else {
-            write!(f, " lost")
+                " lost: {before} before the box, {inside} in it, {after} after it"
+            ),
         }
     }
 }

@@ -28,10 +28,8 @@ pub(crate) fn measure(site: &Site, parallel: u16, length: Duration) -> Result<f6
     let (mut servers, mut hosts) = (Vec::new(), Vec::new());
     for _ in 0..parallel {
         let (listening, is_over) = (Arc::clone(&listener), Arc::clone(&over));
-        servers.push(
-            site.clearnet
-                .spawn("answer", move || answer(&listening, &is_over))?,
-        );
+        let answer = move || answer(&listening, &is_over);
+        servers.push(site.clearnet.spawn("answer", answer)?);
         let (counter, is_over) = (Arc::clone(&answered), Arc::clone(&over));
         hosts.push(site.host.spawn("ask", move || ask(&counter, &is_over))?);
     }

@@ -38,17 +38,13 @@ impl Connection {
     }
 
     pub(crate) fn open_all(site: &Site, number: u16) -> Result<Vec<Self>, LabError> {
-        let failed = |error| {
-            LabError(format!(
-                "the host cannot connect to the web server: {error}"
-            ))
-        };
+        let what = "the host cannot connect to the web server";
+        let failed = |error| LabError(format!("{what}: {error}"));
         let listener = listen(site)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let connect = || {
-            let host = site
-                .host
-                .run(|| TcpStream::connect_timeout(&server(), PATIENCE))?;
+            let connect = || TcpStream::connect_timeout(&server(), PATIENCE);
+            let host = site.host.run(connect)?;
             let server = accept(&listener)?;
             server.set_nonblocking(false)?;
             Ok(Self {

@@ -23,13 +23,9 @@ pub(crate) fn check(site: &Site, marked: bool) -> Result<(), LabError> {
     capture.wait_until(PATIENCE, |frames| frames.len() >= FRAMES);
     let frames = capture.finish()?;
     let expected = if marked { DSCP } else { 0 };
-    let fine = |frame: &CapturedFrame| {
-        frame
-            .bytes
-            .get(TOS_OFFSET)
-            .is_some_and(|tos| tos >> 2 == expected)
-    };
-    let right = frames.iter().filter(|frame| fine(frame)).count();
+    let dscp = |frame: &CapturedFrame| frame.bytes.get(TOS_OFFSET).map(|tos| tos >> 2);
+    let right = frames.iter().filter(|frame| dscp(frame) == Some(expected));
+    let right = right.count();
     if right == frames.len() && right >= FRAMES {
         Ok(())
     } else {

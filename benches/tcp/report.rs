@@ -93,18 +93,16 @@ impl Row {
 
 /// The rows in the order of the tables: uploads, downloads, connections, round trips.
 pub(crate) fn rows(contests: &[Contest<Contestant<'_>, Sample>]) -> Vec<Row> {
-    let bulk = |direction| {
-        contests
-            .iter()
-            .filter_map(move |one| goodput(one, direction))
-    };
+    let uploads = contests
+        .iter()
+        .filter_map(|one| goodput(one, Direction::Upload));
+    let downloads = contests
+        .iter()
+        .filter_map(|one| goodput(one, Direction::Download));
     let connections = contests.iter().filter_map(connections);
     let round_trips = contests.iter().filter_map(round_trip);
-    bulk(Direction::Upload)
-        .chain(bulk(Direction::Download))
-        .chain(connections)
-        .chain(round_trips)
-        .collect()
+    let bulk = uploads.chain(downloads);
+    bulk.chain(connections).chain(round_trips).collect()
 }
 
 /// The row of a direction; `None` for another trial.

@@ -128,9 +128,8 @@ fn steps(pacer: &Pacer<'_>) -> Result<Sample, LabError> {
     let best = found.best;
     sample.lossless = Some(found);
     let Some(rate) = best.map(|best| best.offered) else {
-        sample
-            .reasons
-            .push("it lost frames at every load".to_owned());
+        let reason = "it lost frames at every load".to_owned();
+        sample.reasons.push(reason);
         return Ok(sample);
     };
     pacer.rest();

@@ -55,11 +55,12 @@ pub(super) fn after_overload(
         sent,
         arrived,
     };
+    let recovery = |time| Recovery {
+        overload: overloaded,
+        time,
+    };
     if overloaded.is_lossless() {
-        return Ok(Ok(Recovery {
-            overload: overloaded,
-            time: None,
-        }));
+        return Ok(Ok(recovery(None)));
     }
     let mut recovered = overload;
     for at in overload..all {
@@ -67,10 +68,8 @@ pub(super) fn after_overload(
         if taken < departed {
             recovered = at + 1;
         } else if at + 1 - recovered >= clean {
-            return Ok(Ok(Recovery {
-                overload: overloaded,
-                time: Some(moment() * (recovered - overload)),
-            }));
+            let time = moment() * (recovered - overload);
+            return Ok(Ok(recovery(Some(time))));
         }
     }
     Ok(Err(

@@ -84,6 +84,10 @@ impl Row {
             let found = sample.lossless.as_ref();
             found.is_some_and(Lossless::is_generator_bound)
         };
+        let timed = (0..TIMED.len()).filter_map(|number| OneWay::new(samples, number));
+        let searches = samples.iter().filter_map(|sample| sample.lossless.as_ref());
+        let tried = searches.flat_map(|found| &found.tried);
+        let recoveries = samples.iter().filter_map(|one| one.recovery.as_ref());
         let burst = median(samples, |sample| sample.burst.map(f64::from));
         Self {
             forwarder: forwarder.name,
@@ -95,15 +99,10 @@ impl Row {
             runs: samples.len(),
             rounds: in_rounds(samples, rates),
             generator_bound: samples.iter().filter(bound).count() * 2 > samples.len(),
-            latency: (0..TIMED.len())
-                .filter_map(|number| OneWay::new(samples, number))
-                .collect(),
+            latency: timed.collect(),
             round_trip: RoundTrip::new(samples),
             loss_curve: curve(samples),
-            tried: samples
-                .iter()
-                .filter_map(|sample| sample.lossless.as_ref())
-                .flat_map(|found| &found.tried)
+            tried: tried
                 .filter_map(|trial| Point::of([trial].into_iter()))
                 .collect(),
             burst_frames: burst,
@@ -111,21 +110,15 @@ impl Row {
             recovery_us: median(samples, |one| {
                 Some(one.recovery.as_ref()?.time?.as_secs_f64() * 1e6)
             }),
-            overload: Point::of(
-                samples
-                    .iter()
-                    .filter_map(|one| Some(&one.recovery.as_ref()?.overload)),
-            ),
+            overload: Point::of(recoveries.map(|recovery| &recovery.overload)),
         }
     }
 }
 
 impl OneWay {
     fn new(samples: &[Sample], number: usize) -> Option<Self> {
-        let times: Vec<_> = samples
-            .iter()
-            .filter_map(|one| one.one_way[number])
-            .collect();
+        let times = samples.iter().filter_map(|one| one.one_way[number]);
+        let times: Vec<_> = times.collect();
         let middle = |value: fn(&Percentiles) -> f64| median(&times, |one| Some(value(one)));
         let time = |value: fn(&Percentiles) -> Option<f64>| median(&times, value).map(carried);
         Some(Self {

@@ -72,10 +72,10 @@ impl fmt::Display for Percentiles {
     }
 }
 
-pub(super) fn one_way(
-    pacer: &Pacer<'_>,
-    rate: f64,
-) -> Result<Result<Percentiles, String>, LabError> {
+/// The latency of a load, or why there is none.
+type Timed = Result<Result<Percentiles, String>, LabError>;
+
+pub(super) fn one_way(pacer: &Pacer<'_>, rate: f64) -> Timed {
     let order = Order {
         batch: batch_for(pacer, rate)?,
         stamp_every: stamp_every(rate),
@@ -85,7 +85,7 @@ pub(super) fn one_way(
 }
 
 /// Measures the round trip of every exit frame.
-pub(super) fn round_trip(pacer: &Pacer<'_>) -> Result<Result<Percentiles, String>, LabError> {
+pub(super) fn round_trip(pacer: &Pacer<'_>) -> Timed {
     make_way_back(pacer)?;
     let order = Order {
         batch: TRIPS_BATCH,
@@ -101,11 +101,7 @@ pub(super) fn round_trip(pacer: &Pacer<'_>) -> Result<Result<Percentiles, String
     timed(pacer, &order, ROUND_TRIP)
 }
 
-fn timed(
-    pacer: &Pacer<'_>,
-    order: &Order,
-    way: u32,
-) -> Result<Result<Percentiles, String>, LabError> {
+fn timed(pacer: &Pacer<'_>, order: &Order, way: u32) -> Timed {
     let programs = pacer.traffic.programs();
     pacer.rest_after_loss();
     Delays::clear(programs, way)?;
@@ -120,20 +116,17 @@ fn timed(
     }
     let probes = pacer.probes()?;
     if number(delays.count()) < number(probes) * BACK {
-        return Ok(Err(format!(
-            "of {probes} probes only {} came back",
-            delays.count()
-        )));
+        let back = delays.count();
+        return Ok(Err(format!("of {probes} probes only {back} came back")));
     }
-    Ok(
-        Percentiles::new(trial, order.batch, &delays).ok_or_else(|| {
-            format!(
-                "at {:.0} frames a second only {} could be timed: too few to tell what 99 % are",
-                trial.offered,
-                delays.count()
-            )
-        }),
-    )
+    let (offered, timed) = (trial.offered, delays.count());
+    let too_few = || {
+        format!(
+            "at {offered:.0} frames a second only {timed} could be timed: too few to tell what \
+             99 % are"
+        )
+    };
+    Ok(Percentiles::new(trial, order.batch, &delays).ok_or_else(too_few))
 }
 
 /// The smallest batch size that sustains a load, or the best one.

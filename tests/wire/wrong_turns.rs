@@ -299,10 +299,13 @@ fn conflicts_with_running_programs() {
     let ground = Ground::new();
     let middle = &ground.site.middle;
     // The kernel's error differs for a program in another mode.
-    for is_generic in [false, true] {
-        let (what, off) = match is_generic {
-            false => ("another XDP program", "link set dev uplink0 xdp off"),
-            true => ("one in generic mode", "link set dev uplink0 xdpgeneric off"),
+    for (is_generic, off) in [
+        (false, "link set dev uplink0 xdp off"),
+        (true, "link set dev uplink0 xdpgeneric off"),
+    ] {
+        let what = match is_generic {
+            false => "another XDP program",
+            true => "another XDP program in generic mode",
         };
         match is_generic {
             false => poll(middle, "uplink0").unwrap(),

@@ -41,26 +41,9 @@ struct moment {
 	__u64 arrived;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct pace);
-} pace SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, WAYS);
-	__type(key, __u32);
-	__type(value, struct delays);
-} delays SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MOMENTS);
-	__type(key, __u32);
-	__type(value, struct moment);
-} moments SEC(".maps");
+MAP(ARRAY, pace, 1, struct pace);
+MAP(PERCPU_ARRAY, delays, WAYS, struct delays);
+MAP(ARRAY, moments, MOMENTS, struct moment);
 
 static __always_inline struct moment *moment_of(__u32 stamp, const struct pace *order)
 {
@@ -140,21 +123,11 @@ static __always_inline __u32 bucket_of(__u32 value)
 
 	if (value < 64)
 		return value;
-	if (rest >> 16) {
-		rest >>= 16;
-		power += 16;
-	}
-	if (rest >> 8) {
-		rest >>= 8;
-		power += 8;
-	}
-	if (rest >> 4) {
-		rest >>= 4;
-		power += 4;
-	}
-	if (rest >> 2) {
-		rest >>= 2;
-		power += 2;
+	for (int bits = 16; bits > 1; bits /= 2) {
+		if (rest >> bits) {
+			rest >>= bits;
+			power += bits;
+		}
 	}
 	power += rest >> 1;
 	return (power - 5) * 64 + (value >> (power - 6) & 63);

@@ -42,50 +42,26 @@ struct tally {
 	__u64 other; // not of the bench
 };
 
+// A map with 32-bit keys.
+#define MAP(kind, name, entries, value_type) \
+	struct { \
+		__uint(type, BPF_MAP_TYPE_##kind); \
+		__uint(max_entries, entries); \
+		__type(key, __u32); \
+		__type(value, value_type); \
+	} name SEC(".maps")
+
 // One slot per flow. The number is set before loading.
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct slot);
-} flows SEC(".maps");
+MAP(ARRAY, flows, 1, struct slot);
 
 // By the CPU of a generator.
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, GENERATORS);
-	__type(key, __u32);
-	__type(value, struct part);
-} parts SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, TARGETS);
-	__type(key, __u32);
-	__type(value, __u32);
-} targets SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct progress);
-} sent SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SINKS);
-	__type(key, __u32);
-	__type(value, struct tally);
-} received SEC(".maps");
+MAP(ARRAY, parts, GENERATORS, struct part);
+MAP(ARRAY, targets, TARGETS, __u32);
+MAP(PERCPU_ARRAY, sent, 1, struct progress);
+MAP(PERCPU_ARRAY, received, SINKS, struct tally);
 
 // A device map: redirecting through it is faster than by interface index.
-struct {
-	__uint(type, BPF_MAP_TYPE_DEVMAP);
-	__uint(max_entries, TARGETS);
-	__type(key, __u32);
-	__type(value, __u32);
-} wires SEC(".maps");
+MAP(DEVMAP, wires, TARGETS, __u32);
 
 static __always_inline int redirect_to(__u32 target)
 {

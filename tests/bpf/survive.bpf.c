@@ -47,58 +47,27 @@ struct tally {
 	__u64 foreign; // not of the test
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, FLOWS);
-	__type(key, __u32);
-	__type(value, struct flow);
-} flows SEC(".maps");
+// A map with 32-bit keys.
+#define MAP(kind, name, entries, value_type) \
+	struct { \
+		__uint(type, BPF_MAP_TYPE_##kind); \
+		__uint(max_entries, entries); \
+		__type(key, __u32); \
+		__type(value, value_type); \
+	} name SEC(".maps")
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, FLOWS);
-	__type(key, __u32);
-	__type(value, struct progress);
-} progress SEC(".maps");
+MAP(ARRAY, flows, FLOWS, struct flow);
+MAP(ARRAY, progress, FLOWS, struct progress);
 
 struct chunk {
 	__u64 words[CHUNK_WORDS];
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, CHUNKS);
-	__type(key, __u32);
-	__type(value, struct chunk);
-} seen SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SINKS);
-	__type(key, __u32);
-	__type(value, struct tally);
-} tallies SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} sent SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} exit_by SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SINKS);
-	__type(key, __u32);
-	__type(value, __u32);
-} ways SEC(".maps");
+MAP(ARRAY, seen, CHUNKS, struct chunk);
+MAP(ARRAY, tallies, SINKS, struct tally);
+MAP(ARRAY, sent, 1, __u64);
+MAP(ARRAY, exit_by, 1, __u32);
+MAP(ARRAY, ways, SINKS, __u32);
 
 static __always_inline void count(__u64 *counter)
 {

@@ -9,7 +9,7 @@ use crate::{Offered, Row, Sample, Unit};
 use exitmark_lab::bpf::{Programs, interface_index};
 use exitmark_lab::frames::tcp;
 use exitmark_lab::tap::{SPAN, TAP, TapSite};
-use exitmark_lab::{LabError, pin_to};
+use exitmark_lab::{LabError, join, pin_to};
 use exitmark_monitor::filter::Filter;
 use exitmark_monitor::tally::{Counter, DEFAULT_CELLS};
 use exitmark_monitor::tap::{Tap, TapCounters, TapError, TapSettings};
@@ -91,11 +91,10 @@ fn measure(databases: &Databases, load: &Load, length: Duration) -> Result<Sampl
         generator.run_live("generate", &frame, repeat, 64)?;
         Ok::<_, LabError>(begin.elapsed())
     })?;
-    let elapsed = generator.join();
+    let elapsed = join(generator, "a thread");
     is_over.store(true, Ordering::Relaxed);
-    let panicked = |_| LabError("a thread panicked".to_owned());
-    let (counted, tap) = counter.join().map_err(panicked)??;
-    let elapsed = elapsed.map_err(panicked)??;
+    let (counted, tap) = join(counter, "a thread")??;
+    let elapsed = elapsed??;
     let [_, _, _, _, sent, marked] = programs.numbers(LOADS, 0)?;
     if marked - counted != tap.lost() {
         return Err(LabError(format!(

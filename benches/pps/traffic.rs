@@ -5,8 +5,8 @@
 use crate::common::bpf;
 use crate::load::{Family, Load};
 use crate::site::{BOX_HOST, BOX_UPLINK, FAR_END, Site, pin_to_generator_cpu};
-use exitmark_lab::LabError;
 use exitmark_lab::bpf::Programs;
+use exitmark_lab::{LabError, join};
 use exitmark_policy::packet::MacAddr;
 use std::sync::Arc;
 use std::thread;
@@ -227,9 +227,7 @@ impl Sending {
     /// Waits until the last frame is sent.
     pub(crate) fn finish(mut self) -> Result<(), LabError> {
         while let Some(thread) = self.threads.pop() {
-            thread
-                .join()
-                .map_err(|_| LabError("a generator panicked".to_owned()))??;
+            join(thread, "a generator")??;
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 
 use crate::common::results::number;
 use crate::connection::{PATIENCE, bounded, listen, server};
-use exitmark_lab::LabError;
 use exitmark_lab::site::Site;
+use exitmark_lab::{LabError, join};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -39,16 +39,13 @@ pub(crate) fn measure(site: &Site, parallel: u16, length: Duration) -> Result<f6
     thread::sleep(length);
     let now = look();
     over.store(true, Ordering::Relaxed);
-    let join = |thread: thread::JoinHandle<io::Result<()>>| {
-        let ended = thread.join();
-        ended
-            .map_err(|_| LabError("a thread of the bench panicked".to_owned()))?
-            .map_err(failed)
+    let finish = |thread: thread::JoinHandle<io::Result<()>>| {
+        join(thread, "a thread of the bench")?.map_err(failed)
     };
-    let asked = hosts.into_iter().try_for_each(join);
+    let asked = hosts.into_iter().try_for_each(finish);
     // Wake the threads that wait for the next connection.
     shutdown(listener.as_raw_fd(), Shutdown::Both).map_err(|error| failed(error.into()))?;
-    let answered = servers.into_iter().try_for_each(join);
+    let answered = servers.into_iter().try_for_each(finish);
     asked.and(answered)?;
     let seconds = now.0.duration_since(before.0).as_secs_f64();
     Ok(number(now.1 - before.1) / seconds)

@@ -3,7 +3,7 @@
 
 use crate::connection::Connection;
 use exitmark_lab::site::Site;
-use exitmark_lab::{LabError, Netns};
+use exitmark_lab::{LabError, Netns, join};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -89,10 +89,7 @@ pub(crate) fn measure(
         let _ = end.shutdown(Shutdown::Both);
     }
     for thread in threads {
-        let ended = thread.join();
-        ended
-            .map_err(|_| LabError("a thread of the bench panicked".to_owned()))?
-            .map_err(failed)?;
+        join(thread, "a thread of the bench")?.map_err(failed)?;
     }
     let seconds = now.0.duration_since(before.0).as_secs_f64();
     Ok(Goodput {

@@ -3,8 +3,8 @@
 
 use crate::common::results::number;
 use crate::connection::Connection;
-use exitmark_lab::LabError;
 use exitmark_lab::site::Site;
+use exitmark_lab::{LabError, join};
 use hdrhistogram::Histogram;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -31,11 +31,9 @@ pub(crate) fn measure(site: &Site, length: Duration) -> Result<RoundTrip, LabErr
     let times = times(&host, length).map_err(failed);
     // If an end has closed already, the other side reports it.
     let _ = host.shutdown(Shutdown::Both);
-    let echoed = echo.join();
+    let echoed = join(echo, "a thread of the bench");
     let times = times?;
-    echoed
-        .map_err(|_| LabError("a thread of the bench panicked".to_owned()))?
-        .map_err(failed)?;
+    echoed?.map_err(failed)?;
     let us = |part| number(times.value_at_quantile(part)) / 1e3;
     Ok(RoundTrip {
         p50_us: us(0.5),

@@ -1,6 +1,6 @@
 //! Independent captures: runs `tcpdump` on an interface and parses its output.
 
-use super::{Child, LabError, Netns, PATIENCE, contained};
+use super::{Child, LabError, Netns, PATIENCE, contained, join};
 use nix::sys::signal::Signal;
 use pcap_file::pcap::PcapReader;
 use std::io::{BufRead, BufReader, Read};
@@ -131,9 +131,8 @@ impl Capture {
     pub fn finish(mut self) -> Result<Vec<CapturedFrame>, LabError> {
         self.child.signal(Signal::SIGINT)?;
         self.child.wait(PATIENCE)?;
-        let ended = || LabError("a capture thread panicked".to_owned());
         self.frames.extend(self.arriving.iter());
-        let words = self.words.join().map_err(|_| ended())?;
+        let words = join(self.words, "a capture thread")?;
         match words
             .lines()
             .any(|line| line.ends_with("dropped by kernel") && line.starts_with("0 "))

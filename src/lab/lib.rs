@@ -34,7 +34,7 @@ pub use capture::{Capture, CapturedFrame};
 pub use config::{Config, both_engines};
 #[cfg(target_arch = "x86_64")]
 pub use killed::{Ending, killed_at, steps};
-pub use netns::{Child, LabError, Netns, Transmitted, VethEnd, contained, pin_to, veth};
+pub use netns::{Child, LabError, Netns, Transmitted, VethEnd, contained, join, pin_to, veth};
 pub use poll::{occupy, poll};
 pub use publish::{CERTIFICATES, publish, replace};
 pub use random::Random;

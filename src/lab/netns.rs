@@ -205,6 +205,15 @@ impl Drop for Netns {
     }
 }
 
+/// Waits for a thread and returns its result; `who` names the thread if it panicked.
+///
+/// # Errors
+/// Fails if the thread panicked.
+pub fn join<T>(thread: thread::JoinHandle<T>, who: &str) -> Result<T, LabError> {
+    let joined = thread.join();
+    joined.map_err(|_| LabError(format!("{who} panicked")))
+}
+
 /// A command that the kernel kills when the thread that started it ends: with [`Netns::start`],
 /// when the namespace ends, even if this process is killed.
 pub fn contained(program: impl AsRef<std::ffi::OsStr>) -> Command {

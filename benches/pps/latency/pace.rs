@@ -9,7 +9,7 @@ use crate::load::{Family, Load};
 use crate::measure::Contestant;
 use crate::site::{FAR_END, Site, pin_to_generator_cpu};
 use crate::traffic::{Counts, Traffic};
-use exitmark_lab::LabError;
+use exitmark_lab::{LabError, join};
 use nix::sys::signal::{SigEvent, SigevNotify, Signal};
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
@@ -177,9 +177,7 @@ impl<'t> Pacer<'t> {
         let (id, generator) = self.start(order.batch)?;
         let in_time = self.wait(order.length, &generator);
         stop(id, &generator)?;
-        generator
-            .join()
-            .map_err(|_| LabError("the generator panicked".to_owned()))??;
+        join(generator, "the generator")??;
         if !in_time? {
             return Err(LabError(format!(
                 "a load of {:?} was not over after {PATIENCE:?} more; is the machine busy?",

@@ -14,7 +14,7 @@ pub use engines::{Engines, Odd, odd};
 pub use generator::Generator;
 pub use scenario::Scenario;
 
-use super::{LabError, Netns, Random};
+use super::{LabError, Netns, Random, join};
 use exitmark_datapath::{Role, Tally};
 use exitmark_policy::Snapshot;
 use std::path::Path;
@@ -68,9 +68,7 @@ pub fn run(plan: Plan) -> Result<Outcome, LabError> {
         running.push((namespace.spawn("engines", work)?, namespace));
     }
     for (thread, _namespace) in running {
-        let found = thread
-            .join()
-            .map_err(|_| LabError("a thread with engines panicked".to_owned()))??;
+        let found = join(thread, "a thread with engines")??;
         all.frames += found.frames;
         all.tally.add(&found.tally);
         all.differences.extend(found.differences);

@@ -228,19 +228,6 @@ impl Programs {
             .map_err(|error| LabError(format!("cannot run {program} live: {error}")))
     }
 
-    /// Attaches a program to an interface in generic mode, for the lifetime of the interface.
-    ///
-    /// # Errors
-    /// Fails without privilege, or if the program or the interface does not exist.
-    pub fn attach_generic(
-        &self,
-        program: &'static str,
-        netns: &Netns,
-        interface: &str,
-    ) -> Result<(), LabError> {
-        self.attach_by(program, netns, interface, XdpFlags::SKB_MODE)
-    }
-
     /// Attaches a program to an interface in native mode, for the lifetime of the interface.
     ///
     /// # Errors
@@ -254,7 +241,7 @@ impl Programs {
         self.attach_by(program, netns, interface, XdpFlags::DRV_MODE)
     }
 
-    fn attach_by(
+    pub(crate) fn attach_by(
         &self,
         program: &'static str,
         netns: &Netns,

@@ -2,6 +2,7 @@
 
 use super::bpf::Programs;
 use super::{LabError, Netns};
+use libbpf_rs::XdpFlags;
 
 const COMPILED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/poll.bpf.o"));
 
@@ -19,5 +20,5 @@ pub fn poll(netns: &Netns, interface: &str) -> Result<(), LabError> {
 /// # Errors
 /// As [`poll`].
 pub fn occupy(netns: &Netns, interface: &str) -> Result<(), LabError> {
-    Programs::load("poll.bpf.c", COMPILED)?.attach_generic("poll", netns, interface)
+    Programs::load("poll.bpf.c", COMPILED)?.attach_by("poll", netns, interface, XdpFlags::SKB_MODE)
 }

@@ -146,8 +146,8 @@ fn some_prefixes(random: &mut Random, most: usize) -> Vec<IpNet> {
     let mostly = if random.percent(50) { 97 } else { 3 };
     (0..number)
         .map(|_| match random.percent(mostly) {
-            true => Ipv4Addr::from_bits(random.wide()).into_net(),
-            false => Ipv6Addr::from_bits(random.double()).into_net(),
+            true => single(Ipv4Addr::from_bits(random.wide())),
+            false => single(Ipv6Addr::from_bits(random.double())),
         })
         .collect()
 }
@@ -170,8 +170,8 @@ impl Scenario {
         // The settings limit the sum of both kinds of address.
         let mut addresses = some_prefixes(random, MAX_PREFIXES / 2);
         if random.percent(90) {
-            addresses.push(Ipv4Addr::from(some_v4(random)).into_net());
-            addresses.push(Ipv6Addr::from(some_v6(random)).into_net());
+            addresses.push(single(Ipv4Addr::from(some_v4(random))));
+            addresses.push(single(Ipv6Addr::from(some_v6(random))));
         }
         let relay_addresses = some_prefixes(random, MAX_PREFIXES / 2 - 2);
         let mut hosts = addresses.clone();
@@ -288,14 +288,8 @@ impl Scenario {
 }
 
 /// A single address as a prefix.
-trait IntoNet {
-    fn into_net(self) -> IpNet;
-}
-
-impl<A: Into<IpAddr>> IntoNet for A {
-    fn into_net(self) -> IpNet {
-        IpNet::from(self.into())
-    }
+fn single(address: impl Into<IpAddr>) -> IpNet {
+    IpNet::from(address.into())
 }
 
 fn list<T: Display>(items: &[T]) -> String {

@@ -116,9 +116,9 @@ impl Forger {
 
     /// A TCP segment without its checksum.
     fn segment(self, direction: Direction, payload: &[u8]) -> Vec<u8> {
-        let (ports, mss) = match direction {
-            Outbound => ([[0x9c, 0x40], [1, 0xbb]], [5, 0xb4]),
-            Inbound => ([[1, 0xbb], [0x9c, 0x40]], self.half(4)),
+        let (ports, mss, scale) = match direction {
+            Outbound => ([[0x9c, 0x40], [1, 0xbb]], [5, 0xb4], 7),
+            Inbound => ([[1, 0xbb], [0x9c, 0x40]], self.half(4), self.half(15)[0]),
         };
         let mut bytes = ports.concat();
         bytes.extend([self.word(5), self.word(6)].concat());
@@ -126,11 +126,6 @@ impl Forger {
         bytes.extend([self.half(7), [0, 0], self.half(8)].concat());
         bytes.extend([[2, 4], mss, [4, 2], [8, 10]].concat());
         bytes.extend([self.word(9), self.word(10)].concat());
-        let scale = if direction == Outbound {
-            7
-        } else {
-            self.half(15)[0]
-        };
         bytes.extend([3, 3, scale, 1]);
         bytes.resize(60, 0);
         bytes.extend(payload);
@@ -139,11 +134,8 @@ impl Forger {
 
     fn datagram(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(8 + payload.len()).unwrap();
-        let mut bytes = [ports[0], ports[1], length, 0]
-            .map(u16::to_be_bytes)
-            .concat();
-        bytes.extend(payload);
-        bytes
+        let header = [ports[0], ports[1], length, 0].map(u16::to_be_bytes);
+        [header.as_flattened(), payload].concat()
     }
 
     /// A packet between the host and the other side, with every checksum right.
@@ -152,13 +144,8 @@ impl Forger {
             Outbound => (HOST4, self.v4()),
             Inbound => (self.v4(), HOST4),
         };
-        self.ipv4(
-            source,
-            to,
-            protocol,
-            &[],
-            &summed(&source, &to, protocol, data),
-        )
+        let data = summed(&source, &to, protocol, data);
+        self.ipv4(source, to, protocol, &[], &data)
     }
 
     fn packet6(self, direction: Direction, protocol: u8, data: Vec<u8>) -> Vec<u8> {
@@ -305,17 +292,14 @@ const fn stream(name: &'static str, direction: Direction, build: fn(Forger) -> V
 
 const fn telling(name: &'static str, direction: Direction, build: fn(Forger) -> Vec<u8>) -> Kind {
     Kind {
-        is_stream: false,
         has_telling_payload: true,
         ..kind(name, direction, build)
     }
 }
 
 pub(crate) fn frames() -> Vec<Kind> {
-    [streams(), errors_and_tunnels(), of_the_link(), odd()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let all = [streams(), errors_and_tunnels(), of_the_link(), odd()];
+    all.into_iter().flatten().collect()
 }
 
 #[rustfmt::skip]

@@ -91,12 +91,11 @@ impl Stream {
 /// Kinds that the host sends; the clearnet's eye is 0, the tornet's is 1.
 fn outbound_kinds() -> Vec<Kind> {
     let mut kinds = Vec::new();
-    let packets = [
+    for (family, bytes, tags) in [
         (0, 20, &[][..]),
         (1, 400, &[VLAN]),
         (0, 1400, &[QINQ, VLAN]),
-    ];
-    for (family, bytes, tags) in packets {
+    ] {
         let packet = exit(family, bytes);
         let marked = packet.clone().tos(AF11);
         kinds.push((packet.outbound(tags), 0, marked.outbound(tags)));
@@ -115,8 +114,9 @@ fn assert_arrived(what: &str, seen: &[CapturedFrame], expected: impl Iterator<It
     let mut count = 0;
     for (index, frame) in expected.enumerate() {
         let seen = seen.get(index).map(|frame| &frame.bytes);
+        let is_right = seen == Some(&frame);
         assert!(
-            seen == Some(&frame),
+            is_right,
             "{what}, frame {index}: {seen:02x?}\nexpected\n{frame:02x?}"
         );
         count += 1;

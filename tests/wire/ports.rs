@@ -211,10 +211,8 @@ fn another_mac_address_of_incoming_is_taken_over() {
         rig.said(&format!("has the MAC address {OTHER_MAC} now"), 1..);
         forwards(&rig, OTHER_MAC);
         let mismatches = rig.status().audit.mismatches;
-        assert!(
-            mismatches.iter().all(|one| one.frames == 0),
-            "{mismatches:?}"
-        );
+        let is_right = mismatches.iter().all(|one| one.frames == 0);
+        assert!(is_right, "{mismatches:?}");
         rig.stop();
     });
 }

@@ -313,19 +313,17 @@ impl Rig {
         let last = self.running.stop().unwrap();
         farewell(&self.site);
         for ((side, mut eye), expected) in Side::ALL.into_iter().zip(eyes).zip(expected) {
-            let ended = |frame: &[u8]| frame.ends_with(FAREWELL);
-            assert!(
-                side == Side::Stack
-                    || eye.wait_until(PATIENCE, |seen| seen.iter().any(|one| ended(&one.bytes))),
-                "the end of what crosses was not seen at {side:?}"
-            );
+            let ended = |frame: &CapturedFrame| frame.bytes.ends_with(FAREWELL);
+            let is_over =
+                side == Side::Stack || eye.wait_until(PATIENCE, |seen| seen.iter().any(ended));
+            assert!(is_over, "the end of what crosses was not seen at {side:?}");
             let seen = eye.finish().unwrap();
-            let seen: Vec<_> = seen.iter().filter(|one| !ended(&one.bytes)).collect();
+            let seen: Vec<_> = seen.iter().filter(|one| !ended(one)).collect();
             for (seen, (what, frame)) in seen.iter().zip(&expected) {
+                let bytes = &seen.bytes;
                 assert!(
-                    seen.bytes == **frame,
-                    "{what} at {side:?}:\n{:02x?}\nexpected\n{frame:02x?}",
-                    seen.bytes
+                    bytes == *frame,
+                    "{what} at {side:?}:\n{bytes:02x?}\nexpected\n{frame:02x?}"
                 );
             }
             let (number, wanted) = (seen.len(), expected.len());
@@ -417,28 +415,19 @@ pub(crate) fn count(counters: &Counters, name: &str) -> u64 {
 pub(crate) fn moved(last: &LastWords) -> Counters {
     assert!(last.status.success(), "{}\n{}", last.status, last.log);
     assert_eq!(last.counters.get("unaccounted"), Some(&0), "{}", last.log);
-    let sum = |chosen: &dyn Fn(&str) -> bool| -> u64 {
-        let counters = last.counters.iter();
-        counters
-            .filter(|(name, _)| chosen(name))
-            .map(|(_, number)| number)
-            .sum()
+    let counters = &last.counters;
+    let sum = |chosen: fn(&str) -> bool| -> u64 {
+        let chosen = counters.iter().filter(|(name, _)| chosen(name));
+        chosen.map(|(_, number)| number).sum()
     };
-    assert_eq!(
-        sum(&|name| name.ends_with("_received")),
-        sum(&|name| name.ends_with("_forwarded") || name.starts_with("dropped_")),
-        "{:?}",
-        last.counters
-    );
+    let received = sum(|name| name.ends_with("_received"));
+    let gone = sum(|name| name.ends_with("_forwarded") || name.starts_with("dropped_"));
+    assert_eq!(received, gone, "{counters:?}");
     // Counters by engine may differ: either one counts the same frames; sizes are compared
     // elsewhere.
-    let by_engine = |name: &str| {
-        ["_decided", "_handed", "_spilled", "_bytes"]
-            .iter()
-            .any(|end| name.ends_with(end))
-    };
-    let nonzero = last
-        .counters
+    let ends = ["_decided", "_handed", "_spilled", "_bytes"];
+    let by_engine = |name: &str| ends.iter().any(|end| name.ends_with(end));
+    let nonzero = counters
         .iter()
         .filter(|&(name, &number)| number != 0 && !by_engine(name))
         // Not counters of frames.

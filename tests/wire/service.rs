@@ -296,8 +296,7 @@ fn answers_many_concurrent_clients() {
         })
         .collect();
     for one in asking {
-        let metrics = one.join().unwrap();
-        assert!(metrics.contains("exitmark_"), "{metrics}");
+        assert_says(&one.join().unwrap(), &["exitmark_"]);
     }
     stop(rig.running);
 }

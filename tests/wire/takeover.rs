@@ -75,8 +75,7 @@ fn a_port_that_is_no_longer_configured_is_detached() {
     let rig = Rig::silent(Plan::default(), &Config::default());
     crosses(&rig);
     let rig = rig.restart(&Config::default().without_incoming());
-    let log = rig.running.log();
-    assert!(log.contains("incoming is no longer configured"), "{log}");
+    assert_says(&rig.running.log(), &["incoming is no longer configured"]);
     let links = rig.site.middle.ip("-d link").unwrap();
     assert_eq!(links.matches("prog/xdp").count(), 2, "{links}");
 }
@@ -123,8 +122,7 @@ fn a_refusal_after_attaching_puts_the_old_programs_back() {
     let before = programs(&site);
     assert_eq!(before.len(), 3);
     site.clearnet.ip("link set eth0 xdp off").unwrap();
-    let refused = refused(&site, &config);
-    assert!(refused.contains("ndo_xdp_xmit"), "{refused}");
+    assert_says(&refused(&site, &config), &["ndo_xdp_xmit"]);
     assert_eq!(programs(&site), before);
     poll(&site.clearnet, "eth0").unwrap();
     crosses(&Rig::on(site, &config));
@@ -311,8 +309,7 @@ fn without_a_bpf_file_system_the_error_says_how_to_mount_one() {
     needs_root!();
     let site = Site::build(Plan::default()).unwrap();
     let config = Config::default().more("[pin]\ndirectory = \"/run/exitmark-pins\"");
-    let error = refused(&site, &config);
-    assert!(error.contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
+    assert_says(&refused(&site, &config), &["mount -t bpf bpf /sys/fs/bpf"]);
     assert!(!Path::new("/run/exitmark-pins").exists());
 }
 

@@ -55,11 +55,8 @@ fn stays_silent(rig: &Rig, counted: u64) {
     let until = rig.status().uptime_seconds + LOOKS;
     loop {
         let report = rig.status();
-        let warnings = &report.warnings;
-        assert!(
-            warnings.iter().all(|one| one.kind != UNNAMED),
-            "{warnings:?}"
-        );
+        let is_silent = report.warnings.iter().all(|one| one.kind != UNNAMED);
+        assert!(is_silent, "{:?}", report.warnings);
         if report.uptime_seconds > until {
             return;
         }

@@ -197,8 +197,7 @@ fn an_unusable_relays_user_is_refused() {
         ("user = \"nosuchuser\"", "relays.user = \"nosuchuser\""),
         ("user = \"root\"", "relays.user is root"),
     ] {
-        let error = refused(&site, &tor.config(more));
-        assert!(error.contains(words), "{error}");
+        assert_says(&refused(&site, &tor.config(more)), &[words]);
     }
 }
 

@@ -53,10 +53,8 @@ impl Axis {
     }
 
     fn load(self, value: u32, family: Family) -> Load {
-        let mut load = Load {
-            family,
-            ..Load::BASE
-        };
+        let mut load = Load::BASE;
+        load.family = family;
         match self {
             Self::Relays => (load.relays, load.flows) = (value, FLOWS_TO_MANY_RELAYS),
             Self::Prefixes => load.prefixes = value,

@@ -76,10 +76,11 @@ impl Counts {
 
 /// The programs of one measurement, loaded and attached to the sinks of a site.
 pub(crate) struct Traffic {
-    programs: Programs,
+    /// All programs and maps, to run other programs of the object.
+    pub(crate) programs: Programs,
     load: Load,
     /// The frame before the generator writes the headers of its flow.
-    frame: Arc<[u8]>,
+    pub(crate) frame: Arc<[u8]>,
 }
 
 impl Traffic {
@@ -112,16 +113,6 @@ impl Traffic {
             load,
             frame: load.frame(0, next_hop).into(),
         })
-    }
-
-    /// All programs and maps, to run other programs of the object.
-    pub(crate) fn programs(&self) -> &Programs {
-        &self.programs
-    }
-
-    /// The frame before a generator writes the headers of its flow.
-    pub(crate) fn blank(&self) -> Arc<[u8]> {
-        Arc::clone(&self.frame)
     }
 
     /// Attaches the do-nothing forwarder between the host and the uplink.

@@ -134,7 +134,7 @@ impl<'t> Pacer<'t> {
         one: &Contestant<'_>,
         run: Duration,
     ) -> Result<Self, LabError> {
-        let programs = traffic.programs();
+        let programs = &traffic.programs;
         programs.attach("time_uplink", &site.clearnet, FAR_END)?;
         programs.attach("time_incoming", &site.tornet, FAR_END)?;
         programs.attach("time_host", &site.host, FAR_END)?;
@@ -173,7 +173,7 @@ impl<'t> Pacer<'t> {
     /// Sends a load, and waits until no more of it arrives.
     pub(super) fn run(&self, order: &Order) -> Result<Trial, LabError> {
         let before = self.traffic.counts()?;
-        self.traffic.programs().store(PACE, 0, &order.bytes()?)?;
+        self.traffic.programs.store(PACE, 0, &order.bytes()?)?;
         let (id, generator) = self.start(order.batch)?;
         let in_time = self.wait(order.length, &generator);
         stop(id, &generator)?;
@@ -196,7 +196,10 @@ impl<'t> Pacer<'t> {
     }
 
     fn start(&self, batch: u32) -> Result<(Pid, Generator), LabError> {
-        let (programs, frame) = (self.traffic.programs().clone(), self.traffic.blank());
+        let (programs, frame) = (
+            self.traffic.programs.clone(),
+            Arc::clone(&self.traffic.frame),
+        );
         let program = match self.load.family {
             Family::Ipv4 => "paced_ipv4",
             Family::Ipv6 => "paced_ipv6",
@@ -219,7 +222,7 @@ impl<'t> Pacer<'t> {
         let deadline = Instant::now() + length + PATIENCE;
         thread::sleep(length);
         while !generator.is_finished() {
-            if self.is_over()? {
+            if self.order()?[OVER] != 0 {
                 return Ok(true);
             }
             if Instant::now() > deadline {
@@ -230,16 +233,12 @@ impl<'t> Pacer<'t> {
         Ok(true)
     }
 
-    fn is_over(&self) -> Result<bool, LabError> {
-        Ok(self.order()?[OVER] != 0)
-    }
-
     pub(super) fn probes(&self) -> Result<u64, LabError> {
         Ok(self.order()?[PROBES])
     }
 
     fn order(&self) -> Result<[u64; PACE_NUMBERS], LabError> {
-        self.traffic.programs().numbers(PACE, 0)
+        self.traffic.programs.numbers(PACE, 0)
     }
 
     /// Waits until all frames have arrived, or none has for a while, at most a second: later

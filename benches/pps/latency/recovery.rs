@@ -43,7 +43,7 @@ pub(super) fn after_overload(
         keep_moments: true,
         ..Order::steady(lossless, moment() * all)
     })?;
-    let programs = pacer.traffic.programs();
+    let programs = &pacer.traffic.programs;
     let (mut sent, mut arrived) = (0, 0);
     for at in 0..overload {
         let [departed, taken] = programs.numbers(MOMENTS, at)?;

@@ -102,7 +102,7 @@ pub(super) fn round_trip(pacer: &Pacer<'_>) -> Timed {
 }
 
 fn timed(pacer: &Pacer<'_>, order: &Order, way: u32) -> Timed {
-    let programs = pacer.traffic.programs();
+    let programs = &pacer.traffic.programs;
     pacer.rest_after_loss();
     Delays::clear(programs, way)?;
     let trial = pacer.run(order)?;

@@ -35,11 +35,9 @@ pub(super) fn forwarder(
 }
 
 fn missing() -> Option<String> {
-    let found = Command::new(PROGRAM).arg("--help").output();
-    let error = found.err()?;
-    Some(format!(
-        "the command {PROGRAM} (Debian package dpdk-dev): {error}"
-    ))
+    let error = Command::new(PROGRAM).arg("--help").output().err()?;
+    let what = format!("the command {PROGRAM} (Debian package dpdk-dev)");
+    Some(format!("{what}: {error}"))
 }
 
 /// Starts it with the AF_XDP driver, which attaches a program of its own.
@@ -114,13 +112,13 @@ impl Driver {
         let ports = [BOX_HOST, BOX_UPLINK];
         match self {
             // The driver detects only one queue of a veth, but accepts any queue number.
-            Self::AfXdp => (0..queues)
-                .flat_map(|queue| {
-                    ports.map(|port| {
-                        format!("net_af_xdp_{port}_{queue},iface={port},start_queue={queue}")
-                    })
-                })
-                .collect(),
+            Self::AfXdp => {
+                let device = |queue, port| {
+                    format!("net_af_xdp_{port}_{queue},iface={port},start_queue={queue}")
+                };
+                let devices = |queue| ports.map(|port| device(queue, port));
+                (0..queues).flat_map(devices).collect()
+            }
             Self::AfPacket => ports
                 .map(|port| format!("net_af_packet_{port},iface={port},qpairs={queues}"))
                 .to_vec(),

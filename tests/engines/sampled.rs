@@ -86,7 +86,7 @@ fn sampling_changes_no_frame_and_raises_no_alarm() {
     in_namespace(|| {
         let mut random = Random::new(11);
         let mut engines = Engines::new().unwrap();
-        let mut samples = engines.kernel().samples().unwrap();
+        let mut samples = engines.kernel.samples().unwrap();
         let (mut told, mut skipped) = (0, 0);
         for _ in 0..SCENARIOS {
             let scenario = Scenario::some(&mut random);

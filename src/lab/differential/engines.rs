@@ -14,7 +14,8 @@ use std::time::Duration;
 
 /// The Rust engine and the kernel's BPF program.
 pub struct Engines {
-    kernel: Kernel,
+    /// The kernel's loaded program.
+    pub kernel: Kernel,
     kernel_links: Arc<Links>,
     rust: Forwarder,
     rust_links: Arc<Links>,
@@ -173,11 +174,6 @@ impl Engines {
         self.expected = Expected::default();
         self.counted = self.kernel.counts().map_err(because)?;
         Ok(())
-    }
-
-    /// The kernel's loaded program.
-    pub const fn kernel(&self) -> &Kernel {
-        &self.kernel
     }
 
     /// The links of the kernel's program.

@@ -13,20 +13,12 @@ const COUNTER_EXAMPLES: &str = concat!(
     "/../tests/engines/counterexamples.txt"
 );
 
-/// Every kind of rule, around the endpoints of the table of cases.
-const SCENARIO: &str = "mode=Enforce host_mark=none mark=10 at_uplink=Keep steer=true protocols=TcpUdp \
-    addresses=192.0.2.10/32,192.0.2.64/28,2001:db8:1::10/128 \
-    relay_addresses=192.0.2.11/32,2001:db8:1::11/128 resolvers=9.9.9.9/32,2620:fe::fe/128 \
-    exempt=203.0.113.0/24,2001:db8:113::/48 listeners=22,192.0.2.10:9001 \
-    relays=198.18.0.1:9001,[2001:db8:18::1]:9001,192.0.2.10:9030 host_mac=none \
-    incoming=incoming,02:00:00:00:03:01,02:00:00:00:03:02 longest=9014 hand_over=";
-
 thread_local! {
     static ENGINES: OnceCell<std::cell::RefCell<(Engines, Scenario)>> = const { OnceCell::new() };
 }
 
 fn load() -> std::cell::RefCell<(Engines, Scenario)> {
-    let scenario: Scenario = SCENARIO.parse().expect("the scenario is valid");
+    let scenario: Scenario = Scenario::EVERY_RULE.parse().expect("the scenario is valid");
     let mut engines = Engines::new().expect("loading the engines requires root");
     engines
         .set(&scenario)

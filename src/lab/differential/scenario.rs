@@ -410,6 +410,17 @@ fn read_listener(text: &str) -> Result<Listener, LabError> {
         .or_else(|_| read(text).map(Listener::Endpoint))
 }
 
+impl Scenario {
+    /// Every kind of rule, around the endpoints of the table of cases, as text.
+    pub const EVERY_RULE: &str = "mode=Enforce host_mark=none mark=10 at_uplink=Keep steer=Both \
+        protocols=TcpUdp addresses=192.0.2.10/32,192.0.2.64/28,2001:db8:1::10/128 \
+        relay_addresses=192.0.2.11/32,2001:db8:1::11/128 resolvers=9.9.9.9/32,2620:fe::fe/128 \
+        exempt=203.0.113.0/24,2001:db8:113::/48 listeners=22,192.0.2.10:9001 \
+        relays=198.18.0.1:9001,[2001:db8:18::1]:9001,192.0.2.10:9030 host_mac=none \
+        incoming=incoming,02:00:00:00:03:01,02:00:00:00:03:02 drops_unsteered=false \
+        seeks_host=false longest=9014 hand_over=";
+}
+
 impl FromStr for Scenario {
     type Err = LabError;
 
@@ -443,5 +454,16 @@ impl FromStr for Scenario {
                 PerRole::from_fn(|role| handed.contains(&role))
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scenario_of_every_rule_is_read_and_written_alike() {
+        let scenario: Scenario = Scenario::EVERY_RULE.parse().unwrap();
+        assert_eq!(scenario.to_string(), Scenario::EVERY_RULE);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Class, Egress, Endpoint, EndpointSet, Family, PrefixSet, Rule};
 use crate::packet::{Dscp, Version};
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// The most listeners with an address; limited by the room in the XDP program's map.
@@ -71,7 +72,8 @@ pub enum ClassifyBy {
 }
 
 /// Whether verdicts are applied to frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Exit frames get the mark, other frames lose it, and relay frames are steered, as far as
     /// [`Intent`] says.
@@ -276,19 +278,22 @@ impl Leaves {
 }
 
 /// The protocols from a clearnet address that count as exit. Tor exits carry TCP only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ExitProtocols {
     /// Only TCP (`tcp` in the configuration).
     #[default]
     Tcp,
     /// TCP and UDP (`tcp+udp`); ICMP and all other protocols do not count.
+    #[serde(rename = "tcp+udp")]
     TcpUdp,
     /// Every IP protocol (`all`), including ICMP.
     All,
 }
 
 /// Whether exit frames carry the mark on the uplink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AtUplink {
     /// Exit frames leave marked: a device behind the box uses the mark.
     #[default]

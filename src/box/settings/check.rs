@@ -1,15 +1,13 @@
 //! Checks each part of the file.
 
-use super::{
-    Control, Datapath, Frags, Inbound, Incoming, OnStop, Pin, Ports, RelaySettings, SettingsError,
-    WhenStale, ZeroCopy, raw,
-};
+use super::{Control, Datapath, Incoming, Pin, Ports, RelaySettings, SettingsError, raw};
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::Dscp;
 use exitmark_policy::{ClassifyBy, Endpoint};
 use exitmark_relays::{Authorities, Source, Sources, Trust};
 use exitmark_service::config::{RawDscp, code_point, interface, parsed, value};
 use ipnet::IpNet;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -22,19 +20,23 @@ const BATCH: std::ops::RangeInclusive<u32> = 1..=256;
 /// The limits of `datapath.spin` in µs. Beyond, waking a worker is as good as polling.
 const SPIN: std::ops::RangeInclusive<u32> = 0..=1000;
 
+/// An error with a text as the value.
+pub(super) fn quoted(key: &'static str, text: impl Display, reason: impl Display) -> SettingsError {
+    value(key, format_args!("\"{text}\""), reason)
+}
+
 pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, SettingsError> {
     let host = interface("ports.host", &raw.host)?;
     let uplink = interface("ports.uplink", &raw.uplink)?;
-    let quoted = format!("\"{host}\"");
     if uplink == host {
         let reason = "is the same NIC as ports.host; a wire has two ends";
-        return Err(value("ports.uplink", quoted, reason));
+        return Err(quoted("ports.uplink", host, reason));
     }
     let incoming = match (&raw.incoming, &steer.next_hop) {
         (None, None) if matches!(steer.on_unavailable, raw::OnUnavailable::Drop) => {
             let reason = "drops relay traffic that cannot be steered, but without ports.incoming \
                           nothing is steered; leave the key out, or set ports.incoming";
-            return Err(value("steer.on_unavailable", "\"drop\"", reason));
+            return Err(quoted("steer.on_unavailable", "drop", reason));
         }
         (None, None) => None,
         (Some(name), Some(next_hop)) => {
@@ -42,18 +44,14 @@ pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, Setti
             if interface == host {
                 let reason =
                     "is the same NIC as ports.host; relay traffic would go back to the host";
-                return Err(value("ports.incoming", quoted, reason));
+                return Err(quoted("ports.incoming", host, reason));
             }
             let next_hop: NextHop = parsed("steer.next_hop", next_hop)?;
             if interface == uplink && matches!(next_hop, NextHop::Address(_)) {
                 let reason = "cannot be resolved where ports.incoming is the uplink: the \
                               box's own network stack receives no frames from it; give the router's \
                               MAC address";
-                return Err(value(
-                    "steer.next_hop",
-                    format_args!("\"{next_hop}\""),
-                    reason,
-                ));
+                return Err(quoted("steer.next_hop", next_hop, reason));
             }
             Some(Incoming {
                 interface,
@@ -62,19 +60,14 @@ pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, Setti
             })
         }
         (Some(name), None) => {
-            return Err(value(
-                "ports.incoming",
-                format_args!("\"{name}\""),
-                "relay traffic needs steer.next_hop, the address or MAC address of the router on \
-                 that network",
-            ));
+            let reason = "relay traffic needs steer.next_hop, the address or MAC address of the \
+                          router on that network";
+            return Err(quoted("ports.incoming", name, reason));
         }
         (None, Some(next_hop)) => {
-            return Err(value(
-                "steer.next_hop",
-                format_args!("\"{next_hop}\""),
-                "steering needs ports.incoming; without it relay traffic leaves by the uplink",
-            ));
+            let reason =
+                "steering needs ports.incoming; without it relay traffic leaves by the uplink";
+            return Err(quoted("steer.next_hop", next_hop, reason));
         }
     };
     Ok(Ports {
@@ -95,16 +88,15 @@ pub(super) fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>
             };
             let reason = "is neither an address such as 192.0.2.10 or 2001:db8::10 nor a prefix \
                           such as 192.0.2.0/28";
-            let net = net.ok_or_else(|| value(key, format_args!("\"{text}\""), reason))?;
+            let net = net.ok_or_else(|| quoted(key, text, reason))?;
             if net.addr() != net.network() {
                 let reason = format!(
                     "has bits set behind the prefix; did you mean {}?",
                     net.trunc()
                 );
-                return Err(value(key, format_args!("\"{text}\""), reason));
+                return Err(quoted(key, text, reason));
             }
-            unmapped(net.addr())
-                .map_err(|reason| value(key, format_args!("\"{text}\""), reason))?;
+            unmapped(net.addr()).map_err(|reason| quoted(key, text, reason))?;
             Ok(net)
         })
         .collect()
@@ -129,14 +121,11 @@ pub(super) fn at_most(
 }
 
 pub(super) fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, SettingsError> {
-    let refused = |reason: &str| value(key, format_args!("\"{text}\""), reason);
+    let reason = "is not an address with a port, such as 192.0.2.1:9001 or [2001:db8::1]:9001";
     let endpoint: Option<Endpoint> = text.parse().ok();
-    let endpoint = endpoint
-        .filter(|endpoint| endpoint.port != 0)
-        .ok_or_else(|| {
-            refused("is not an address with a port, such as 192.0.2.1:9001 or [2001:db8::1]:9001")
-        })?;
-    unmapped(endpoint.address).map_err(|reason| refused(&reason))?;
+    let endpoint = endpoint.filter(|endpoint| endpoint.port != 0);
+    let endpoint = endpoint.ok_or_else(|| quoted(key, text, reason))?;
+    unmapped(endpoint.address).map_err(|reason| quoted(key, text, reason))?;
     Ok(endpoint)
 }
 
@@ -146,9 +135,9 @@ fn relay(text: &str) -> Result<Endpoint, SettingsError> {
     let relay = endpoint(KEY, text)?;
     match names_a_host(relay.address) {
         true => Ok(relay),
-        false => Err(value(
+        false => Err(quoted(
             KEY,
-            format_args!("\"{text}\""),
+            text,
             "is not at an address that a relay can have",
         )),
     }
@@ -190,9 +179,7 @@ pub(super) fn classify_by(
             Err(match (&host.dscp, host.tos) {
                 (None, None) => return Ok(ClassifyBy::RelaySet),
                 (None, Some(tos)) => value(KEYS[1], format_args!("{tos:#04x}"), reason),
-                (Some(RawDscp::Name(name)), _) => {
-                    value(KEYS[0], format_args!("\"{name}\""), reason)
-                }
+                (Some(RawDscp::Name(name)), _) => quoted(KEYS[0], name, reason),
                 (Some(RawDscp::Number(number)), _) => value(KEYS[0], number, reason),
             })
         }
@@ -204,34 +191,31 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
     let certificates = raw.certificates.map(|path| base.join(path));
     if let (Some(path), true) = (&certificates, raw.consensus.is_empty()) {
         let reason = "belongs to documents, and relays.consensus names none";
-        let quoted = format!("\"{}\"", path.display());
-        return Err(value("relays.certificates", quoted, reason));
+        return Err(quoted("relays.certificates", path.display(), reason));
     }
     let mut files: Vec<Source> = Vec::with_capacity(raw.consensus.len());
     for path in raw.consensus {
         const KEY: &str = "relays.consensus";
-        let quoted = format!("\"{}\"", path.display());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("unverified-") {
             let reason = "is what tor has fetched and not verified yet; name the cached- one";
-            return Err(value(KEY, quoted, reason));
+            return Err(quoted(KEY, path.display(), reason));
         }
         let mut source = Source::beside(base.join(&path));
         if let Some(certificates) = &certificates {
             source.certificates.clone_from(certificates);
         }
         if files.contains(&source) {
-            return Err(value(KEY, quoted, "is named twice"));
+            return Err(quoted(KEY, path.display(), "is named twice"));
         }
         files.push(source);
     }
     let state = base.join(&raw.state);
     let is_taken = |source: &Source| source.consensus == state || source.certificates == state;
     if state.file_name().is_none() || files.iter().any(is_taken) {
-        let quoted = format!("\"{}\"", raw.state.display());
         let reason = "is not usable as exitmark's own file; give a path such as \
                       /var/lib/exitmark/relays.state";
-        return Err(value("relays.state", quoted, reason));
+        return Err(quoted("relays.state", raw.state.display(), reason));
     }
     Ok(RelaySettings {
         sources: Sources {
@@ -240,10 +224,7 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
             trust: trust(raw.verify, raw.authorities)?,
         },
         retain: retain(&raw.retain)?,
-        when_stale: match raw.when_stale {
-            raw::WhenStale::Keep => WhenStale::Keep,
-            raw::WhenStale::Pass => WhenStale::Pass,
-        },
+        when_stale: raw.when_stale,
         state,
         user: raw.user,
     })
@@ -278,7 +259,7 @@ fn retain(text: &str) -> Result<Duration, SettingsError> {
         .filter(|duration| *duration <= MAX_RETAIN)
         .ok_or_else(|| {
             let reason = "is not a time such as \"28h\" or \"90min\", up to 30 days";
-            value("relays.retain", format_args!("\"{text}\""), reason)
+            quoted("relays.retain", text, reason)
         })
 }
 
@@ -319,86 +300,55 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
         ring,
         batch,
         spin: Duration::from_micros(spin.into()),
-        zero_copy: match raw.zero_copy {
-            raw::ZeroCopy::Auto => ZeroCopy::Auto,
-            raw::ZeroCopy::Require => ZeroCopy::Require,
-            raw::ZeroCopy::Off => ZeroCopy::Off,
-        },
-        frags: match raw.frags {
-            raw::Frags::Auto => Frags::Auto,
-            raw::Frags::On => Frags::On,
-            raw::Frags::Off => Frags::Off,
-        },
+        zero_copy: raw.zero_copy,
+        frags: raw.frags,
         spill: raw.spill,
-        inbound: match raw.inbound {
-            raw::Inbound::Auto => Inbound::Auto,
-            raw::Inbound::AfXdp => Inbound::AfXdp,
-            raw::Inbound::Xdp => Inbound::Xdp,
-        },
+        inbound: raw.inbound,
     })
 }
 
-pub(super) fn pin(raw: raw::Pin) -> Result<Pin, SettingsError> {
-    let directory = raw.directory;
+pub(super) fn pin(pin: &Pin) -> Result<(), SettingsError> {
+    let directory = &pin.directory;
     // The BPF file system reserves names with a dot.
     let has_dot = directory.to_string_lossy().contains('.');
     if !directory.is_absolute() || directory.parent().is_none() || has_dot {
-        return Err(value(
-            "pin.directory",
-            format_args!("\"{}\"", directory.display()),
-            "is not an absolute path without dots in a BPF file system, such as \
-             /sys/fs/bpf/exitmark",
-        ));
+        let reason = "is not an absolute path without dots in a BPF file system, such as \
+                      /sys/fs/bpf/exitmark";
+        return Err(quoted("pin.directory", directory.display(), reason));
     }
-    Ok(Pin {
-        directory,
-        on_stop: match raw.on_stop {
-            raw::OnStop::Keep => OnStop::Keep,
-            raw::OnStop::Detach => OnStop::Detach,
-        },
-    })
+    Ok(())
 }
 
-pub(super) fn control(raw: raw::Control) -> Result<Control, SettingsError> {
+pub(super) fn control(control: &Control) -> Result<(), SettingsError> {
     const KEY: &str = "control.socket";
     /// The longest path of a Unix socket in bytes (sun_path without its NUL, unix(7)).
     const LONGEST: usize = 107;
-    let socket = raw.socket;
-    let quoted = || format!("\"{}\"", socket.display());
+    let socket = &control.socket;
     if !socket.is_absolute() || socket.file_name().is_none() {
         let reason = "is not an absolute path of a socket, such as /run/exitmark/control.sock";
-        return Err(value(KEY, quoted(), reason));
+        return Err(quoted(KEY, socket.display(), reason));
     }
     if socket.as_os_str().len() > LONGEST {
         let reason = format!("is longer than the {LONGEST} bytes that a socket's address can have");
-        return Err(value(KEY, quoted(), reason));
+        return Err(quoted(KEY, socket.display(), reason));
     }
-    Ok(Control {
-        socket,
-        group: raw.group,
-    })
+    Ok(())
 }
 
 /// Refuses a state file or socket that collides with another configured path.
 pub(super) fn places(state: &Path, control: &Control, pin: &Pin) -> Result<(), SettingsError> {
-    let quoted = |path: &Path| format!("\"{}\"", path.display());
     if state == control.socket {
         let reason = "is control.socket as well; give the file a place of its own";
-        return Err(value("relays.state", quoted(state), reason));
+        return Err(quoted("relays.state", state.display(), reason));
     }
-    let files = [
+    for (key, path) in [
         ("relays.state", state),
         ("control.socket", control.socket.as_path()),
-    ];
-    let pinned = files
-        .into_iter()
-        .find(|(_, path)| path.starts_with(&pin.directory));
-    match pinned {
-        Some((key, path)) => Err(value(
-            key,
-            quoted(path),
-            "is in pin.directory, where a BPF file system holds nothing but pins",
-        )),
-        None => Ok(()),
+    ] {
+        if path.starts_with(&pin.directory) {
+            let reason = "is in pin.directory, where a BPF file system holds nothing but pins";
+            return Err(quoted(key, path.display(), reason));
+        }
     }
+    Ok(())
 }

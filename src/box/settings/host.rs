@@ -1,6 +1,6 @@
 //! Checks the keys of `[host]`.
 
-use super::check::{at_most, endpoint, names_a_host, prefixes};
+use super::check::{at_most, endpoint, names_a_host, prefixes, quoted};
 use super::objections::{covers_too_much, is_wider_than_a_site, listens_nowhere};
 use super::{Incoming, SettingsError, raw};
 use exitmark_nic::NextHop;
@@ -26,19 +26,12 @@ pub(super) fn addresses(
         for net in nets {
             let address = net.addr();
             if !names_a_host(address) {
-                return Err(value(
-                    key,
-                    format_args!("\"{net}\""),
-                    "is not an address that a host sends from",
-                ));
+                return Err(quoted(key, net, "is not an address that a host sends from"));
             }
             if is_wider_than_a_site(net) {
-                return Err(value(
-                    key,
-                    format_args!("\"{net}\""),
-                    "holds the hosts of many sites, whose traffic would count as the Tor host's; \
-                     name the Tor host's own addresses",
-                ));
+                let reason = "holds the hosts of many sites, whose traffic would count as the Tor \
+                              host's; name the Tor host's own addresses";
+                return Err(quoted(key, net, reason));
             }
         }
     }
@@ -47,11 +40,8 @@ pub(super) fn addresses(
     for net in relay_addresses {
         let overlap = |other: &&IpNet| other.contains(net) || net.contains(*other);
         if addresses.iter().any(|other| overlap(&other)) {
-            return Err(value(
-                "host.relay_addresses",
-                format_args!("\"{net}\""),
-                "overlaps host.addresses; list each address under one of the two keys",
-            ));
+            let reason = "overlaps host.addresses; list each address under one of the two keys";
+            return Err(quoted("host.relay_addresses", net, reason));
         }
     }
     Ok(())
@@ -67,11 +57,8 @@ pub(super) fn resolvers(raw: &raw::Resolvers, host: &[IpNet]) -> Result<Vec<IpNe
             return prefixes(KEY, &["0.0.0.0/0", "::/0"].map(str::to_owned));
         }
         raw::Resolvers::Word(word) => {
-            return Err(value(
-                KEY,
-                format_args!("\"{word}\""),
-                "is neither \"any\" nor a list such as [\"9.9.9.9\"]",
-            ));
+            let reason = "is neither \"any\" nor a list such as [\"9.9.9.9\"]";
+            return Err(quoted(KEY, word, reason));
         }
     };
     let is_host = |net: &&IpNet| {
@@ -79,16 +66,12 @@ pub(super) fn resolvers(raw: &raw::Resolvers, host: &[IpNet]) -> Result<Vec<IpNe
     };
     let is_none = |net: &&IpNet| is_one(net) && !names_a_host(net.addr()) && !is_host(net);
     if let Some(net) = nets.iter().find(is_none) {
-        return Err(value(
-            KEY,
-            format_args!("\"{}\"", net.addr()),
-            "is not the address of a server",
-        ));
+        return Err(quoted(KEY, net.addr(), "is not the address of a server"));
     }
     match nets.iter().find(is_host) {
-        Some(net) => Err(value(
+        Some(net) => Err(quoted(
             KEY,
-            format_args!("\"{}\"", net.addr()),
+            net.addr(),
             "is the Tor host itself, whose queries to itself do not reach the box; for a recursive \
              resolver there, resolvers = \"any\"",
         )),
@@ -104,18 +87,17 @@ fn is_one(net: &IpNet) -> bool {
 pub(super) fn exempt(texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
     const KEY: &str = "host.exempt";
     let nets = prefixes(KEY, texts)?;
-    match covers_too_much(&nets) {
-        Some(percent) => {
-            let widest = nets.iter().min_by_key(|net| net.prefix_len());
+    let widest = nets.iter().min_by_key(|net| net.prefix_len());
+    match (covers_too_much(&nets), widest) {
+        (Some(percent), Some(widest)) => {
             let reason = format!(
                 "covers, with the other prefixes, {percent} % of the Internet, and exit traffic to \
                  them would not be marked; name the destinations of the host's own traffic, or set \
                  mode = \"audit\" to mark nothing"
             );
-            let quoted = widest.map_or_else(String::new, |net| format!("\"{net}\""));
-            Err(value(KEY, quoted, reason))
+            Err(quoted(KEY, widest, reason))
         }
-        None => Ok(nets),
+        _ => Ok(nets),
     }
 }
 
@@ -135,11 +117,7 @@ pub(super) fn leads_away(
     if is_host {
         let reason = "is the Tor host, so relay traffic would go back to it; name the router on \
                       the network of ports.incoming";
-        return Err(value(
-            "steer.next_hop",
-            format_args!("\"{next_hop}\""),
-            reason,
-        ));
+        return Err(quoted("steer.next_hop", next_hop, reason));
     }
     Ok(())
 }
@@ -173,8 +151,7 @@ pub(super) fn listeners(
         .find_map(|listener| listens_nowhere(listener, host));
     match nowhere {
         Some((Endpoint { address, port }, reason)) => {
-            let endpoint = SocketAddr::new(address, port);
-            Err(value(KEY, format_args!("\"{endpoint}\""), reason))
+            Err(quoted(KEY, SocketAddr::new(address, port), reason))
         }
         None => Ok(listeners),
     }

@@ -11,13 +11,11 @@ mod raw;
 
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::{MacAddr, Version};
-use exitmark_policy::{
-    Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, MAX_PREFIXES, Mode, PrefixSet, Rules,
-    Steer,
-};
+use exitmark_policy::{Actions, ClassifyBy, Intent, MAX_PREFIXES, PrefixSet, Rules, Steer};
 use exitmark_relays::Sources;
 use exitmark_service::config::{self, value};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,9 +55,11 @@ pub struct Settings {
 }
 
 /// The engine that decides fast-path frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Engine {
     /// `AfXdp` if every port is bound zero-copy, otherwise `Xdp`.
+    #[default]
     Auto,
     /// Workers in user space; the kernel takes over what they cannot keep up with.
     AfXdp,
@@ -112,12 +112,22 @@ impl Incoming {
 }
 
 /// The control socket's path and group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Control {
     /// The absolute path of the socket.
     pub socket: PathBuf,
     /// The group that may use it, besides the user of the process.
     pub group: Option<String>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            socket: "/run/exitmark/control.sock".into(),
+            group: None,
+        }
+    }
 }
 
 /// The sources of relay endpoints, and their lifetime.
@@ -136,16 +146,19 @@ pub struct RelaySettings {
 }
 
 /// The treatment of traffic when the relay set is stale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WhenStale {
     /// Mark and steer by the stale set.
     Keep,
     /// Forward everything, unmarked and unsteered.
+    #[default]
     Pass,
 }
 
 /// The pinned state that outlives the process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Pin {
     /// The absolute path of the pin directory, in a BPF file system.
     pub directory: PathBuf,
@@ -153,10 +166,21 @@ pub struct Pin {
     pub on_stop: OnStop,
 }
 
+impl Default for Pin {
+    fn default() -> Self {
+        Self {
+            directory: "/sys/fs/bpf/exitmark".into(),
+            on_stop: OnStop::default(),
+        }
+    }
+}
+
 /// What happens to the attachment when the process stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnStop {
     /// The programs stay attached and go on marking and steering.
+    #[default]
     Keep,
     /// The programs are detached and the NIC settings restored.
     Detach,
@@ -208,9 +232,11 @@ impl Datapath {
 }
 
 /// Whether the XDP program is loaded for multi-buffer frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Frags {
     /// If the MTU or a veth pair needs it.
+    #[default]
     Auto,
     /// Always, also if every MTU fits a single buffer.
     On,
@@ -219,9 +245,11 @@ pub enum Frags {
 }
 
 /// The engine for frames to the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Inbound {
     /// `AfXdp` if that is the engine and the sockets are zero-copy, otherwise `Xdp`.
+    #[default]
     Auto,
     /// Workers in user space, also without zero-copy.
     AfXdp,
@@ -230,13 +258,15 @@ pub enum Inbound {
 }
 
 /// Whether the sockets are bound zero-copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ZeroCopy {
     /// If every port supports it and can redirect such frames; otherwise copy mode.
     Auto,
     /// Always; otherwise the start fails.
     Require,
     /// Never: copy mode, which every driver supports. The default.
+    #[default]
     Off,
 }
 
@@ -352,42 +382,28 @@ impl Settings {
                 "host.exempt",
                 host::exempt(&raw.host.exempt)?,
             )?),
-            exit_protocols: match raw.mark.protocols {
-                raw::Protocols::Tcp => ExitProtocols::Tcp,
-                raw::Protocols::TcpUdp => ExitProtocols::TcpUdp,
-                raw::Protocols::All => ExitProtocols::All,
-            },
+            exit_protocols: raw.mark.protocols,
             actions: Actions::new(Intent {
-                mode: match raw.mode {
-                    raw::Mode::Enforce => Mode::Enforce,
-                    raw::Mode::Audit => Mode::Audit,
-                },
+                mode: raw.mode,
                 mark: check::mark(&raw.mark)?,
-                at_uplink: match raw.mark.at_uplink {
-                    raw::AtUplink::Keep => AtUplink::Keep,
-                    raw::AtUplink::Strip => AtUplink::Strip,
-                },
+                at_uplink: raw.mark.at_uplink,
                 steer: ports.incoming.as_ref().map_or(Steer::Off, Incoming::routes),
             }),
         };
-        let pin = check::pin(raw.pin)?;
-        let control = check::control(raw.control)?;
-        check::places(&relays.state, &control, &pin)?;
+        check::pin(&raw.pin)?;
+        check::control(&raw.control)?;
+        check::places(&relays.state, &raw.control, &raw.pin)?;
         Ok(Self {
-            engine: match raw.engine {
-                raw::Engine::Auto => Engine::Auto,
-                raw::Engine::AfXdp => Engine::AfXdp,
-                raw::Engine::Xdp => Engine::Xdp,
-            },
+            engine: raw.engine,
             ports,
             rules: Arc::new(rules),
             host_prefixes,
             host_mac,
             relays,
             datapath: check::datapath(&raw.datapath)?,
-            pin,
+            pin: raw.pin,
             user: config::user(raw.user)?,
-            control,
+            control: raw.control,
             metrics: config::metrics(&raw.metrics.listen, "127.0.0.1:9787")?,
             keys,
         })

@@ -2,6 +2,7 @@
 //!
 //! These functions are pure: the machine's NICs are passed in.
 
+use super::check::quoted;
 use super::{Incoming, Settings, SettingsError};
 use exitmark_nic::{NextHop, Own};
 use exitmark_policy::{AtUplink, Endpoint, ExitProtocols, Listener, Mode, Steer};
@@ -99,18 +100,14 @@ impl Settings {
         let mut objections = self.doubts();
         for nic in nics {
             objections.extend(self.host_address_of(nic));
-            if self.host_mac.is_some() && self.host_mac == nic.mac {
-                let mac = self
-                    .host_mac
-                    .map_or_else(String::new, |mac| mac.to_string());
-                objections.push(Objection::fatal(value(
-                    "host.mac",
-                    format_args!("\"{mac}\""),
-                    format_args!(
-                        "is the MAC address of {}, a NIC of the box; give the Tor host's",
-                        nic.name
-                    ),
-                )));
+            if let Some(mac) = self.host_mac
+                && nic.mac == Some(mac)
+            {
+                let reason = format!(
+                    "is the MAC address of {}, a NIC of the box; give the Tor host's",
+                    nic.name
+                );
+                objections.push(Objection::fatal(quoted("host.mac", mac, reason)));
             }
         }
         let incoming = self.ports.incoming.as_ref();
@@ -150,8 +147,7 @@ impl Settings {
              which `ip neighbour show dev {}` shows",
             incoming.interface
         );
-        let quoted = format!("\"{next_hop}\"");
-        Some(Objection::doubt(value(NEXT_HOP, quoted, reason)))
+        Some(Objection::doubt(quoted(NEXT_HOP, next_hop, reason)))
     }
 
     /// Objects to an address of the box among the host's: packets to it would go to the host.
@@ -167,21 +163,15 @@ impl Settings {
              for it go to the Tor host; name the Tor host's addresses only"
         );
         let is_one = net.prefix_len() == net.max_prefix_len();
-        let what = value(
-            "host.addresses",
-            format_args!("\"{}\"", shown(*net)),
-            reason,
-        );
         Some(match is_one {
-            true => Objection::fatal(what),
-            false => Objection::doubt(what),
+            true => Objection::fatal(quoted("host.addresses", own, reason)),
+            false => Objection::doubt(quoted("host.addresses", net, reason)),
         })
     }
 }
 
 /// Objects to a next hop that is the box itself, or that the box cannot resolve.
 fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
-    let quoted = format!("\"{}\"", incoming.next_hop);
     let is_own = |nic: &&Own| match incoming.next_hop {
         NextHop::Mac(mac) => nic.mac == Some(mac),
         NextHop::Address(address) => nic.networks.iter().any(|own| own.addr() == address),
@@ -191,7 +181,11 @@ fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
             "is the box itself, on {}; name the router on the network of ports.incoming",
             own.name
         );
-        return Some(Objection::fatal(value(NEXT_HOP, quoted, reason)));
+        return Some(Objection::fatal(quoted(
+            NEXT_HOP,
+            incoming.next_hop,
+            reason,
+        )));
     }
     let NextHop::Address(address) = incoming.next_hop else {
         return None;
@@ -216,15 +210,7 @@ fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
             net.trunc()
         ),
     };
-    Some(Objection::doubt(value(NEXT_HOP, quoted, reason)))
-}
-
-/// A prefix as written in the file: a single address without its length.
-fn shown(net: IpNet) -> String {
-    match net.prefix_len() == net.max_prefix_len() {
-        true => net.addr().to_string(),
-        false => net.to_string(),
-    }
+    Some(Objection::doubt(quoted(NEXT_HOP, address, reason)))
 }
 
 /// Whether a prefix holds more than one site's addresses; see [`SITE`].

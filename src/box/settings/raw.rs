@@ -1,5 +1,7 @@
 //! The configuration as deserialized from the file, with its defaults and before any check.
 
+use super::{Control, Engine, Frags, Inbound, Pin, WhenStale, ZeroCopy};
+use exitmark_policy::{AtUplink, ExitProtocols, Mode};
 use exitmark_service::config::RawDscp;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -33,23 +35,6 @@ pub(super) struct Raw {
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Engine {
-    #[default]
-    Auto,
-    AfXdp,
-    Xdp,
-}
-
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Mode {
-    #[default]
-    Enforce,
-    Audit,
-}
-
-#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum ClassifyBy {
     #[default]
@@ -65,18 +50,13 @@ pub(super) struct Ports {
     pub(super) incoming: Option<String>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Host {
-    #[serde(default)]
     pub(super) addresses: Vec<String>,
-    #[serde(default)]
     pub(super) relay_addresses: Vec<String>,
-    #[serde(default)]
     pub(super) listeners: Vec<Listener>,
-    #[serde(default)]
     pub(super) resolvers: Resolvers,
-    #[serde(default)]
     pub(super) exempt: Vec<String>,
     pub(super) mac: Option<String>,
     pub(super) dscp: Option<RawDscp>,
@@ -107,40 +87,18 @@ pub(super) enum Listener {
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Mark {
     pub(super) dscp: Option<RawDscp>,
     pub(super) tos: Option<i64>,
-    #[serde(default)]
-    pub(super) protocols: Protocols,
-    #[serde(default)]
+    pub(super) protocols: ExitProtocols,
     pub(super) at_uplink: AtUplink,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
-pub(super) enum Protocols {
-    #[default]
-    #[serde(rename = "tcp")]
-    Tcp,
-    #[serde(rename = "tcp+udp")]
-    TcpUdp,
-    #[serde(rename = "all")]
-    All,
-}
-
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum AtUplink {
-    #[default]
-    Keep,
-    Strip,
-}
-
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Steer {
     pub(super) next_hop: Option<String>,
-    #[serde(default)]
     pub(super) on_unavailable: OnUnavailable,
 }
 
@@ -182,14 +140,6 @@ impl Default for Relays {
     }
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum WhenStale {
-    Keep,
-    #[default]
-    Pass,
-}
-
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Datapath {
@@ -214,73 +164,6 @@ impl Default for Datapath {
             spill: true,
             inbound: Inbound::default(),
             sample: 4096,
-        }
-    }
-}
-
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum ZeroCopy {
-    Auto,
-    Require,
-    #[default]
-    Off,
-}
-
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Frags {
-    #[default]
-    Auto,
-    On,
-    Off,
-}
-
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Inbound {
-    #[default]
-    Auto,
-    AfXdp,
-    Xdp,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Pin {
-    pub(super) directory: PathBuf,
-    pub(super) on_stop: OnStop,
-}
-
-impl Default for Pin {
-    fn default() -> Self {
-        Self {
-            directory: "/sys/fs/bpf/exitmark".into(),
-            on_stop: OnStop::default(),
-        }
-    }
-}
-
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum OnStop {
-    #[default]
-    Keep,
-    Detach,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Control {
-    pub(super) socket: PathBuf,
-    pub(super) group: Option<String>,
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Self {
-            socket: "/run/exitmark/control.sock".into(),
-            group: None,
         }
     }
 }

@@ -1,8 +1,7 @@
 //! The arguments that select the running box to connect to.
 
-use super::misused;
+use super::load;
 use crate::control::{Client, DEFAULT_SOCKET};
-use crate::settings::Settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,9 +22,6 @@ impl Asked {
         let Some(config) = &self.config else {
             return Ok(Client::new(&self.socket));
         };
-        match Settings::load(config) {
-            Ok(settings) => Ok(Client::new(settings.control.socket)),
-            Err(error) => Err(misused(format_args!("{}: {error}", config.display()))),
-        }
+        Ok(Client::new(load(config)?.control.socket))
     }
 }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// payload is cut off. The two options add private traffic of Tor users: neither keep nor share
 /// such a file.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     of: Asked,
     /// The file to write, or - for standard output; it appears when it is complete
@@ -49,7 +49,7 @@ pub struct Arguments {
 
 /// Runs the command. The exit status is 0 for a complete file, 1 if the box does not answer or the
 /// file cannot be written, 2 for wrong options or configuration.
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let request = CaptureRequest {
         frames: arguments.frames,
         seconds: arguments.seconds,
@@ -58,24 +58,19 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         with_addresses: arguments.addresses,
     };
     if let Err(reason) = request.check() {
-        return misused(format_args!("--{}", reason.replacen('_', "-", 1)));
+        return Err(misused(format_args!("--{}", reason.replacen('_', "-", 1))));
     }
     let out = &arguments.out;
     let to_stdout = out == Path::new("-");
     if !to_stdout && !arguments.force && out.symlink_metadata().is_ok() {
-        return misused(format_args!(
+        return Err(misused(format_args!(
             "--out: {} already exists; give another name, or --force",
             out.display()
-        ));
+        )));
     }
-    let client = match arguments.of.client() {
-        Ok(client) => client,
-        Err(code) => return code,
-    };
-    let stopped = match stopped() {
-        Ok(stopped) => stopped,
-        Err(error) => return unmet(format_args!("cannot wait for signals: {error}")),
-    };
+    let client = arguments.of.client()?;
+    let stopped =
+        stopped().map_err(|error| unmet(format_args!("cannot wait for signals: {error}")))?;
     let mut end = Vec::new();
     let mut capture = |out: &mut dyn Write| {
         let mut out = Tail {
@@ -91,22 +86,17 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     } else {
         to_file(capture, out, arguments.force)
     };
-    match written {
-        Ok(bytes) => {
-            let place = if to_stdout {
-                "standard output".to_owned()
-            } else {
-                out.display().to_string()
-            };
-            // The capture is complete even if this line cannot be written.
-            let _ = writeln!(io::stderr(), "exitmark: {bytes} bytes of pcapng to {place}");
-            if let Some(comment) = comment_of_last(&end) {
-                let _ = writeln!(io::stderr(), "exitmark: {comment}");
-            }
-            ExitCode::SUCCESS
-        }
-        Err(error) => unmet(error),
+    let bytes = written.map_err(unmet)?;
+    let place = match to_stdout {
+        true => "standard output".to_owned(),
+        false => out.display().to_string(),
+    };
+    // The capture is complete even if these lines cannot be written.
+    let _ = writeln!(io::stderr(), "exitmark: {bytes} bytes of pcapng to {place}");
+    if let Some(comment) = comment_of_last(&end) {
+        let _ = writeln!(io::stderr(), "exitmark: {comment}");
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes through, and keeps the last [`TAIL`] bytes.

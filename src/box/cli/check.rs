@@ -10,22 +10,19 @@ use std::process::ExitCode;
 /// Doubtful combinations of values give a warning. `exitmark doctor --config FILE` checks the
 /// configuration against the machine.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }
 
 /// Runs the command. The exit status is 0 if the configuration can be used, 1 if not.
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let path = arguments.config.display();
-    match Settings::load(&arguments.config) {
-        Ok(settings) => {
-            for doubt in settings.doubts() {
-                eprintln!("exitmark: {path}: warning: {}", doubt.what);
-            }
-            print(&format!("{path}: fine ({})\n", settings.summary()))
-        }
-        Err(error) => unmet(format_args!("{path}: {error}")),
+    let settings = Settings::load(&arguments.config)
+        .map_err(|error| unmet(format_args!("{path}: {error}")))?;
+    for doubt in settings.doubts() {
+        eprintln!("exitmark: {path}: warning: {}", doubt.what);
     }
+    Ok(print(&format!("{path}: fine ({})\n", settings.summary())))
 }

@@ -13,7 +13,7 @@ const PROGRAM: &str = "exitmark-demo";
 /// creates. The exit status is 0 only if every frame left by the expected port with the expected
 /// bytes.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Print one line of JSON; on failure the table goes to standard error
     #[arg(long)]
     json: bool,
@@ -21,19 +21,18 @@ pub struct Arguments {
 
 /// Runs the command: replaces this process by the demo's program. Returns only if that program
 /// cannot be run, with exit status 1.
-pub fn run(arguments: &Arguments) -> ExitCode {
-    let program = match std::env::current_exe() {
-        Ok(own) => own.with_file_name(PROGRAM),
-        Err(error) => return unmet(format_args!("cannot find the demo's program: {error}")),
-    };
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
+    let program = std::env::current_exe()
+        .map_err(|error| unmet(format_args!("cannot find the demo's program: {error}")))?
+        .with_file_name(PROGRAM);
     let mut command = Command::new(&program);
     if arguments.json {
         command.arg("--json");
     }
     let error = command.exec();
-    unmet(format_args!(
+    Err(unmet(format_args!(
         "cannot run {}: {error}; the demo is a program of its own: install the package, or run \
          `cargo build --package exitmark-demo`",
         program.display()
-    ))
+    )))
 }

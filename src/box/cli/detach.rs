@@ -1,9 +1,8 @@
 //! `exitmark detach`: detaches the programs and restores the NIC settings.
 
-use super::{misused, print, unmet};
+use super::{load, print, unmet};
 use crate::control::DEFAULT_SOCKET;
 use crate::daemon::{self, Attached, BY_HAND, Detached};
-use crate::settings::Settings;
 use exitmark_service::process;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +10,7 @@ use std::time::Duration;
 
 /// Detach the box from its NICs, after `run` has ended; this ends forwarding
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The configuration that names the pins
     #[arg(long, value_name = "FILE", conflicts_with = "pins")]
     config: Option<PathBuf>,
@@ -25,38 +24,35 @@ pub struct Arguments {
 
 /// Runs the command. The exit status is 0 also if nothing was attached, 1 if the box still runs or
 /// a NIC could not be restored, 2 for a faulty configuration.
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let (directory, socket) = match &arguments.config {
         None => (arguments.pins.clone(), PathBuf::from(DEFAULT_SOCKET)),
-        Some(path) => match Settings::load(path) {
-            Ok(settings) if arguments.keep_wire => {
+        Some(path) => {
+            let settings = load(path)?;
+            if arguments.keep_wire {
                 process::log_to_stderr();
-                return match daemon::wire(settings, Duration::ZERO, Attached::Goes) {
-                    Ok(names) => {
-                        let [host, uplink] = names.unwrap_or_default();
-                        print(&format!("detached: {host} and {uplink} are a plain wire\n"))
-                    }
-                    Err(error) => unmet(error),
-                };
+                let wire = daemon::wire(settings, Duration::ZERO, Attached::Goes);
+                let [host, uplink] = wire.map_err(unmet)?.unwrap_or_default();
+                return Ok(print(&format!(
+                    "detached: {host} and {uplink} are a plain wire\n"
+                )));
             }
-            Ok(settings) => (settings.pin.directory, settings.control.socket),
-            Err(error) => return misused(format_args!("{}: {error}", path.display())),
-        },
+            (settings.pin.directory, settings.control.socket)
+        }
     };
-    match daemon::detach(&directory, &socket) {
-        Ok(Detached::All) => print("detached: the NIC settings are restored\n"),
-        Ok(Detached::Absent) => print(&format!(
+    Ok(match daemon::detach(&directory, &socket).map_err(unmet)? {
+        Detached::All => print("detached: the NIC settings are restored\n"),
+        Detached::Absent => print(&format!(
             "detached; a NIC whose settings the box changed is gone. If it is in another network \
              namespace, it is still in promiscuous mode and has offloads off: {BY_HAND}\n"
         )),
-        Ok(Detached::Partly) => unmet(format_args!(
+        Detached::Partly => unmet(format_args!(
             "detached, but NICs in another network namespace than this one stay in promiscuous mode \
              and with offloads off: {BY_HAND}"
         )),
-        Ok(Detached::Nothing) => print(&format!(
+        Detached::Nothing => print(&format!(
             "nothing to detach: {} does not exist\n",
             directory.display()
         )),
-        Err(error) => unmet(error),
-    }
+    })
 }

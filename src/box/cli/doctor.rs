@@ -1,10 +1,9 @@
 //! `exitmark doctor`: checks the machine, and names the remedy for each fault.
 
-use super::misused;
+use super::{load, misused};
 use crate::control::Client;
-use crate::doctor::{Asked, Facts, Severity, configuration, findings, render};
+use crate::doctor::{Asked, Facts, Finding, Severity, configuration, findings, render};
 use crate::observe::OWN_RESOLVER;
-use crate::settings::Settings;
 use exitmark_datapath::Role;
 use exitmark_nic::Own;
 use exitmark_service::process;
@@ -17,7 +16,7 @@ use std::process::ExitCode;
 /// RUST_LOG=debug prints the log of the kernel's verifier. The exit status is 1 if there is a
 /// fault. Without arguments it checks every NIC.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Check the NICs and files that this configuration names
     #[arg(long, value_name = "FILE", conflicts_with = "ports")]
     config: Option<PathBuf>,
@@ -53,21 +52,14 @@ fn own_resolver(socket: PathBuf) -> Option<String> {
 
 /// Runs the command. The exit status is 0 without a fault (warnings may remain), 1 with one, 2 for
 /// wrong usage or configuration.
-pub fn run(arguments: &Arguments) -> ExitCode {
-    let settings = arguments
-        .config
-        .as_ref()
-        .map(|path| Settings::load(path).map_err(|error| format!("{}: {error}", path.display())));
-    let settings = match settings.transpose() {
-        Ok(settings) => settings,
-        Err(error) => return misused(error),
-    };
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
+    let settings = arguments.config.as_deref().map(load).transpose()?;
     let asked = match &settings {
         Some(settings) => Asked::by(settings),
         None => {
             let of = |role| arguments.ports.iter().filter(move |(one, _)| *one == role);
             if let Some(role) = Role::ALL.into_iter().find(|&role| of(role).count() > 1) {
-                return misused(format_args!("--port: {role} is named twice"));
+                return Err(misused(format_args!("--port: {role} is named twice")));
             }
             let mut asked = Asked::default();
             let named = Role::ALL.into_iter().flat_map(of);
@@ -101,11 +93,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         false => render(&findings),
     };
     let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
-    match findings
-        .iter()
-        .any(|finding| finding.severity == Severity::Fault)
-    {
+    let is_fault = |finding: &Finding| finding.severity == Severity::Fault;
+    Ok(match findings.iter().any(is_fault) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
-    }
+    })
 }

@@ -1,8 +1,7 @@
 //! `exitmark explain`: shows the verdict on given frames, and the reason.
 
-use super::{misused, unmet};
+use super::{load, misused, unmet};
 use crate::explain::{self, ExplainError, Explained, Explanation};
-use crate::settings::Settings;
 use exitmark_datapath::Role;
 use exitmark_policy::packet::MacAddr;
 use std::io::Write;
@@ -11,7 +10,7 @@ use std::process::ExitCode;
 
 /// Show how given frames would be treated, by the code that forwards frames; needs no privileges
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// A frame as hexadecimal digits, or a pcap or pcapng file
     #[arg(value_name = "FRAME|PCAP")]
     frames: String,
@@ -42,32 +41,24 @@ fn role(text: &str) -> Result<Role, &'static str> {
 
 /// Runs the command. The exit status is 1 if the capture or the relay set cannot be read to its
 /// end, 2 for a faulty configuration or frame.
-pub fn run(arguments: &Arguments) -> ExitCode {
-    let settings = match Settings::load(&arguments.config) {
-        Ok(settings) => settings,
-        Err(error) => return misused(format_args!("{}: {error}", arguments.config.display())),
-    };
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
+    let settings = load(&arguments.config)?;
     let explained = explain::explain(
         &arguments.frames,
         &settings,
         arguments.port,
         arguments.incoming_mac,
     );
-    let Explained { frames, fault } = match explained {
-        Ok(explained) => explained,
-        Err(error @ ExplainError::Input(_)) => return misused(error),
-        Err(error) => return unmet(error),
-    };
+    let Explained { frames, fault } = explained.map_err(|error| match error {
+        ExplainError::Input(_) => misused(error),
+        error => unmet(error),
+    })?;
     let mut stdout = std::io::stdout().lock();
     for explanation in &frames {
-        if writeln!(stdout, "{explanation}").is_err() {
-            return ExitCode::FAILURE;
-        }
+        writeln!(stdout, "{explanation}").map_err(|_| ExitCode::FAILURE)?;
     }
-    if let Some(path) = &arguments.write
-        && let Err(error) = Explanation::write(&frames, path)
-    {
-        return unmet(error);
+    if let Some(path) = &arguments.write {
+        Explanation::write(&frames, path).map_err(unmet)?;
     }
-    fault.map_or(ExitCode::SUCCESS, unmet)
+    Ok(fault.map_or(ExitCode::SUCCESS, unmet))
 }

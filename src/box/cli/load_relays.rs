@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 /// Read documents on the standard input for the daemon, confined
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Become this user
     #[arg(long, requires = "gid")]
     uid: Option<u32>,
@@ -15,12 +15,10 @@ pub struct Arguments {
 }
 
 /// Serves one request. The exit status is 0 if an answer was written, also if it is a refusal.
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let confinement = Confinement {
         user: arguments.uid.zip(arguments.gid),
     };
-    match serve(&confinement) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => super::unmet(error),
-    }
+    serve(&confinement).map_err(super::unmet)?;
+    Ok(ExitCode::SUCCESS)
 }

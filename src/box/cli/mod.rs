@@ -1,23 +1,25 @@
 //! The command line: one file per command. Arguments only, no work.
 
 mod asking;
-pub mod capture;
-pub mod check;
-pub mod demo;
-pub mod detach;
-pub mod doctor;
-pub mod explain;
-pub mod load_relays;
-pub mod relays;
-pub mod reload;
-pub mod run;
-pub mod status;
-pub mod top;
-pub mod wire;
+mod capture;
+mod check;
+mod demo;
+mod detach;
+mod doctor;
+mod explain;
+mod load_relays;
+mod relays;
+mod reload;
+mod run;
+mod status;
+mod top;
+mod wire;
 
+use crate::settings::Settings;
 use clap::{CommandFactory, Parser, Subcommand};
 use exitmark_service::process;
 use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// An inline packet box that marks Tor exit traffic with a DSCP value and steers relay traffic to
@@ -71,6 +73,7 @@ impl Invocation {
             Command::Relays(arguments) => relays::run(&arguments),
             Command::LoadRelays(arguments) => load_relays::run(&arguments),
         }
+        .unwrap_or_else(|code| code)
     }
 }
 
@@ -85,6 +88,11 @@ fn unmet(error: impl Display) -> ExitCode {
 /// Exit status 2: wrong usage or configuration.
 fn misused(error: impl Display) -> ExitCode {
     process::misused(PROGRAM, error)
+}
+
+/// Reads a configuration; the error is printed.
+fn load(path: &Path) -> Result<Settings, ExitCode> {
+    Settings::load(path).map_err(|error| misused(format_args!("{}: {error}", path.display())))
 }
 
 /// Prints a command's output.

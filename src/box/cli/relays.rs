@@ -3,7 +3,7 @@
 //!
 //! Prints no endpoint except the one that the user gave.
 
-use super::{misused, unmet};
+use super::{load, print, unmet};
 use crate::settings::Settings;
 use exitmark_policy::Endpoint;
 use exitmark_relays::{
@@ -11,7 +11,6 @@ use exitmark_relays::{
     Status, Survey, Trust,
 };
 use nix::unistd::{Uid, User};
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -19,7 +18,7 @@ use std::time::SystemTime;
 /// Show the live relay set of a box, or the content of consensus documents
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["files", "config", "diff"]))]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// tor's cached-consensus or cached-microdesc-consensus; several are merged
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -61,29 +60,18 @@ struct Answer {
 
 /// Runs the command. The exit status is 1 for a file that cannot be used, and for an endpoint that
 /// is not in the set.
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let now = SystemTime::now();
     let answer = match (&arguments.config, &arguments.diff) {
-        (Some(config), _) => match Settings::load(config) {
-            Ok(settings) => arguments.live(&settings, now),
-            Err(error) => return misused(format_args!("{}: {error}", config.display())),
-        },
+        (Some(config), _) => arguments.live(&load(config)?, now),
         (None, Some(files)) => arguments.churn(files),
         (None, None) => arguments.documents(now),
     };
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(error) => return unmet(error),
-    };
-    // `print!` would panic if stdout is closed or the disk is full.
-    if let Err(error) = std::io::stdout().write_all(answer.text.as_bytes()) {
-        return unmet(format_args!("cannot write the answer: {error}"));
-    }
-    if answer.is_contained {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    let answer = answer.map_err(unmet)?;
+    Ok(match print(&answer.text) {
+        ExitCode::SUCCESS if !answer.is_contained => ExitCode::FAILURE,
+        code => code,
+    })
 }
 
 impl Arguments {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Watch a running box on a terminal; q, Esc or Ctrl-C ends it
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     of: Asked,
     /// Seconds between two updates
@@ -18,14 +18,10 @@ pub struct Arguments {
 
 /// Runs the command, until the user ends it. The exit status is 1 if standard input or output is
 /// not a terminal, 2 for a faulty configuration.
-pub fn run(arguments: &Arguments) -> ExitCode {
-    let client = match arguments.of.client() {
-        Ok(client) => client,
-        Err(code) => return code,
-    };
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
+    let client = arguments.of.client()?;
     let ask = move || client.status().map_err(|error| error.to_string());
-    match watch(Duration::from_secs(arguments.interval), ask) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => unmet(format_args!("top: {error}")),
-    }
+    watch(Duration::from_secs(arguments.interval), ask)
+        .map_err(|error| unmet(format_args!("top: {error}")))?;
+    Ok(ExitCode::SUCCESS)
 }

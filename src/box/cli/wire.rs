@@ -1,8 +1,7 @@
 //! `exitmark wire`: attaches a plain wire, before a policy is loaded.
 
-use super::{misused, print, unmet};
+use super::{load, print, unmet};
 use crate::daemon::{self, Attached};
-use crate::settings::Settings;
 use exitmark_service::process;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +12,7 @@ use std::time::Duration;
 /// For early boot. It needs neither a relay set nor a running process. If a box is already attached
 /// it changes nothing; `detach --keep-wire` detaches one.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The configuration; only its NICs and pins are used
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -24,16 +23,14 @@ pub struct Arguments {
 
 /// Runs the command. The exit status is 0 also if a box was attached already, 1 for an unmet
 /// precondition, 2 for a faulty configuration.
-pub fn run(arguments: &Arguments) -> ExitCode {
-    let settings = match Settings::load(&arguments.config) {
-        Ok(settings) => settings,
-        Err(error) => return misused(format_args!("{}: {error}", arguments.config.display())),
-    };
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
+    let settings = load(&arguments.config)?;
     process::log_to_stderr();
     let timeout = Duration::from_secs(arguments.wait.into());
-    match daemon::wire(settings, timeout, Attached::Stays) {
-        Ok(Some([host, uplink])) => print(&format!("{host} and {uplink} are a plain wire\n")),
-        Ok(None) => print("a box is attached, and stays as it is\n"),
-        Err(error) => unmet(error),
-    }
+    Ok(
+        match daemon::wire(settings, timeout, Attached::Stays).map_err(unmet)? {
+            Some([host, uplink]) => print(&format!("{host} and {uplink} are a plain wire\n")),
+            None => print("a box is attached, and stays as it is\n"),
+        },
+    )
 }

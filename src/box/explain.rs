@@ -15,7 +15,7 @@ use pcap_file::{DataLink, PcapError, TsResolution};
 use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const UNKNOWN_MAC: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 0]);
 
 /// Why frames cannot be explained.
 #[derive(Debug, thiserror::Error)]
-pub enum ExplainError {
+pub(crate) enum ExplainError {
     /// Neither a file nor hexadecimal digits. The input is not repeated: it may hold addresses.
     #[error(
         "the {0} characters given are neither the name of a file nor a frame: an even number of \
@@ -36,75 +36,42 @@ pub enum ExplainError {
     /// The capture cannot be read, or not to its end.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The capture cannot be opened for writing.
-    #[error("{path}: {source}")]
-    File {
-        /// Path of the capture file.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        source: std::io::Error,
-    },
-    /// The capture cannot be written.
-    #[error("{path}, frame {frame}: {source}")]
-    Capture {
-        /// Path of the capture file.
-        path: PathBuf,
-        /// Number of the frame, from 1; 0 is the file header.
-        frame: usize,
-        /// The error of the pcap writer.
-        source: PcapError,
-    },
-    /// Some packets of the capture are not Ethernet frames.
-    #[error(
-        "{path}: {frames} packets are of link type {link}, not Ethernet (1), and left out; capture \
-         at the port itself"
-    )]
-    LinkType {
-        /// Path of the capture file.
-        path: PathBuf,
-        /// How many packets were left out.
-        frames: u64,
-        /// Link type of the last one.
-        link: u32,
-    },
-    /// The relay set cannot be loaded.
+    /// The capture cannot be written, or has packets that are not Ethernet frames.
+    #[error("{0}")]
+    Capture(String),
     #[error(transparent)]
     Relays(#[from] LoadError),
 }
 
 /// A captured frame; the capture may have truncated it.
+#[derive(Debug)]
 struct Captured {
+    /// Since the Unix epoch.
     time: Duration,
+    /// Length on the wire.
     frame_bytes: usize,
     bytes: Vec<u8>,
 }
 
 /// What would happen to one frame.
 #[derive(Debug)]
-pub struct Explanation {
-    /// Number of the frame, from 1.
-    pub number: usize,
-    /// When it was captured, since the Unix epoch.
-    pub time: Duration,
-    /// Length on the wire, in bytes; a capture may have kept less.
-    pub frame_bytes: usize,
-    /// The frame as received: the captured bytes, from the Ethernet header on.
-    pub before: Vec<u8>,
+pub(crate) struct Explanation {
+    /// From 1.
+    number: usize,
+    captured: Captured,
     /// The frame as it would leave.
-    pub after: Vec<u8>,
-    /// The port by which the frame would leave, or why it would be dropped.
-    pub outcome: Outcome,
-    /// The verdict on an outbound frame; `None` for inbound frames, which only have a direction.
-    pub verdict: Option<Verdict>,
+    after: Vec<u8>,
+    outcome: Outcome,
+    /// `None` for inbound frames, which only have a direction.
+    verdict: Option<Verdict>,
 }
 
 /// The explained frames of one input.
 #[derive(Debug)]
-pub struct Explained {
-    /// The frames, in capture order.
-    pub frames: Vec<Explanation>,
+pub(crate) struct Explained {
+    pub(crate) frames: Vec<Explanation>,
     /// Why the other frames of the capture are missing, if there are any.
-    pub fault: Option<ExplainError>,
+    pub(crate) fault: Option<ExplainError>,
 }
 
 /// Explains a frame given in hexadecimal digits, or every frame of a capture file, as received on
@@ -112,7 +79,7 @@ pub struct Explained {
 ///
 /// # Errors
 /// The input is neither a frame nor a capture, or the relay set cannot be read.
-pub fn explain(
+pub(crate) fn explain(
     input: &str,
     settings: &Settings,
     port: Role,
@@ -138,18 +105,12 @@ pub fn explain(
         .into_iter()
         .enumerate()
         .map(|(index, captured)| {
-            let Captured {
-                time,
-                frame_bytes,
-                bytes: before,
-            } = captured;
-            let mut after = before.clone();
-            let (outcome, verdict) = forwarder.forward(port, &mut after, frame_bytes, time);
+            let mut after = captured.bytes.clone();
+            let (outcome, verdict) =
+                forwarder.forward(port, &mut after, captured.frame_bytes, captured.time);
             Explanation {
                 number: index + 1,
-                time,
-                frame_bytes,
-                before,
+                captured,
                 after,
                 outcome,
                 verdict,
@@ -220,78 +181,66 @@ fn read_capture(path: &Path) -> Result<(Vec<Captured>, Option<ExplainError>), Re
             bytes: packet.bytes.to_vec(),
         });
     }
-    let fault = others.map(|(frames, link)| ExplainError::LinkType {
-        path: path.to_owned(),
-        frames,
-        link: link.number(),
+    let fault = others.map(|(packets, link)| {
+        ExplainError::Capture(format!(
+            "{}: {packets} packets are of link type {}, not Ethernet (1), and left out; capture at \
+             the port itself",
+            path.display(),
+            link.number()
+        ))
     });
     Ok((frames, fault))
 }
 
 impl Explanation {
-    /// The port by which the frame would leave, or `None`.
-    pub const fn egress(&self) -> Option<Role> {
-        match self.outcome {
-            Outcome::Forward(role) => Some(role),
-            Outcome::Stack | Outcome::Drop(_) => None,
-        }
-    }
-
     /// Writes the frames that would leave, in order, to a pcap file.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(explanations: &[Self], path: &Path) -> Result<(), ExplainError> {
-        let in_file = |source| ExplainError::File {
-            path: path.to_owned(),
-            source,
+    pub(crate) fn write(explanations: &[Self], path: &Path) -> Result<(), ExplainError> {
+        let shown = path.display();
+        let in_file = |error: std::io::Error| ExplainError::Capture(format!("{shown}: {error}"));
+        // Frame 0 is the file header.
+        let at_frame = |frame, error: PcapError| {
+            ExplainError::Capture(format!("{shown}, frame {frame}: {error}"))
         };
         let file = File::create(path).map_err(in_file)?;
-        let at_frame = |frame| {
-            move |source| ExplainError::Capture {
-                path: path.to_owned(),
-                frame,
-                source,
-            }
-        };
         let header = PcapHeader {
             snaplen: SNAPLEN,
             datalink: DataLink::ETHERNET,
             ts_resolution: TsResolution::NanoSecond,
             ..PcapHeader::default()
         };
-        let mut writer =
-            PcapWriter::with_header(BufWriter::new(file), header).map_err(at_frame(0))?;
-        for explanation in explanations.iter().filter(|one| one.egress().is_some()) {
-            let length = u32::try_from(explanation.frame_bytes).unwrap_or(u32::MAX);
+        let mut writer = PcapWriter::with_header(BufWriter::new(file), header)
+            .map_err(|error| at_frame(0, error))?;
+        let leaves = |one: &&Self| matches!(one.outcome, Outcome::Forward(_));
+        for explanation in explanations.iter().filter(leaves) {
+            let Captured {
+                time, frame_bytes, ..
+            } = explanation.captured;
             let kept = explanation.after.len().min(SNAPLEN as usize);
             let packet = RawPcapPacket {
-                ts_sec: u32::try_from(explanation.time.as_secs()).unwrap_or(u32::MAX),
-                ts_frac: explanation.time.subsec_nanos(),
+                ts_sec: u32::try_from(time.as_secs()).unwrap_or(u32::MAX),
+                ts_frac: time.subsec_nanos(),
                 incl_len: u32::try_from(kept).unwrap_or(SNAPLEN),
-                orig_len: length,
+                orig_len: u32::try_from(frame_bytes).unwrap_or(u32::MAX),
                 data: explanation.after[..kept].into(),
             };
             writer
                 .write_raw_packet(&packet)
-                .map_err(at_frame(explanation.number))?;
+                .map_err(|error| at_frame(explanation.number, error))?;
         }
         // Dropping the writer would hide a write error.
         writer.into_writer().flush().map_err(in_file)
-    }
-
-    /// Each byte that changes: its offset, what it was, what it becomes.
-    fn changes(&self) -> impl Iterator<Item = (usize, u8, u8)> + '_ {
-        let pairs = self.before.iter().zip(&self.after).enumerate();
-        pairs
-            .filter(|(_, (before, after))| before != after)
-            .map(|(offset, (&before, &after))| (offset, before, after))
     }
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>5}  {:>5} B  ", self.number, self.frame_bytes)?;
+        let Captured {
+            bytes, frame_bytes, ..
+        } = &self.captured;
+        write!(f, "{:>5}  {frame_bytes:>5} B  ", self.number)?;
         match &self.verdict {
             Some(verdict) => {
                 write!(
@@ -312,7 +261,7 @@ impl fmt::Display for Explanation {
             .verdict
             .is_some_and(|verdict| verdict.egress == Egress::Unrouted)
         {
-            f.write_str(match packet::tag_bytes(&self.before) {
+            f.write_str(match packet::tag_bytes(bytes) {
                 0 => ", not steered: the next hop is of the other IP version",
                 _ => ", not steered: it has a VLAN tag",
             })?;
@@ -323,7 +272,8 @@ impl fmt::Display for Explanation {
             None => {}
         }
         let mut separator = "; bytes ";
-        for (offset, before, after) in self.changes() {
+        let pairs = bytes.iter().zip(&self.after).enumerate();
+        for (offset, (before, after)) in pairs.filter(|(_, (before, after))| before != after) {
             write!(f, "{separator}{offset}: {before:02x}→{after:02x}")?;
             separator = ", ";
         }

@@ -2,19 +2,19 @@
 //! to another NIC.
 //!
 //! - [`settings`] checks the configuration;
-//! - [`daemon`] connects data path, relay set and NICs to a running box; [`cli`] is its command line;
+//! - `daemon` connects data path, relay set and NICs to a running box; [`cli`] is its command line;
 //! - [`observe`] formats the reports of a running box, [`control`] serves them on a socket;
 //! - [`witness`] audits samples of forwarded frames against the policy, and captures frames;
-//! - [`doctor`] checks the machine, and names the remedy for each fault;
-//! - [`explain`] runs the data path over captured frames.
+//! - `doctor` checks the machine, and names the remedy for each fault;
+//! - `explain` runs the data path over captured frames.
 
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod control;
-pub mod daemon;
-pub mod doctor;
-pub mod explain;
+mod daemon;
+mod doctor;
+mod explain;
 pub mod observe;
 pub mod settings;
 pub mod witness;

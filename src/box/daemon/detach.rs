@@ -10,12 +10,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Restores by hand the settings of a NIC that exitmark cannot reach.
-pub const BY_HAND: &str = "run `ip link set dev NIC promisc off` there, and `ethtool -K NIC rxvlan \
-                           on` if that was on";
+pub(crate) const BY_HAND: &str = "run `ip link set dev NIC promisc off` there, and `ethtool -K \
+                                  NIC rxvlan on` if that was on";
 
 /// The outcome of a detachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detached {
+pub(crate) enum Detached {
     /// No box was attached, and no change to a NIC is on record.
     Nothing,
     /// The box is detached and every NIC setting restored.
@@ -32,7 +32,7 @@ pub enum Detached {
 ///
 /// # Errors
 /// The box still runs, or a privilege is missing.
-pub fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
+pub(crate) fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
     let record = Record::of(socket, pins);
     if Pins::exist(pins) {
         return take_off(Pins::open(pins)?, &record);
@@ -42,7 +42,11 @@ pub fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
         return Ok(Detached::Nothing);
     }
     if control::answers(socket) {
-        return Err(DaemonError::Runs(socket.to_owned()));
+        // A box whose pins are gone.
+        return Err(DaemonError::Unmet(format!(
+            "an exitmark answers at {}: stop it first",
+            socket.display()
+        )));
     }
     set_all_back(changes, netns()?, &record)
 }

@@ -65,9 +65,9 @@ use topology::Topology;
 use witness::Watch;
 use workers::Workers;
 
-pub use detach::{BY_HAND, Detached, detach};
-pub use error::DaemonError;
-pub use wire::{Attached, wire};
+pub(crate) use detach::{BY_HAND, Detached, detach};
+pub(crate) use error::DaemonError;
+pub(crate) use wire::{Attached, wire};
 
 /// How often the main thread retries what failed and checks the relay service.
 const TICK: Duration = Duration::from_secs(60);
@@ -157,7 +157,7 @@ enum Event {
 ///
 /// # Errors
 /// A precondition of the settings is not met on this machine, or a worker failed.
-pub fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
+pub(crate) fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     let service = Service::find();
     if let (Some(user), true) = (&settings.user, process::is_root()) {
         process::become_user(user)?;
@@ -320,7 +320,14 @@ impl Daemon {
         let directory = &self.settings.pin.directory;
         self.pins.give_to(Uid::effective(), Gid::effective())?;
         process::by_own_right(|| std::fs::read_dir(directory).map(drop))
-            .map_err(|_| DaemonError::UnreachablePins(directory.clone()))
+            .map_err(|_| {
+                DaemonError::Unmet(format!(
+                    "pin.on_stop = \"detach\": the user of this process cannot access {}; mount a \
+                     BPF file system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name \
+                     a directory in it in pin.directory, or use \"keep\"",
+                    directory.display()
+                ))
+            })
     }
 
     /// The event loop; returns when the box is to stop.

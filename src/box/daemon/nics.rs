@@ -55,11 +55,13 @@ impl Nics {
                 .present()
                 .find(|(_, nic)| nic.mtu > nic.one_buffer_mtu())
         {
-            return Err(DaemonError::NeedsFrags(
-                nic.name.clone(),
+            return Err(DaemonError::Unmet(format!(
+                "{0} has MTU {1}, but with datapath.frags = \"off\" a frame must fit one buffer: \
+                 `ip link set dev {0} mtu {2}` on every port, or datapath.frags = \"auto\"",
+                nic.name,
                 nic.mtu,
-                nic.one_buffer_mtu(),
-            ));
+                nic.one_buffer_mtu()
+            )));
         }
         let cpus = possible_cpus();
         let has_program = |nic: &Nic| Ok(xdp_state(nic.index)?.is_native());
@@ -75,8 +77,7 @@ impl Nics {
     /// Logs a warning for each deviation that the box tolerates.
     pub(super) fn remark(&self, settings: &Settings) {
         for (role, nic) in self.present() {
-            let is_wire = role != Role::Incoming && self.incoming_role != Some(role);
-            if is_wire && !nic.addresses.is_empty() {
+            if self.is_wire(role) && !nic.addresses.is_empty() {
                 tracing::warn!(
                     "{} ({role}) has an IPv6 link-local address: the box announces itself on the \
                      wire; remove it with `sysctl -w net.ipv6.conf.{}.disable_ipv6=1`",
@@ -95,40 +96,56 @@ impl Nics {
         let mut seen: Vec<(Role, &Nic)> = Vec::new();
         for (role, nic) in self.present() {
             if let Some(&(other, _)) = seen.iter().find(|(_, one)| one.index == nic.index) {
-                let name = |role: Role| names[role].clone().unwrap_or_default();
-                return Err(DaemonError::SameNic {
-                    first: name(other),
-                    first_role: other,
-                    second: name(role),
-                    second_role: role,
-                    nic: nic.name.clone(),
-                });
+                let name = |role: Role| names[role].as_deref().unwrap_or_default();
+                return Err(DaemonError::Unmet(format!(
+                    "ports.{other} = \"{}\" and ports.{role} = \"{}\" are two names of one NIC, {}: \
+                     name another one; uplink and incoming alone can be one NIC, and then both keys \
+                     have the same name",
+                    name(other),
+                    name(role),
+                    nic.name
+                )));
             }
             seen.push((role, nic));
         }
         Ok(())
     }
 
+    /// Whether a port is an end of the wire only: not on the network of the next hop.
+    fn is_wire(&self, role: Role) -> bool {
+        role != Role::Incoming && self.incoming_role != Some(role)
+    }
+
     fn check(&self) -> Result<(), DaemonError> {
         let mut first: Option<&Nic> = None;
         for (role, nic) in self.present() {
+            // On the network of the next hop the box may have interfaces and addresses of its own.
+            let is_wire = self.is_wire(role);
             nic.refuse_bundles()?;
-            // On the network of the next hop the box may have interfaces of its own.
-            if role != Role::Incoming && self.incoming_role != Some(role) {
+            if is_wire {
                 nic.refuse_uppers()?;
             }
             if !nic.is_up {
                 return Err(DaemonError::Down(nic.name.clone(), role));
             }
             nic.offloads.to_turn_off(&nic.name)?;
-            // A NIC on the network of the next hop may have the box's address there.
-            if role != Role::Incoming && self.incoming_role != Some(role) {
-                has_no_address(nic, role)?;
+            // Packets to an address of this machine would be forwarded.
+            let address = nic.addresses.iter().find(|one| !is_link_local(one));
+            if let (Some(address), true) = (address, is_wire) {
+                return Err(DaemonError::Unmet(format!(
+                    "{0} ({role}) has the address {address}, but the box is a wire there: nothing \
+                     that is sent to that address would reach it; remove it with `ip addr del \
+                     {address} dev {0}`",
+                    nic.name
+                )));
             }
             let first = *first.get_or_insert(nic);
-            let names = (first.name.clone(), nic.name.clone());
             if nic.mtu != first.mtu {
-                return Err(DaemonError::Mtu(names.0, first.mtu, names.1, nic.mtu));
+                return Err(DaemonError::Unmet(format!(
+                    "{0} has MTU {1} but {2} has MTU {3}; a wire needs the same on every port: \
+                     `ip link set dev {2} mtu {1}`",
+                    first.name, first.mtu, nic.name, nic.mtu
+                )));
             }
         }
         Ok(())
@@ -239,15 +256,6 @@ pub(super) fn object(settings: &Settings) -> Result<(), DaemonError> {
             return Err(DaemonError::Configuration(objection.what));
         }
         tracing::warn!("{}", objection.what);
-    }
-    Ok(())
-}
-
-/// Refuses an address of this machine on a wire port: packets to it would be forwarded.
-fn has_no_address(nic: &Nic, role: Role) -> Result<(), DaemonError> {
-    let mut addresses = nic.addresses.iter();
-    if let Some(address) = addresses.find(|address| !is_link_local(address)) {
-        return Err(DaemonError::Address(nic.name.clone(), role, *address));
     }
     Ok(())
 }

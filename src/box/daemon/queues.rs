@@ -25,15 +25,15 @@ impl Nics {
             let most = nic.most_queues_with_xdp(cpus);
             // A driver with a program does not change its queues.
             if nic.queues > most && !has_program(nic)? {
-                let unknown = || "which the kernel does not name".to_owned();
-                return Err(DaemonError::UnsafeQueues {
-                    name: nic.name.clone(),
-                    driver: nic.driver.clone().unwrap_or_else(unknown),
-                    queues: nic.queues,
-                    most,
-                    cpus,
-                    advice: nic.queues_advice(common.unwrap_or(most)),
-                });
+                let driver = nic.driver.as_deref();
+                return Err(DaemonError::Unmet(format!(
+                    "{} has {} queue pairs, and its driver ({}) is safe with {most} on {cpus} CPUs: \
+                     with more the kernel panics when XDP redirects a frame to it; {}",
+                    nic.name,
+                    nic.queues,
+                    driver.unwrap_or("which the kernel does not name"),
+                    nic.queues_advice(common.unwrap_or(most))
+                )));
             }
         }
         let Some((first, others)) = all.split_first() else {
@@ -41,26 +41,24 @@ impl Nics {
         };
         let other = others.iter().find(|nic| nic.queues != first.queues);
         match (engine, other) {
-            (Engine::Xdp, _) => {}
-            (_, Some(other)) => {
-                return Err(DaemonError::Queues(
-                    first.name.clone(),
-                    first.queues,
-                    other.name.clone(),
-                    other.queues,
-                    set_queues(&all, common),
-                ));
-            }
-            (_, None) if first.queues > LIMIT => {
-                return Err(DaemonError::TooManyQueues(
-                    first.name.clone(),
-                    first.queues,
-                    set_queues(&all, common),
-                ));
-            }
-            (_, None) => {}
+            (Engine::Xdp, _) => Ok(()),
+            (_, Some(other)) => Err(DaemonError::Unmet(format!(
+                "{} has {} receive queues but {} has {}; engines af_xdp and auto need the same \
+                 number on every port, engine = \"xdp\" does not: {}",
+                first.name,
+                first.queues,
+                other.name,
+                other.queues,
+                set_queues(&all, common)
+            ))),
+            (_, None) if first.queues > LIMIT => Err(DaemonError::Unmet(format!(
+                "{} has {} receive queues, more than {MAX_QUEUES}: {}",
+                first.name,
+                first.queues,
+                set_queues(&all, common)
+            ))),
+            (_, None) => Ok(()),
         }
-        Ok(())
     }
 
     /// The warnings on a machine of `cpus` CPUs.

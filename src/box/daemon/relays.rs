@@ -317,10 +317,11 @@ impl Keeper {
         let listed = self.listed();
         // The same limit as for a new document.
         if was_judged && self.decides && listed < before.div_ceil(2) {
-            return Err(DaemonError::Shrunk {
-                before,
-                now: listed,
-            });
+            return Err(DaemonError::Unmet(format!(
+                "relays: {listed} endpoints would be listed instead of {before}, and connections to \
+                 the other relays would be marked as exit traffic; if that is intended, restart \
+                 exitmark"
+            )));
         }
         self.update(now, started.elapsed())
     }

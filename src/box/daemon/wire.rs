@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// How to treat programs that a box has left on its NICs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attached {
+pub(crate) enum Attached {
     /// They stay, and go on marking and steering without a process.
     Stays,
     /// The plain wire replaces them.
@@ -34,7 +34,7 @@ pub enum Attached {
 ///
 /// # Errors
 /// A precondition of the settings is not met on this machine, or a box runs.
-pub fn wire(
+pub(crate) fn wire(
     mut settings: Settings,
     timeout: Duration,
     attached: Attached,

@@ -62,7 +62,10 @@ pub(super) fn choose(
         (ZeroCopy::Auto, None) => Ok(Binding::Either),
         (ZeroCopy::Auto, lossy) => Ok(Binding::Copy(lossy)),
         (ZeroCopy::Require, Some(lossy)) if engine == Engine::Xdp => {
-            Err(DaemonError::LossyZeroCopy(lossy.to_string()))
+            Err(DaemonError::Unmet(format!(
+                "engine = \"xdp\" with datapath.zero_copy = \"require\" would forward nothing: \
+                 {lossy}; set datapath.zero_copy to \"auto\", or engine to \"af_xdp\""
+            )))
         }
         (ZeroCopy::Require, _) => Ok(Binding::ZeroCopy),
     }

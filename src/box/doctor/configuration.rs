@@ -7,7 +7,7 @@ use exitmark_nic::Own;
 const SUBJECT: &str = "config";
 
 /// Judges a configuration on a machine with these NICs.
-pub fn configuration(settings: &Settings, nics: &[Own]) -> Vec<Finding> {
+pub(crate) fn configuration(settings: &Settings, nics: &[Own]) -> Vec<Finding> {
     let objections = settings.objections(nics);
     if objections.is_empty() {
         let what = "the values do not conflict with each other or with this machine's addresses";

@@ -1,7 +1,7 @@
 //! Reads the state of the machine from files and netlink, and loads the programs as a test. Changes
 //! nothing and sends no packet.
 
-use crate::settings::{Engine, Frags, Settings, ZeroCopy};
+use crate::settings::{Engine, Frags, Pin, Settings, ZeroCopy};
 use caps::{CapSet, Capability};
 use exitmark_bpf::kernel_release;
 use exitmark_datapath::{Kernel, KernelError, Pins, Role, XdpState, kernel_version, xdp_state};
@@ -27,47 +27,30 @@ pub(super) const CAPABILITIES: [Capability; 5] = [
 const BEGINNING: u64 = 4096;
 
 /// The NICs, files and settings to check.
-#[derive(Clone, Debug)]
-pub struct Asked {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
     /// The NICs with their roles; without a role, a NIC is a candidate.
-    pub ports: Vec<(Option<Role>, String)>,
+    pub(crate) ports: Vec<(Option<Role>, String)>,
     /// Whether the uplink's NIC is `incoming` too.
-    pub shares_uplink: bool,
-    /// The configured next hop of relay traffic.
-    pub next_hop: Option<NextHop>,
-    /// The pin directory (`pin.directory`); of the default configuration if none is given.
-    pub pins: PathBuf,
+    pub(crate) shares_uplink: bool,
+    pub(crate) next_hop: Option<NextHop>,
+    /// Of the default configuration if none is given.
+    pub(crate) pin: Pin,
     /// The consensus and certificate files of tor.
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
     /// The user that the box runs as, if configured.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// `datapath.zero_copy` is `require`.
-    pub needs_zero_copy: bool,
+    pub(crate) needs_zero_copy: bool,
     /// `datapath.frags` is `off`.
-    pub forbids_frags: bool,
+    pub(crate) forbids_frags: bool,
     /// The configured engine; `Auto` without a configuration.
-    pub engine: Engine,
-}
-
-impl Default for Asked {
-    fn default() -> Self {
-        Self {
-            ports: Vec::new(),
-            shares_uplink: false,
-            next_hop: None,
-            pins: "/sys/fs/bpf/exitmark".into(),
-            files: Vec::new(),
-            user: None,
-            needs_zero_copy: false,
-            forbids_frags: false,
-            engine: Engine::Auto,
-        }
-    }
+    pub(crate) engine: Engine,
 }
 
 impl Asked {
     /// What a configuration names: its NICs, files and settings.
-    pub fn by(settings: &Settings) -> Self {
+    pub(crate) fn by(settings: &Settings) -> Self {
         let ports = &settings.ports;
         let incoming = ports.incoming.as_ref();
         let shares_uplink = incoming.is_some_and(|one| one.interface == ports.uplink);
@@ -92,7 +75,7 @@ impl Asked {
                 .collect(),
             shares_uplink,
             next_hop: incoming.map(|incoming| incoming.next_hop),
-            pins: settings.pin.directory.clone(),
+            pin: settings.pin.clone(),
             files,
             user: settings.user.clone(),
             needs_zero_copy: settings.datapath.zero_copy == ZeroCopy::Require,
@@ -100,44 +83,52 @@ impl Asked {
             engine: settings.engine,
         }
     }
+
+    /// Whether steered relay traffic leaves by the NIC of this role.
+    pub(super) fn is_way_out(&self, role: Option<Role>) -> bool {
+        match role {
+            Some(Role::Uplink) => self.shares_uplink,
+            role => role == Some(Role::Incoming),
+        }
+    }
 }
 
 /// The state of a NIC: its settings, its driver, and its XDP program.
 #[derive(Clone, Debug)]
-pub struct Port {
+pub(crate) struct Port {
     /// The NIC's role; `None` for a candidate.
-    pub role: Option<Role>,
+    pub(crate) role: Option<Role>,
     /// The name that was given, which may be an alternative one.
-    pub name: String,
+    pub(crate) name: String,
     /// The NIC, or why it cannot be read.
-    pub nic: Result<Nic, String>,
+    pub(crate) nic: Result<Nic, String>,
     /// The NIC's XDP program and features, if the kernel reports them.
-    pub xdp: Option<XdpState>,
+    pub(crate) xdp: Option<XdpState>,
 }
 
 /// The next hop and its entry in the neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hop {
+pub(crate) struct Hop {
     /// The configured next hop: a MAC address, or an IP address to be resolved.
-    pub next_hop: NextHop,
+    pub(crate) next_hop: NextHop,
     /// The MAC address: configured, or from the neighbour table.
-    pub known: Option<MacAddr>,
+    pub(crate) known: Option<MacAddr>,
 }
 
 /// A file that tor writes: a consensus or `cached-certs`.
 #[derive(Clone, Debug)]
-pub struct RelayFile {
+pub(crate) struct RelayFile {
     /// The file's path, as configured.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Why it cannot be read, if it cannot.
-    pub trouble: Option<io::ErrorKind>,
+    pub(crate) trouble: Option<io::ErrorKind>,
     /// The times of a consensus; its signatures are not checked.
-    pub validity: Option<Validity>,
+    pub(crate) validity: Option<Validity>,
 }
 
 /// The result of loading the XDP programs as a test.
 #[derive(Clone, Debug)]
-pub enum Trial {
+pub(crate) enum Trial {
     /// Not tried: CAP_BPF is missing.
     NotTried,
     /// The programs load; an error says why frames that NICs drop cannot be counted.
@@ -148,59 +139,46 @@ pub enum Trial {
 
 /// The state of the machine.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
+    /// The settings to check; its NICs and files are moved to `ports` and `files`.
+    pub(crate) asked: Asked,
     /// The kernel's version: major, minor.
-    pub kernel: (u32, u32),
+    pub(crate) kernel: (u32, u32),
     /// The kernel's release, as `uname -r` prints it.
-    pub release: String,
-    /// Whether the XDP programs load.
-    pub trial: Trial,
+    pub(crate) release: String,
+    pub(crate) trial: Trial,
     /// Whether the kernel provides BTF (/sys/kernel/btf/vmlinux).
-    pub has_btf: bool,
-    /// The pin directory that was checked.
-    pub pins: PathBuf,
-    /// Whether `pins` is in a BPF file system.
-    pub has_bpf_fs: bool,
-    /// Whether `pins` holds the pins of a box.
-    pub is_pinned: bool,
+    pub(crate) has_btf: bool,
+    /// Whether the pin directory is in a BPF file system.
+    pub(crate) has_bpf_fs: bool,
+    /// Whether it holds the pins of a box.
+    pub(crate) is_pinned: bool,
     /// Whether pins may exist that this user has no permission to see.
-    pub hides_pins: bool,
+    pub(crate) hides_pins: bool,
     /// The attached programs of the pins: role, interface index, program ID.
-    pub attached: Vec<(Role, u32, u32)>,
+    pub(crate) attached: Vec<(Role, u32, u32)>,
     /// The needed capabilities that this process does not have.
-    pub missing: Vec<Capability>,
+    pub(crate) missing: Vec<Capability>,
     /// RLIMIT_MEMLOCK in bytes; `None` if unlimited.
-    pub memlock: Option<u64>,
+    pub(crate) memlock: Option<u64>,
     /// Whether the BPF JIT is on (net.core.bpf_jit_enable), if that can be read.
-    pub has_jit: Option<bool>,
-    /// The consensus and certificate files of tor.
-    pub files: Vec<RelayFile>,
-    /// The time of this machine's clock.
-    pub now: SystemTime,
-    /// The user that the box runs as, if configured.
-    pub user: Option<String>,
+    pub(crate) has_jit: Option<bool>,
+    pub(crate) files: Vec<RelayFile>,
+    pub(crate) now: SystemTime,
     /// The state of each NIC, in the order of the roles; of every NIC if none was named.
-    pub ports: Vec<Port>,
-    /// Whether the uplink's NIC is `incoming` too.
-    pub shares_uplink: bool,
+    pub(crate) ports: Vec<Port>,
     /// The next hop of relay traffic, if it is steered.
-    pub hop: Option<Hop>,
-    /// `datapath.zero_copy` is `require`.
-    pub needs_zero_copy: bool,
-    /// `datapath.frags` is `off`.
-    pub forbids_frags: bool,
-    /// The configured engine; `Auto` without a configuration.
-    pub engine: Engine,
+    pub(crate) hop: Option<Hop>,
     /// The number of possible CPUs.
-    pub cpus: u32,
+    pub(crate) cpus: u32,
     /// The running box's warning that the host runs a recursive resolver, if any.
-    pub own_resolver: Option<String>,
+    pub(crate) own_resolver: Option<String>,
 }
 
 impl Facts {
     /// Reads the state of the NICs and files in `asked`; of every NIC if it names none.
-    pub fn look(asked: Asked) -> Self {
-        let mut names = asked.ports;
+    pub(crate) fn look(mut asked: Asked) -> Self {
+        let mut names = std::mem::take(&mut asked.ports);
         if names.is_empty() {
             let all = Nic::names().unwrap_or_default();
             names = all.into_iter().map(|name| (None, name)).collect();
@@ -226,13 +204,9 @@ impl Facts {
             })
             .collect();
         let hop = asked.next_hop.map(|next_hop| {
-            let is_way_out = |port: &&Port| match port.role {
-                Some(Role::Uplink) => asked.shares_uplink,
-                role => role == Some(Role::Incoming),
-            };
             let nic = ports
                 .iter()
-                .find(is_way_out)
+                .find(|port| asked.is_way_out(port.role))
                 .and_then(|port| port.nic.as_ref().ok());
             let known = match (next_hop, nic) {
                 (NextHop::Mac(mac), _) => Some(mac),
@@ -241,18 +215,19 @@ impl Facts {
             };
             Hop { next_hop, known }
         });
+        let pins = &asked.pin.directory;
+        let attached = Pins::peek(pins);
+        let files = std::mem::take(&mut asked.files);
         let has = caps::read(None, CapSet::Effective).unwrap_or_default();
         Self {
             kernel: kernel_version(),
             release: kernel_release(),
             trial: try_to_load(has.contains(&Capability::CAP_BPF)),
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-            has_bpf_fs: Pins::can_be_in(&asked.pins),
-            is_pinned: Pins::exist(&asked.pins),
-            hides_pins: !nix::unistd::Uid::effective().is_root()
-                && Pins::peek(&asked.pins).is_empty(),
-            attached: Pins::peek(&asked.pins),
-            pins: asked.pins,
+            has_bpf_fs: Pins::can_be_in(pins),
+            is_pinned: Pins::exist(pins),
+            hides_pins: !nix::unistd::Uid::effective().is_root() && attached.is_empty(),
+            attached,
             missing: CAPABILITIES
                 .into_iter()
                 .filter(|one| !has.contains(one))
@@ -264,17 +239,13 @@ impl Facts {
             has_jit: fs::read_to_string("/proc/sys/net/core/bpf_jit_enable")
                 .ok()
                 .map(|text| text.trim() != "0"),
-            files: asked.files.into_iter().map(relay_file).collect(),
+            files: files.into_iter().map(relay_file).collect(),
             now: SystemTime::now(),
-            user: asked.user,
             ports,
-            shares_uplink: asked.shares_uplink,
             hop,
-            needs_zero_copy: asked.needs_zero_copy,
-            forbids_frags: asked.forbids_frags,
-            engine: asked.engine,
             cpus,
             own_resolver: None,
+            asked,
         }
     }
 }

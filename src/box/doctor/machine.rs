@@ -98,7 +98,7 @@ fn compiler(is_on: bool) -> Finding {
 }
 
 fn pins(facts: &Facts) -> Finding {
-    let directory = &facts.pins;
+    let directory = &facts.asked.pin.directory;
     let shown = directory.display();
     if !facts.has_bpf_fs {
         let above = directory.parent().unwrap_or(Path::new("/sys/fs/bpf"));
@@ -182,7 +182,7 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
                 .because("`exitmark relays` shows its content"),
         },
         Some(io::ErrorKind::PermissionDenied) => {
-            let user = word(facts.user.as_deref().unwrap_or("exitmark"));
+            let user = word(facts.asked.user.as_deref().unwrap_or("exitmark"));
             Finding::fault("relays", format!("{path} may not be read"))
                 .because(
                     "without tor's files there is no relay set, and the box forwards everything \

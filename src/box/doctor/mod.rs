@@ -14,13 +14,13 @@ mod tests;
 use serde::Serialize;
 use std::fmt;
 
-pub use configuration::configuration;
-pub use facts::{Asked, Facts, Hop, Port, RelayFile, Trial};
+pub(crate) use configuration::configuration;
+pub(crate) use facts::{Asked, Facts, Hop, Port, RelayFile, Trial};
 
 /// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Severity {
+pub(crate) enum Severity {
     /// Meets the requirement, or `run` sets it.
     Ok,
     /// The box runs, with a limit or a cost that `why` names.
@@ -41,17 +41,17 @@ impl fmt::Display for Severity {
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// The severity; one `Fault` makes the exit status 1.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// A NIC's name, or a part of the machine such as `kernel`.
-    pub subject: String,
+    pub(crate) subject: String,
     /// The state that was found.
-    pub what: String,
+    pub(crate) what: String,
     /// The reason or the consequence; may be empty.
-    pub why: String,
+    pub(crate) why: String,
     /// The command that repairs the fault, if one command is enough.
-    pub fix: Option<String>,
+    pub(crate) fix: Option<String>,
 }
 
 impl Finding {
@@ -89,7 +89,7 @@ impl Finding {
 }
 
 /// Evaluates the facts: the machine first, then each port.
-pub fn findings(facts: &Facts) -> Vec<Finding> {
+pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = machine::judge(facts);
     findings.extend(ports::judge(facts));
     findings
@@ -106,7 +106,7 @@ fn word(text: &str) -> String {
 }
 
 /// Formats the findings: one line each, with its command below.
-pub fn render(findings: &[Finding]) -> String {
+pub(crate) fn render(findings: &[Finding]) -> String {
     let width = findings
         .iter()
         .map(|finding| finding.subject.chars().count())

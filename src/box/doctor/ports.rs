@@ -59,18 +59,11 @@ fn presence(nic: &Nic, role: Option<Role>) -> Finding {
 
 /// Finds other interfaces that send or receive by the NIC.
 fn company(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
-    let may_have_uppers = match port.role {
-        Some(Role::Incoming) => true,
-        Some(Role::Uplink) => facts.shares_uplink,
-        _ => false,
+    let refused = match nic.refuse_bundles() {
+        Ok(()) if facts.asked.is_way_out(port.role) => return None,
+        Ok(()) => nic.refuse_uppers().err()?,
+        Err(error) => error,
     };
-    let refused = nic
-        .refuse_bundles()
-        .err()
-        .or_else(|| match may_have_uppers {
-            true => None,
-            false => nic.refuse_uppers().err(),
-        })?;
     let finding = Finding::fault(&port.name, refused.to_string());
     Some(match refused {
         NicError::Member { name, .. } => {
@@ -95,8 +88,7 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             format!("{driver}; the kernel does not report its XDP state"),
         )];
     };
-    let mut findings = Vec::new();
-    findings.push(match state.abilities {
+    let mut findings = vec![match state.abilities {
         None => Finding::ok(subject, driver).because(
             "Linux before 6.3 does not report XDP features: the start shows whether XDP is native",
         ),
@@ -125,16 +117,16 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
                 (false, _) => finding,
             }
         }
-    });
-    if facts.needs_zero_copy && state.abilities.is_some_and(|can| !can.zero_copy) {
+    }];
+    if facts.asked.needs_zero_copy && state.abilities.is_some_and(|can| !can.zero_copy) {
         findings.push(
             Finding::fault(subject, "the driver has no zero-copy")
                 .because("datapath.zero_copy = \"require\"; \"auto\" falls back to copy mode"),
         );
     }
     // With the other engines the box runs, and warns at its start.
-    if facts.needs_zero_copy
-        && facts.engine == Engine::Xdp
+    if facts.asked.needs_zero_copy
+        && facts.asked.engine == Engine::Xdp
         && port.role.is_some()
         && !nic.takes_zero_copy_redirects()
     {
@@ -196,7 +188,7 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
             .is_none_or(|can| can.several_buffers || !can.native)
     };
     let takes_long =
-        !facts.forbids_frags && facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);
+        !facts.asked.forbids_frags && facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);
     let least = players(facts).map(Nic::one_buffer_mtu).min();
     let most = match takes_long {
         true => u32::MAX,
@@ -259,7 +251,7 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     }
     let Some(wanted) = common else {
         let what = format!("{what}, and no number of queues is possible on every port");
-        return vec![match facts.engine {
+        return vec![match facts.asked.engine {
             Engine::Xdp => Finding::warning(subject, what)
                 .because("slow-path frames from queues without a worker are forwarded unmarked"),
             _ => Finding::fault(subject, what).because(
@@ -274,7 +266,7 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         let what = format!("{what}, not {wanted}");
         let finding = if is_lossy {
             Finding::fault(subject, what).because(lost)
-        } else if facts.engine == Engine::Xdp {
+        } else if facts.asked.engine == Engine::Xdp {
             Finding::warning(subject, what).because(
                 "slow-path frames (IP fragments, IPv6 extension headers) from the queues that the \
                  other ports lack are forwarded unmarked",
@@ -325,8 +317,7 @@ fn promiscuous(nic: &Nic, role: Option<Role>) -> Finding {
 
 fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     let subject = &nic.name;
-    let is_way_out = port.role == Some(Role::Uplink) && facts.shares_uplink;
-    if port.role == Some(Role::Incoming) || is_way_out {
+    if facts.asked.is_way_out(port.role) {
         return Vec::new();
     }
     let Some(role) = port.role else {
@@ -378,11 +369,7 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
 
 fn next_hop(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     let hop = facts.hop?;
-    let is_way_out = match port.role {
-        Some(Role::Uplink) => facts.shares_uplink,
-        role => role == Some(Role::Incoming),
-    };
-    if !is_way_out {
+    if !facts.asked.is_way_out(port.role) {
         return None;
     }
     let subject = &nic.name;

@@ -29,12 +29,19 @@ pub(super) fn confinement(user: &str) -> Result<Confinement, DaemonError> {
     }
     match User::from_name(user) {
         Ok(Some(found)) if found.uid.is_root() || found.gid.as_raw() == 0 => {
-            Err(DaemonError::LoaderIsRoot)
+            Err(DaemonError::Unmet(
+                "relays.user is root; untrusted documents must be read by a user without \
+                 privileges: name one, such as \"nobody\""
+                    .to_owned(),
+            ))
         }
         Ok(Some(found)) => Ok(Confinement {
             user: Some((found.uid.as_raw(), found.gid.as_raw())),
         }),
-        Ok(None) => Err(DaemonError::NoSuchUser(user.to_owned())),
+        Ok(None) => Err(DaemonError::Unmet(format!(
+            "relays.user = \"{user}\": there is no such user; create it with `useradd --system \
+             {user}`"
+        ))),
         Err(error) => Err(DaemonError::System("look up relays.user", error.into())),
     }
 }

@@ -172,44 +172,6 @@ pub(super) fn misplaced_offload(nic: &Nic) -> Option<Offload> {
     })
 }
 
-/// Whether a NIC has its earlier settings again.
-enum Restored {
-    Yes,
-    /// The NIC is removed, or in another network namespace by now.
-    Absent,
-    /// The box ran in another network namespace.
-    Elsewhere,
-}
-
-/// Reverts changes on a NIC, each even if another one fails. An error comes with those that failed.
-fn set_back(undo: Undo, netns: u64) -> Result<Restored, (Undo, NicError)> {
-    if undo.changed == 0 {
-        return Ok(Restored::Yes);
-    }
-    if undo.netns != netns {
-        return Ok(Restored::Elsewhere);
-    }
-    let Some(nic) = Nic::of_index(undo.ifindex).map_err(|error| (undo, error))? else {
-        return Ok(Restored::Absent);
-    };
-    let (mut rest, mut failure) = (undo, None);
-    for setting in Setting::ALL {
-        if undo.changed & setting.bit() == 0 {
-            continue;
-        }
-        match setting.set(&nic, false) {
-            Ok(()) => rest.changed &= !setting.bit(),
-            Err(error) => {
-                failure.get_or_insert(error);
-            }
-        }
-    }
-    match failure {
-        Some(error) => Err((rest, error)),
-        None => Ok(Restored::Yes),
-    }
-}
-
 /// The result of restoring NICs; one that fails does not stop the others.
 struct Restoration {
     outcome: Detached,
@@ -226,23 +188,47 @@ impl Restoration {
             left: Vec::new(),
             failure: None,
         };
-        for undo in changes {
-            match set_back(undo, netns) {
-                Ok(Restored::Yes) => {}
-                Ok(Restored::Absent) => {
+        for undo in changes.into_iter().filter(|undo| undo.changed != 0) {
+            // The box ran in another network namespace.
+            if undo.netns != netns {
+                all.outcome = Detached::Partly;
+                continue;
+            }
+            match Nic::of_index(undo.ifindex) {
+                Ok(Some(nic)) => all.set_back(undo, &nic),
+                // The NIC is removed, or in another network namespace by now.
+                Ok(None) => {
                     all.left.push(undo);
                     if all.outcome == Detached::All {
                         all.outcome = Detached::Absent;
                     }
                 }
-                Ok(Restored::Elsewhere) => all.outcome = Detached::Partly,
-                Err((rest, error)) => {
-                    all.left.push(rest);
-                    all.failure.get_or_insert(error);
-                }
+                Err(error) => all.failed(undo, error),
             }
         }
         all
+    }
+
+    /// Reverts changes on a NIC, each even if another one fails.
+    fn set_back(&mut self, undo: Undo, nic: &Nic) {
+        let (mut rest, mut failure) = (undo, None);
+        for setting in Setting::ALL {
+            if undo.changed & setting.bit() == 0 {
+                continue;
+            }
+            match setting.set(nic, false) {
+                Ok(()) => rest.changed &= !setting.bit(),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        if let Some(error) = failure {
+            self.failed(rest, error);
+        }
+    }
+
+    fn failed(&mut self, undo: Undo, error: NicError) {
+        self.left.push(undo);
+        self.failure.get_or_insert(error);
     }
 }
 

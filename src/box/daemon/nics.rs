@@ -151,6 +151,11 @@ impl Nics {
         Ok(())
     }
 
+    /// The NIC by which steered frames leave.
+    pub(super) fn incoming(&self) -> Option<&Nic> {
+        self.ports[self.incoming_role?].as_ref()
+    }
+
     pub(super) fn present(&self) -> impl Iterator<Item = (Role, &Nic)> {
         self.ports
             .iter()

@@ -353,10 +353,9 @@ fn unserved(nic: &Nic, now: u32) -> String {
 }
 
 fn incoming_link(nics: &Nics) -> Option<IncomingLink> {
-    let port = nics.incoming_role?;
     Some(IncomingLink {
-        port,
-        own: nics.ports[port].as_ref()?.mac,
+        port: nics.incoming_role?,
+        own: nics.incoming()?.mac,
         // Set when the next hop has been resolved.
         next_hop: None,
     })

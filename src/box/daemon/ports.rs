@@ -376,10 +376,7 @@ impl Daemon {
             events: &self.events,
         };
         let mut assembly = Assembly::prepare(base, &nics)?;
-        let incoming = nics
-            .incoming_role
-            .and_then(|role| nics.ports[role].as_ref());
-        if let Some(nic) = incoming {
+        if let Some(nic) = nics.incoming() {
             self.links.set_incoming_mac(nic.mac);
         }
         nics.remark(&self.settings);

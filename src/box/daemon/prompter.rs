@@ -6,7 +6,7 @@ use crossbeam::channel::Sender;
 use exitmark_policy::{Endpoint, EndpointSet};
 use nix::sys::eventfd::EventFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The interval of checking the relay files where no inotify event arrives.
@@ -48,15 +48,18 @@ pub(super) struct Prompter {
 /// The relay service's shared counters and report.
 #[derive(Default)]
 pub(super) struct Numbers {
-    pub(super) accepted: AtomicU64,
-    pub(super) refused: AtomicU64,
-    pub(super) stale: AtomicU64,
     /// The last heartbeat, in seconds since 1970.
     pub(super) beat: AtomicU64,
     /// When the set gets stale and everything passes unmarked, in seconds since 1970.
     pub(super) stale_at: AtomicU64,
+    report: Mutex<RelaySetReport>,
+}
+
+impl Numbers {
     /// The report on the set, as of the last load or check.
-    pub(super) report: Mutex<RelaySetReport>,
+    pub(super) fn report(&self) -> MutexGuard<'_, RelaySetReport> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Prompter {
@@ -79,39 +82,22 @@ impl Prompter {
         sent
     }
 
-    /// A copy of the report on the set, as of the last load or check.
-    pub(super) fn report(&self) -> RelaySetReport {
-        let report = self.numbers.report.lock();
-        report.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whether documents are configured, and none has been accepted yet.
-    pub(super) fn lacks_relays(&self) -> bool {
-        let report = self.numbers.report.lock();
-        report.unwrap_or_else(PoisonError::into_inner).is_missing
-    }
-
     /// Whether the set comes from a document that is not stale.
     pub(super) fn knows_relays(&self) -> bool {
-        let report = self.report();
+        let report = self.numbers.report();
         let age = report.age.as_deref();
         !report.is_missing && age.is_some_and(|age| age != "stale")
     }
 
     /// How many sets were accepted and refused, and whether the one in force is stale.
     pub(super) fn numbers(&self) -> [(&'static str, u64); 3] {
-        let Numbers {
-            accepted,
-            refused,
-            stale,
-            ..
-        } = &*self.numbers;
+        let report = self.numbers.report();
+        let is_stale = report.age.as_deref() == Some("stale");
         [
-            ("relay_sets_accepted", accepted),
-            ("relay_sets_refused", refused),
-            ("relay_set_stale", stale),
+            ("relay_sets_accepted", report.accepted),
+            ("relay_sets_refused", report.refused),
+            ("relay_set_stale", is_stale.into()),
         ]
-        .map(|(name, number)| (name, number.load(Ordering::Relaxed)))
     }
 
     /// Whether the set is stale by now and everything must pass unmarked.
@@ -125,9 +111,7 @@ impl Prompter {
     }
 
     fn is_past(moment: &AtomicU64, slack: Duration) -> bool {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default();
         let moment = Duration::from_secs(moment.load(Ordering::Relaxed));
         moment.checked_add(slack).is_some_and(|limit| now > limit)
     }

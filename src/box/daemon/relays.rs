@@ -6,7 +6,6 @@ mod telling;
 
 use super::prompter::{LOOK, Numbers, Order, Prompter, Update, seconds};
 use super::{DaemonError, Event};
-use crate::observe::RelaySetReport;
 use crate::settings::{RelaySettings, Settings, WhenStale};
 use caps::Capability;
 use crossbeam::channel::{self, Receiver, Sender};
@@ -16,8 +15,8 @@ use exitmark_relays::{
 };
 use exitmark_service::process;
 use reading::{confinement, watch, watched};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 pub(super) use telling::FEW_SIGNATURES;
@@ -472,36 +471,28 @@ impl Keeper {
             Ok(()) => (self.unsaved, self.saved) = (None, Some(self.live.clone())),
             Err(error) => self.unsaved = Some(error.to_string()),
         }
-        self.reported().unsaved.clone_from(&self.unsaved);
+        self.numbers.report().unsaved.clone_from(&self.unsaved);
     }
 
     /// The update to publish now; also stamps the heartbeat.
     fn update(&mut self, now: SystemTime, loading: Duration) -> Result<Update, DaemonError> {
         self.beat();
-        let is_stale = self.live.age(now) == Some(Age::Stale);
-        self.show_counts(is_stale);
+        let age = self.live.age(now);
+        {
+            // Also if the endpoints cannot be used.
+            let mut report = self.numbers.report();
+            (report.accepted, report.refused) = self.live.decisions();
+            report.age = age.map(|age| age.name().to_owned());
+        }
         self.tell_signatures();
+        let is_stale = age == Some(Age::Stale);
         let update = Update {
             endpoints: self.live.endpoints(&self.settings.sources.extra)?,
             passes: self.decides && self.is_missing() || self.passes_stale() && is_stale,
             loading,
         };
-        *self.reported() = self.report(now, &update);
+        let report = self.report(now, &update);
+        *self.numbers.report() = report;
         Ok(update)
-    }
-
-    /// Stores the numbers of decisions, and whether the set is stale, for the main thread.
-    fn show_counts(&self, is_stale: bool) {
-        let (accepted, refused) = self.live.decisions();
-        let numbers = &self.numbers;
-        numbers.accepted.store(accepted, Ordering::Relaxed);
-        numbers.refused.store(refused, Ordering::Relaxed);
-        numbers.stale.store(is_stale.into(), Ordering::Relaxed);
-    }
-
-    /// The report that the main thread reads, locked.
-    fn reported(&self) -> MutexGuard<'_, RelaySetReport> {
-        let report = self.numbers.report.lock();
-        report.unwrap_or_else(PoisonError::into_inner)
     }
 }

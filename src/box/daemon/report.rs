@@ -1,7 +1,6 @@
 //! Builds the report on the running box from all of its parts.
 
 use super::relays::FEW_SIGNATURES;
-use super::standing::StandingPort;
 use super::workers::Sums;
 use super::zero_copy::CUT;
 use super::{Daemon, detach, topology};
@@ -90,7 +89,7 @@ impl Daemon {
             },
             drops: drops(&tally),
             steering: self.steering.report(),
-            relay_set: self.prompter.report(),
+            relay_set: self.prompter.numbers.report().clone(),
             workers: self.workers.balances(),
             unaccounted_frames: sums.unaccounted,
             residence: told.residences,
@@ -115,25 +114,21 @@ impl Daemon {
         let ports = self.standing.ports.iter();
         ports
             .map(|port| {
-                let StandingPort {
-                    role,
-                    nic,
-                    mode,
-                    is_zero_copy,
-                    hands_over,
-                    reason,
-                    ..
-                } = port;
-                let role = *role;
+                let (role, nic) = (port.role, &port.nic);
                 // The current state; if the NIC is gone, the last known one is reported.
                 let now = Nic::of_index(nic.index).ok().flatten();
                 PortReport {
                     role: role.name().to_owned(),
                     interface: now.as_ref().unwrap_or(nic).name.clone(),
-                    engine: if *hands_over { "af_xdp" } else { "xdp" }.to_owned(),
-                    reason: (*reason).to_owned(),
-                    xdp: mode.to_string(),
-                    sockets: if *is_zero_copy { "zero-copy" } else { "copy" }.to_owned(),
+                    engine: if port.hands_over { "af_xdp" } else { "xdp" }.to_owned(),
+                    reason: port.reason.to_owned(),
+                    xdp: port.mode.to_string(),
+                    sockets: if port.is_zero_copy {
+                        "zero-copy"
+                    } else {
+                        "copy"
+                    }
+                    .to_owned(),
                     driver: nic.driver.clone(),
                     mtu: now.as_ref().unwrap_or(nic).mtu,
                     queues: nic.queues,
@@ -169,10 +164,9 @@ impl Daemon {
         for port in &self.standing.ports {
             if self.sights[port.role].is_blind() {
                 let text = format!(
-                    "{} ({}) receives packets that its XDP program does not see: frames received \
+                    "{port} receives packets that its XDP program does not see: frames received \
                      there are not forwarded; if this lasts, stop exitmark, `exitmark detach`, set \
-                     the NIC down and up, start",
-                    port.nic.name, port.role
+                     the NIC down and up, start"
                 );
                 warn("blind", true, text);
             }
@@ -283,26 +277,25 @@ impl Daemon {
             let now = Nic::of_index(port.nic.index).ok().flatten();
             if let Some(offload) = now.as_ref().and_then(detach::misplaced_offload) {
                 let text = format!(
-                    "{} ({}) has {offload} on again, which alters frames: \
-                     `ethtool -K {} {offload} off`",
-                    port.nic.name, port.role, port.nic.name
+                    "{port} has {offload} on again, which alters frames: `ethtool -K {} {offload} \
+                     off`",
+                    port.nic.name
                 );
                 warn("offload", true, text);
             }
             if port.mode == AttachMode::Generic {
                 let text = format!(
-                    "{} ({}) has XDP in generic mode, several times slower, and frames longer than \
-                     its MTU are lost: turn TSO and GSO off at the sender",
-                    port.nic.name, port.role
+                    "{port} has XDP in generic mode, several times slower, and frames longer than \
+                     its MTU are lost: turn TSO and GSO off at the sender"
                 );
                 warn("generic_xdp", false, text);
             }
             let workers = self.workers.count();
             if port.nic.queues as usize > workers {
                 let text = format!(
-                    "{} ({}) has {} receive queues and {workers} of them have a worker: slow-path \
+                    "{port} has {} receive queues and {workers} of them have a worker: slow-path \
                      frames from the others are forwarded unmarked",
-                    port.nic.name, port.role, port.nic.queues
+                    port.nic.queues
                 );
                 warn("queues", false, text);
             }

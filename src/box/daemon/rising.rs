@@ -64,10 +64,7 @@ impl Loss {
     }
 
     fn remedy(self, standing: &Standing) -> String {
-        let nic = |role: Role| {
-            let port = standing.ports.iter().find(|port| port.role == role);
-            port.map_or(role.name(), |port| port.nic.name.as_str())
-        };
+        let nic = |role: Role| standing.nic_name(role);
         match self {
             Self::Dropped(DropReason::TxFull(role)) => format!(
                 "{} does not send as fast as frames arrive: compare its link speed (`ethtool {0}`) \
@@ -126,8 +123,8 @@ impl Loss {
 }
 
 fn is_generic(role: Role, standing: &Standing) -> bool {
-    let mut ports = standing.ports.iter();
-    ports.any(|port| port.role == role && port.mode == AttachMode::Generic)
+    let port = standing.of(role);
+    port.is_some_and(|port| port.mode == AttachMode::Generic)
 }
 
 /// One reason's last count, and a bit for each of the last checks in which it had risen.
@@ -139,18 +136,23 @@ struct History {
     is_rising: bool,
 }
 
+impl From<Loss> for History {
+    fn from(loss: Loss) -> Self {
+        Self {
+            loss,
+            last: None,
+            looks: 0,
+            is_rising: false,
+        }
+    }
+}
+
 /// The history of every reason.
 pub(super) struct Rising(Vec<History>);
 
 impl Default for Rising {
     fn default() -> Self {
-        let history = |loss| History {
-            loss,
-            last: None,
-            looks: 0,
-            is_rising: false,
-        };
-        Self(Loss::all().map(history).collect())
+        Self(Loss::all().map(History::from).collect())
     }
 }
 
@@ -214,12 +216,7 @@ mod tests {
     }
 
     fn changes_of(loss: Loss, seconds: &[u64]) -> Vec<Option<bool>> {
-        let mut history = History {
-            loss,
-            last: None,
-            looks: 0,
-            is_rising: false,
-        };
+        let mut history = History::from(loss);
         let mut count = 7;
         assert_eq!(history.look(count), None, "nothing to compare with");
         let mut look = |&more: &u64| {

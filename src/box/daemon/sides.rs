@@ -150,12 +150,8 @@ impl Daemon {
 
     /// The finding's text with the NICs' names.
     pub(super) fn wrong_side(&self, finding: Finding) -> String {
-        let name = |role: Role| {
-            let mut ports = self.standing.ports.iter();
-            let port = ports.find(|port| port.role == role);
-            port.map_or(role.name(), |port| port.nic.name.as_str())
-        };
-        finding.text(name(Role::Host), name(Role::Uplink))
+        let [host, uplink] = [Role::Host, Role::Uplink].map(|role| self.standing.nic_name(role));
+        finding.text(host, uplink)
     }
 }
 

@@ -5,6 +5,7 @@ use super::zero_copy::Lossy;
 use crate::settings::Engine;
 use exitmark_datapath::{AttachMode, PerRole, Role};
 use exitmark_nic::Nic;
+use std::fmt;
 
 /// The state and the decisions of when the sockets were bound.
 pub(super) struct Standing {
@@ -34,6 +35,12 @@ pub(super) struct StandingPort {
     pub(super) needs_process: bool,
     /// The NIC that would lose the redirects, if they fail because the port is zero-copy.
     pub(super) lossy: Option<Lossy>,
+}
+
+impl fmt::Display for StandingPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.nic.name, self.role)
+    }
 }
 
 impl StandingPort {
@@ -95,6 +102,15 @@ impl Standing {
     pub(super) fn mtu(&self) -> u32 {
         let mtus = self.ports.iter().map(|port| port.nic.mtu);
         mtus.max().unwrap_or(0)
+    }
+
+    pub(super) fn of(&self, role: Role) -> Option<&StandingPort> {
+        self.ports.iter().find(|port| port.role == role)
+    }
+
+    /// The name of a port's NIC; the role's if there is no such port.
+    pub(super) fn nic_name(&self, role: Role) -> &str {
+        self.of(role).map_or(role.name(), |port| &port.nic.name)
     }
 
     pub(super) fn port(&mut self, role: Role) -> Option<&mut StandingPort> {

@@ -51,10 +51,7 @@ impl Steering {
             witness: Arc::new(witness.of_next_hops()),
             changes: 0,
         };
-        let nic = nics
-            .incoming_role
-            .and_then(|role| nics.ports[role].as_ref());
-        if let (Some(incoming), Some(nic)) = (&settings.ports.incoming, nic) {
+        if let (Some(incoming), Some(nic)) = (&settings.ports.incoming, nics.incoming()) {
             steering.follow(incoming, nic.index, nic.mac)?;
         }
         Ok(steering)
@@ -112,34 +109,26 @@ impl Steering {
         let Some(incoming) = &settings.ports.incoming else {
             return Ok(());
         };
-        match &self.out {
-            Some(out) if out.incoming == *incoming => Ok(()),
-            Some(out) if out.incoming.next_hop == incoming.next_hop => {
-                self.links.drop_unsteered(incoming.drops_unsteered);
-                if let Some(out) = &mut self.out {
-                    out.incoming = incoming.clone();
-                }
-                Ok(())
-            }
-            Some(out) => {
-                let (before, nic, own) = (out.incoming.clone(), out.nic, out.own);
-                let done = self.follow(incoming, nic, own);
-                // If the new next hop is refused, the earlier one stays in force.
-                if done.is_err() && self.out.as_ref().is_none_or(|out| out.incoming != before) {
-                    self.follow(&before, nic, own)?;
-                }
-                done
-            }
-            None => Ok(()),
+        let Some(out) = &mut self.out else {
+            return Ok(());
+        };
+        if out.incoming.next_hop == incoming.next_hop {
+            self.links.drop_unsteered(incoming.drops_unsteered);
+            out.incoming = incoming.clone();
+            return Ok(());
         }
+        let (before, nic, own) = (out.incoming.clone(), out.nic, out.own);
+        let done = self.follow(incoming, nic, own);
+        // If the new next hop is refused, the earlier one stays in force.
+        if done.is_err() && self.out.as_ref().is_none_or(|out| out.incoming != before) {
+            self.follow(&before, nic, own)?;
+        }
+        done
     }
 
     /// Monitors the next hop on the NIC that is `incoming` now, if that is another one.
     pub(super) fn move_to(&mut self, settings: &Settings, nics: &Nics) -> Result<(), DaemonError> {
-        let nic = nics
-            .incoming_role
-            .and_then(|role| nics.ports[role].as_ref());
-        match (&settings.ports.incoming, nic, &self.out) {
+        match (&settings.ports.incoming, nics.incoming(), &self.out) {
             (Some(_), Some(nic), Some(out)) if (out.nic, out.own) == (nic.index, nic.mac) => Ok(()),
             (Some(incoming), Some(nic), _) => self.follow(incoming, nic.index, nic.mac),
             _ => Ok(()),
@@ -170,24 +159,18 @@ impl Steering {
         let Some(out) = &self.out else {
             return;
         };
-        let Incoming {
-            interface,
-            next_hop,
-            drops_unsteered,
-        } = &out.incoming;
-        let consequence = match drops_unsteered {
-            true => "relay traffic is dropped",
-            false => "relay traffic leaves by the uplink, unmarked",
-        };
+        let (interface, next_hop) = (&out.incoming.interface, out.incoming.next_hop);
+        let consequence = out.incoming.consequence();
         match (way.has_carrier, way.next_hop) {
             (true, Some(mac)) => tracing::info!("relay traffic is steered to {mac}"),
             (false, _) => tracing::error!(
-                "ALARM: {interface} ({}) has no link: {consequence} until it has one",
+                "ALARM: {interface} ({}) has no link: relay traffic {consequence} until it has one",
                 Role::Incoming
             ),
             (true, None) => tracing::error!(
-                "ALARM: the next hop {next_hop} does not answer on {interface}: {consequence} \
-                 until it does; `ip neighbour show dev {interface}` lists those that do"
+                "ALARM: the next hop {next_hop} does not answer on {interface}: relay traffic \
+                 {consequence} until it does; `ip neighbour show dev {interface}` lists those that \
+                 do"
             ),
         }
     }

@@ -81,15 +81,8 @@ impl Misfit {
 
     /// The finding and its remedy, for the log and the status.
     pub(super) fn text(self, incoming: &Incoming, host_mac: Option<MacAddr>) -> String {
-        let Incoming {
-            interface,
-            next_hop,
-            drops_unsteered,
-        } = incoming;
-        let consequence = match drops_unsteered {
-            true => "it is dropped",
-            false => "it leaves by the uplink, unmarked",
-        };
+        let (interface, next_hop) = (&incoming.interface, incoming.next_hop);
+        let consequence = incoming.consequence();
         match self {
             Self::Hosts => match host_mac {
                 None => format!(
@@ -106,12 +99,12 @@ impl Misfit {
             },
             Self::Vlan => format!(
                 "relay traffic with a VLAN tag is not steered, because the next hop is resolved in \
-                 the untagged network of {interface}: {consequence}; have the host send untagged \
+                 the untagged network of {interface}: it {consequence}; have the host send untagged \
                  frames, or put the box where frames have no tag"
             ),
             Self::Family => format!(
                 "relay traffic of the other IP version than steer.next_hop = \"{next_hop}\" is not \
-                 steered: {consequence}; if that router routes both, give its MAC address, which \
+                 steered: it {consequence}; if that router routes both, give its MAC address, which \
                  `ip neighbour show dev {interface}` shows"
             ),
         }
@@ -178,7 +171,7 @@ impl Daemon {
     /// Checks the counters, and logs what has changed.
     pub(super) fn look_at_topology(&mut self, tally: &Tally) {
         let before = self.topology;
-        let lacks_relays = self.prompter.lacks_relays();
+        let lacks_relays = self.prompter.numbers.report().is_missing;
         self.topology.look(tally, &self.links, lacks_relays);
         let Some(incoming) = &self.settings.ports.incoming else {
             return;

@@ -31,7 +31,7 @@ const BATCH: usize = 4096;
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The audit thread's report.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct WitnessReport {
     pub(super) audit: AuditReport,
     pub(super) residences: Vec<Residence>,
@@ -123,11 +123,7 @@ impl Watch {
     /// The current report, or the last one after [`Self::end`]; empty if the thread has failed.
     pub(super) fn report(&self) -> WitnessReport {
         if self.messages.is_none() {
-            return WitnessReport {
-                audit: self.last.audit.clone(),
-                residences: self.last.residences.clone(),
-                sees_recursion: self.last.sees_recursion,
-            };
+            return self.last.clone();
         }
         let (answer, answered) = channel::bounded(1);
         self.send(Message::Report(answer));

@@ -174,20 +174,12 @@ pub(super) struct Workers {
     guards: Arc<Cells>,
     counts: Arc<Cells>,
     stop: Arc<AtomicBool>,
-    /// The counts of closed sockets.
-    closed: Troubled,
+    /// The counts of closed sockets only.
+    closed: Sums,
 }
 
-/// The error counts of sockets, by port, since this process began.
-#[derive(Clone, Copy, Default)]
-struct Troubled {
-    missed: PerRole<u64>,
-    invalid: PerRole<u64>,
-    cut: PerRole<u64>,
-}
-
-/// The counts of the workers and their sockets.
-#[derive(Default)]
+/// The counts of the workers, and those of their sockets since this process began.
+#[derive(Clone, Default)]
 pub(super) struct Sums {
     pub(super) tally: Tally,
     pub(super) missed: PerRole<u64>,
@@ -212,7 +204,7 @@ impl Workers {
             guards: Arc::new(guards),
             counts: Arc::new(counts),
             stop: Arc::default(),
-            closed: Troubled::default(),
+            closed: Sums::default(),
         };
         let forwarder = || Forwarder::new(Arc::clone(snapshot), Arc::clone(links));
         let limits = limits(settings, sockets.rings);
@@ -257,9 +249,40 @@ impl Workers {
         let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
             .counting(Counters::over(Arc::clone(&self.counts), number))
             .guarded(Guard::new(Arc::clone(&self.guards), queue));
-        let stop = Arc::clone(&self.stop);
-        let running = start_worker(number, worker, served, samples, stop, events.clone())?;
-        self.running.push(running);
+        let (snapshots, snapshots_in) = channel::bounded(1);
+        let (retired_out, retired) = channel::bounded(1);
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
+            .map_err(|error| DaemonError::System("make an event descriptor", error.into()))?;
+        let wake = Arc::new(wake);
+        let gauge = Arc::<BalanceGauge>::default();
+        let control = Control {
+            snapshots: snapshots_in,
+            retired: retired_out,
+            stop: Arc::clone(&self.stop),
+            wake: Arc::clone(&wake),
+            gauge: Arc::clone(&gauge),
+        };
+        let (events, told) = (events.clone(), Arc::clone(&self.stop));
+        let thread = thread::Builder::new()
+            .name("exitmark-worker".to_owned())
+            .spawn(move || {
+                // Wakes the main thread however this one ends, unless it was told to stop.
+                let _ended = OnDrop(events, number, told);
+                // Signals are the main thread's; here they would interrupt the packet path.
+                let _ = SigSet::all().thread_block();
+                process::keep_or_say(capabilities::OF_NOBODY);
+                worker.run(&control)
+            })
+            .map_err(|error| DaemonError::System("start a worker", error))?;
+        self.running.push(Running {
+            thread: Some(thread),
+            snapshots,
+            retired,
+            wake,
+            sockets: served,
+            gauge,
+            samples,
+        });
         Ok(())
     }
 
@@ -304,7 +327,7 @@ impl Workers {
     }
 
     pub(super) fn sums(&self) -> Sums {
-        let mut sums = Sums::default();
+        let mut sums = self.closed.clone();
         // Includes queues that are not served any more.
         for queue in 0..MAX_QUEUES {
             sums.tally
@@ -312,25 +335,14 @@ impl Workers {
         }
         for worker in &self.running {
             sums.unaccounted += worker.gauge.read().1;
+            for served in &worker.sockets {
+                let troubles = served.gauge.troubles().unwrap_or_default();
+                sums.missed[served.role] += troubles.missed;
+                sums.invalid[served.role] += troubles.tx_invalid;
+                sums.cut[served.role] += served.gauge.cut();
+            }
         }
-        let Troubled {
-            missed,
-            invalid,
-            cut,
-        } = self.troubled();
-        (sums.missed, sums.invalid, sums.cut) = (missed, invalid, cut);
         sums
-    }
-
-    fn troubled(&self) -> Troubled {
-        let mut all = self.closed;
-        for served in self.running.iter().flat_map(|worker| &worker.sockets) {
-            let troubles = served.gauge.troubles().unwrap_or_default();
-            all.missed[served.role] += troubles.missed;
-            all.invalid[served.role] += troubles.tx_invalid;
-            all.cut[served.role] += served.gauge.cut();
-        }
-        all
     }
 
     /// Where each worker's buffers are.
@@ -362,13 +374,17 @@ impl Workers {
 
     /// Closes the sockets, after [`Self::end`].
     pub(super) fn close(&mut self) {
-        self.closed = self.troubled();
+        self.closed = Sums {
+            tally: Tally::default(),
+            unaccounted: 0,
+            ..self.sums()
+        };
         self.running.clear();
     }
 
     /// Takes over the counts of the closed sockets of earlier workers.
-    pub(super) const fn succeed(&mut self, others: &Self) {
-        self.closed = others.closed;
+    pub(super) fn succeed(&mut self, others: &Self) {
+        self.closed.clone_from(&others.closed);
     }
 
     /// Makes every worker drain, and waits for their reports.
@@ -401,50 +417,6 @@ fn serve<R: Rings>(role: Role, queue: u32, port: &XskPort<R>) -> Result<Served, 
         queue,
         socket: port.as_fd().try_clone_to_owned().map_err(watch)?,
         gauge: port.gauge().map_err(watch)?,
-    })
-}
-
-fn start_worker<R: Rings>(
-    number: usize,
-    worker: Worker<XskPort<R>>,
-    sockets: Vec<Served>,
-    samples: Arc<Samples>,
-    stop: Arc<AtomicBool>,
-    events: Sender<Event>,
-) -> Result<Running, DaemonError> {
-    let (snapshots, snapshots_in) = channel::bounded(1);
-    let (retired_out, retired) = channel::bounded(1);
-    let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
-        .map_err(|error| DaemonError::System("make an event descriptor", error.into()))?;
-    let wake = Arc::new(wake);
-    let gauge = Arc::<BalanceGauge>::default();
-    let told = Arc::clone(&stop);
-    let control = Control {
-        snapshots: snapshots_in,
-        retired: retired_out,
-        stop,
-        wake: Arc::clone(&wake),
-        gauge: Arc::clone(&gauge),
-    };
-    let thread = thread::Builder::new()
-        .name("exitmark-worker".to_owned())
-        .spawn(move || {
-            // Wakes the main thread however this one ends, unless it was told to stop.
-            let _ended = OnDrop(events, number, told);
-            // Signals are the main thread's; here they would interrupt the packet path.
-            let _ = SigSet::all().thread_block();
-            process::keep_or_say(capabilities::OF_NOBODY);
-            worker.run(&control)
-        })
-        .map_err(|error| DaemonError::System("start a worker", error))?;
-    Ok(Running {
-        thread: Some(thread),
-        snapshots,
-        retired,
-        wake,
-        sockets,
-        gauge,
-        samples,
     })
 }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::fmt;
 
 pub(crate) use configuration::configuration;
-pub(crate) use facts::{Asked, Facts, Hop, Port, RelayFile, Trial};
+pub(crate) use facts::{Asked, Facts};
 
 /// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

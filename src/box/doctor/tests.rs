@@ -1,5 +1,6 @@
 //! Facts in, findings out: each branch, as a table.
 
+use super::facts::{Hop, Port, RelayFile, Trial};
 use super::*;
 use crate::settings::Engine;
 use caps::Capability;

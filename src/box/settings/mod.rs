@@ -101,6 +101,14 @@ pub struct Incoming {
 }
 
 impl Incoming {
+    /// What happens to relay traffic that cannot be steered, as the end of a sentence.
+    pub(crate) const fn consequence(&self) -> &'static str {
+        match self.drops_unsteered {
+            true => "is dropped",
+            false => "leaves by the uplink, unmarked",
+        }
+    }
+
     /// The IP versions of relay frames that the next hop routes.
     fn routes(&self) -> Steer {
         match self.next_hop {

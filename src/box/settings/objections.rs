@@ -137,10 +137,7 @@ impl Settings {
             true => ("IPv4", "IPv6"),
             false => ("IPv6", "IPv4"),
         };
-        let consequence = match incoming.drops_unsteered {
-            true => "is dropped",
-            false => "leaves by the uplink, unmarked",
-        };
+        let consequence = incoming.consequence();
         let reason = format!(
             "is an {is} address, and the host has {other} addresses too: relay traffic over {other} \
              is not steered and {consequence}; if that router routes both, give its MAC address, \

@@ -145,10 +145,8 @@ impl Client {
 
     async fn collect(&self, answer: Response<Incoming>) -> Result<Bytes, ControlError> {
         let limited = Limited::new(answer.into_body(), MAX_ANSWER).collect();
-        match limited.await {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) => Err(self.broken(error)),
-        }
+        let collected = limited.await.map_err(|error| self.broken(error))?;
+        Ok(collected.to_bytes())
     }
 
     /// Sends a request and returns the response if its status is 200.
@@ -176,19 +174,16 @@ impl Client {
             .send_request(request)
             .await
             .map_err(|error| self.broken(error))?;
-        match answer.status() {
-            StatusCode::OK => Ok(answer),
-            StatusCode::CONFLICT => {
-                let reason = self.collect(answer).await?;
-                let reason = String::from_utf8_lossy(&reason);
-                Err(ControlError::Refused(reason.trim_end().to_owned()))
-            }
-            status => {
-                let reason = self.collect(answer).await?;
-                let reason = String::from_utf8_lossy(&reason);
-                Err(self.broken(format_args!("answers {status}: {}", reason.trim_end())))
-            }
+        let status = answer.status();
+        if status == StatusCode::OK {
+            return Ok(answer);
         }
+        let reason = self.collect(answer).await?;
+        let reason = String::from_utf8_lossy(&reason);
+        Err(match (status, reason.trim_end()) {
+            (StatusCode::CONFLICT, reason) => ControlError::Refused(reason.to_owned()),
+            (_, reason) => self.broken(format_args!("answers {status}: {reason}")),
+        })
     }
 
     fn run<T>(

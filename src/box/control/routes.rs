@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE as TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -39,24 +40,16 @@ pub(super) enum Door {
 /// Answers the requests of one listener.
 #[derive(Clone)]
 pub(super) struct Caller {
-    door: Door,
-    routes: Arc<Routes>,
-}
-
-impl Caller {
-    pub(super) fn new(door: Door, routes: &Arc<Routes>) -> Self {
-        Self {
-            door,
-            routes: Arc::clone(routes),
-        }
-    }
+    pub(super) door: Door,
+    pub(super) routes: Arc<Routes>,
 }
 
 impl Answers for Caller {
     type Body = Either<Full<Bytes>, Captured>;
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
-        self.routes.answer(self.door, request).await
+        let answer = self.routes.answer(self.door, request).await;
+        answer.unwrap_or_else(|refusal| refusal)
     }
 }
 
@@ -76,105 +69,89 @@ impl Routes {
         }
     }
 
-    async fn answer(&self, door: Door, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, door: Door, request: Request<Incoming>) -> Result<Answer, Answer> {
         let get = request.method() == Method::GET;
         let post = request.method() == Method::POST;
         match (door, request.uri().path()) {
             (_, "/metrics") if get => self.metrics().await,
-            (Door::Metrics, "/metrics") => not_allowed("GET", "GET /metrics"),
-            (Door::Metrics, _) => not_found("GET /metrics"),
+            (Door::Metrics, "/metrics") => Err(not_allowed("GET", "GET /metrics")),
+            (Door::Metrics, _) => Err(not_found("GET /metrics")),
             (Door::Control, "/v1/status") if get => self.status().await,
             (Door::Control, "/v1/reload") if post => self.reload().await,
             (Door::Control, "/v1/capture") if post => self.capture(request.into_body()).await,
-            (Door::Control, "/v1/status" | "/metrics") => not_allowed("GET", ALL),
-            (Door::Control, "/v1/reload" | "/v1/capture") => not_allowed("POST", ALL),
-            (Door::Control, _) => not_found(ALL),
+            (Door::Control, "/v1/status" | "/metrics") => Err(not_allowed("GET", ALL)),
+            (Door::Control, "/v1/reload" | "/v1/capture") => Err(not_allowed("POST", ALL)),
+            (Door::Control, _) => Err(not_found(ALL)),
         }
     }
 
-    async fn report(&self) -> Option<Report> {
+    async fn report(&self) -> Result<Report, Answer> {
         let operations = Arc::clone(&self.operations);
-        spawn_blocking(move || operations.report()).await.ok()
+        let report = spawn_blocking(move || operations.report());
+        report.await.map_err(|_| broken())
     }
 
-    async fn status(&self) -> Answer {
-        match self
-            .report()
-            .await
-            .map(|report| serde_json::to_vec(&report))
-        {
-            Some(Ok(json)) => full(StatusCode::OK, "application/json", json),
-            _ => broken(),
-        }
+    async fn status(&self) -> Result<Answer, Answer> {
+        json(&self.report().await?)
     }
 
-    async fn metrics(&self) -> Answer {
-        match self.report().await.map(|report| metrics(&report)) {
-            Some(Ok(text)) => full(StatusCode::OK, CONTENT_TYPE, text),
-            _ => broken(),
-        }
+    async fn metrics(&self) -> Result<Answer, Answer> {
+        let text = metrics(&self.report().await?).map_err(|_| broken())?;
+        Ok(full(StatusCode::OK, CONTENT_TYPE, text))
     }
 
-    async fn reload(&self) -> Answer {
-        let Ok(permit) = Arc::clone(&self.reloads).try_acquire_owned() else {
-            return refused("a reload is under way; try again when it has ended");
-        };
+    async fn reload(&self) -> Result<Answer, Answer> {
+        let permit = Arc::clone(&self.reloads).try_acquire_owned();
+        let permit =
+            permit.map_err(|_| refused("a reload is under way; try again when it has ended"))?;
         let operations = Arc::clone(&self.operations);
         let reloaded = spawn_blocking(move || {
             let reloaded = operations.reload();
             drop(permit);
             reloaded
         });
-        match reloaded.await {
-            Ok(Ok(reloaded)) => match serde_json::to_vec(&reloaded) {
-                Ok(json) => full(StatusCode::OK, "application/json", json),
-                Err(_) => broken(),
-            },
-            Ok(Err(reason)) => refused(&reason),
-            Err(_) => broken(),
-        }
+        let reloaded = reloaded.await.map_err(|_| broken())?;
+        json(&reloaded.map_err(|reason| refused(&reason))?)
     }
 
-    async fn capture(&self, body: Incoming) -> Answer {
+    async fn capture(&self, body: Incoming) -> Result<Answer, Answer> {
+        let bad = |reason: &str| text(StatusCode::BAD_REQUEST, reason);
         let body = match timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                return text(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    &format!("a request has at most {MAX_BODY} bytes"),
-                );
+                let reason = format!("a request has at most {MAX_BODY} bytes");
+                return Err(text(StatusCode::PAYLOAD_TOO_LARGE, &reason));
             }
-            Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the request body is incomplete"),
-            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the request body timed out"),
-        };
-        let request: CaptureRequest = match serde_json::from_slice(&body) {
-            Ok(request) => request,
-            Err(error) => {
-                return text(
-                    StatusCode::BAD_REQUEST,
-                    &format!("not a capture request in JSON: {error}"),
-                );
+            Ok(Err(_)) => return Err(bad("the request body is incomplete")),
+            Err(_) => {
+                let reason = "the request body timed out";
+                return Err(text(StatusCode::REQUEST_TIMEOUT, reason));
             }
         };
-        if let Err(reason) = request.check() {
-            return text(StatusCode::BAD_REQUEST, &reason);
-        }
-        let Ok(permit) = Arc::clone(&self.captures).try_acquire_owned() else {
-            return refused(&format!(
+        let request: CaptureRequest = serde_json::from_slice(&body)
+            .map_err(|error| bad(&format!("not a capture request in JSON: {error}")))?;
+        request.check().map_err(|reason| bad(&reason))?;
+        let permit = Arc::clone(&self.captures).try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            refused(&format!(
                 "there are {CAPTURES} captures already; wait for one to end"
-            ));
-        };
+            ))
+        })?;
         let operations = Arc::clone(&self.operations);
-        match spawn_blocking(move || operations.capture(&request)).await {
-            Ok(Ok(receiver)) => answer(
-                StatusCode::OK,
-                "application/x-pcapng",
-                Either::Right(Captured::new(receiver, permit)),
-            ),
-            Ok(Err(reason)) => refused(&reason),
-            Err(_) => broken(),
-        }
+        let capture = spawn_blocking(move || operations.capture(&request));
+        let receiver = capture.await.map_err(|_| broken())?;
+        let receiver = receiver.map_err(|reason| refused(&reason))?;
+        Ok(answer(
+            StatusCode::OK,
+            "application/x-pcapng",
+            Either::Right(Captured::new(receiver, permit)),
+        ))
     }
+}
+
+fn json(value: &impl Serialize) -> Result<Answer, Answer> {
+    let json = serde_json::to_vec(value).map_err(|_| broken())?;
+    Ok(full(StatusCode::OK, "application/json", json))
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: Either<Full<Bytes>, Captured>) -> Answer {

@@ -90,14 +90,18 @@ fn run(
     stopped: oneshot::Receiver<()>,
 ) {
     runtime.block_on(async {
-        let by_control = Caller::new(Door::Control, routes);
+        let caller = |door| Caller {
+            door,
+            routes: Arc::clone(routes),
+        };
+        let by_control = caller(Door::Control);
         let control = http::serve(by_control, AtLimit::Waits, async || {
             Ok(control.accept().await?.0)
         });
         let metrics = async {
             match metrics {
                 Some(metrics) => {
-                    let by_metrics = Caller::new(Door::Metrics, routes);
+                    let by_metrics = caller(Door::Metrics);
                     let accept = async || Ok(metrics.accept().await?.0);
                     http::serve(by_metrics, AtLimit::OldestCloses, accept).await;
                 }

@@ -1,7 +1,7 @@
 //! The report as text: aligned, in 80 columns, warnings first.
 
 use super::human::{bytes, count, latency, share, span};
-use super::{PortReport, Report, SteeringState};
+use super::{Report, SteeringState};
 use std::fmt;
 use std::time::Duration;
 
@@ -61,25 +61,14 @@ impl Text<'_> {
 
     fn engine(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let engine = &self.0.engine;
-        item(
-            f,
-            "engine",
-            &format!(
-                "{} (configured: {}): {}",
-                engine.chosen, engine.asked, engine.reason
-            ),
-        )?;
-        let all = engine.xdp_frames.saturating_add(engine.af_xdp_frames);
+        let (chosen, asked, reason) = (&engine.chosen, &engine.asked, &engine.reason);
+        let line = format!("{chosen} (configured: {asked}): {reason}");
+        item(f, "engine", &line)?;
+        let frames = [engine.xdp_frames, engine.af_xdp_frames];
+        let all = frames[0].saturating_add(frames[1]);
         let of = |frames| format!("{} frames ({})", count(frames), share(frames, all));
-        item(
-            f,
-            "",
-            &format!(
-                "xdp decided {}, af_xdp {}",
-                of(engine.xdp_frames),
-                of(engine.af_xdp_frames)
-            ),
-        )?;
+        let [xdp, af_xdp] = frames.map(of);
+        item(f, "", &format!("xdp decided {xdp}, af_xdp {af_xdp}"))?;
         writeln!(f)
     }
 
@@ -125,7 +114,19 @@ impl Text<'_> {
             "invalid"
         )?;
         for port in &self.0.ports {
-            port_frames(f, port)?;
+            writeln!(
+                f,
+                "{:8.8} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}",
+                clean(&port.role),
+                count(port.received_frames),
+                bytes(port.received_bytes),
+                count(port.forwarded_frames),
+                count(port.to_stack_frames),
+                count(port.handed_frames),
+                count(port.spilled_frames),
+                count(port.missed_frames),
+                count(port.tx_invalid_frames)
+            )?;
         }
         writeln!(f)
     }
@@ -193,18 +194,14 @@ impl Text<'_> {
         item(f, "steering", state)?;
         let next_hop = steering.next_hop.as_deref().unwrap_or("none");
         let mac = steering.next_hop_mac.as_deref().unwrap_or("not known");
-        let at = if next_hop == mac {
-            mac.to_owned()
-        } else {
-            format!("{next_hop} at {mac}")
+        let at = match next_hop == mac {
+            true => mac.to_owned(),
+            false => format!("{next_hop} at {mac}"),
         };
         let changes = count(steering.changes);
         let otherwise = &steering.on_unavailable;
-        item(
-            f,
-            "",
-            &format!("next hop {at}, {changes} changes; when unavailable: {otherwise}"),
-        )
+        let line = format!("next hop {at}, {changes} changes; when unavailable: {otherwise}");
+        item(f, "", &line)
     }
 
     fn relay_set(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -214,27 +211,19 @@ impl Text<'_> {
             set.endpoints, set.listed, set.departed, set.extra
         );
         if let Some(age) = &set.age {
-            line.push_str("; ");
-            line.push_str(age);
+            line += &format!("; {age}");
         }
         if set.is_missing {
-            line.push_str("; no document is in force yet");
+            line += "; no document is in force yet";
         }
         if set.is_passing {
-            line.push_str(", so everything passes unmarked");
+            line += ", so everything passes unmarked";
         }
         item(f, "relay set", &line)?;
         if let Some(at) = set.accepted_at {
-            item(
-                f,
-                "",
-                &format!(
-                    "in force for {}; {} accepted, {} refused",
-                    span(self.0.since(at)),
-                    set.accepted,
-                    set.refused
-                ),
-            )?;
+            let (age, accepted, refused) = (span(self.0.since(at)), set.accepted, set.refused);
+            let line = format!("in force for {age}; {accepted} accepted, {refused} refused");
+            item(f, "", &line)?;
         }
         for source in &set.sources {
             let now = self.0.started_at.saturating_add(self.0.uptime().as_secs());
@@ -277,30 +266,24 @@ impl Text<'_> {
                 count(worker.sending)
             )?;
         }
-        match self.0.unaccounted_frames {
-            0 => item(f, "unaccounted", "none: every frame is accounted for"),
-            frames => item(
-                f,
-                "unaccounted",
-                &format!(
-                    "{frames} frames are not accounted for, a fault of exitmark: report it with \
-                     `exitmark status --json`"
-                ),
+        let line = match self.0.unaccounted_frames {
+            0 => "none: every frame is accounted for".to_owned(),
+            frames => format!(
+                "{frames} frames are not accounted for, a fault of exitmark: report it with \
+                 `exitmark status --json`"
             ),
-        }
+        };
+        item(f, "unaccounted", &line)
     }
 
     fn residence(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for residence in &self.0.residence {
             let mut line = format!("{}: ", residence.engine);
             for (quantile, seconds) in &residence.quantiles {
-                line.push_str(&format!(
-                    "p{} {}, ",
-                    (quantile * 1e4).round() / 1e2,
-                    latency(*seconds)
-                ));
+                let percent = (quantile * 1e4).round() / 1e2;
+                line += &format!("p{percent} {}, ", latency(*seconds));
             }
-            line.push_str(&format!("of {} sampled", count(residence.samples)));
+            line += &format!("of {} sampled", count(residence.samples));
             item(f, "latency", &line)?;
         }
         Ok(())
@@ -328,32 +311,13 @@ impl Text<'_> {
     }
 }
 
-fn port_frames(f: &mut fmt::Formatter<'_>, port: &PortReport) -> fmt::Result {
-    writeln!(
-        f,
-        "{:8.8} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}",
-        clean(&port.role),
-        count(port.received_frames),
-        bytes(port.received_bytes),
-        count(port.forwarded_frames),
-        count(port.to_stack_frames),
-        count(port.handed_frames),
-        count(port.spilled_frames),
-        count(port.missed_frames),
-        count(port.tx_invalid_frames)
-    )
-}
-
 /// The counts that are not 0.
 fn those_there_are(counts: impl Iterator<Item = (String, u64)>) -> String {
-    let there: Vec<_> = counts
-        .filter(|(_, frames)| *frames > 0)
-        .map(|(name, frames)| format!("{name} {}", count(frames)))
-        .collect();
-    if there.is_empty() {
-        "none".to_owned()
-    } else {
-        there.join(", ")
+    let there = counts.filter(|(_, frames)| *frames > 0);
+    let there = there.map(|(name, frames)| format!("{name} {}", count(frames)));
+    match there.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => "none".to_owned(),
+        some => some,
     }
 }
 

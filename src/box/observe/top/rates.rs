@@ -26,16 +26,19 @@ pub struct Top {
 pub(super) struct Rates {
     /// Outbound traffic of each class.
     pub(super) classes: Vec<Flow>,
-    /// Traffic received by each port.
-    pub(super) ports: Vec<Flow>,
-    /// Frames forwarded by each port.
-    pub(super) forwarded: Vec<f64>,
-    /// Frames spilled by each port.
-    pub(super) spilled: Vec<f64>,
+    pub(super) ports: Vec<PortRates>,
     /// Frames dropped for each reason.
     pub(super) drops: Vec<f64>,
     /// Frames decided by the XDP program, and by workers.
     pub(super) engines: (f64, f64),
+}
+
+/// Frames received, forwarded and spilled by a port.
+#[derive(Debug, Default)]
+pub(super) struct PortRates {
+    pub(super) received: Flow,
+    pub(super) forwarded: f64,
+    pub(super) spilled: f64,
 }
 
 /// Frames and bits per second.
@@ -92,27 +95,26 @@ impl Rates {
         }
         // A counter that decreases has restarted from an unknown value: its rate is 0.
         let rate = |before: u64, now: u64| as_f64(now.saturating_sub(before)) / seconds;
+        let flow = |frames: (u64, u64), bytes: (u64, u64)| Flow {
+            frames: rate(frames.0, frames.1),
+            bits: 8.0 * rate(bytes.0, bytes.1),
+        };
         let classes = now.classes.iter().zip(&before.classes);
-        let ports = || now.ports.iter().zip(&before.ports);
+        let ports = now.ports.iter().zip(&before.ports);
         let drops = now.drops.iter().zip(&before.drops);
         Some(Self {
             classes: classes
-                .map(|(now, before)| Flow {
-                    frames: rate(before.frames, now.frames),
-                    bits: 8.0 * rate(before.bytes, now.bytes),
+                .map(|(now, before)| flow((before.frames, now.frames), (before.bytes, now.bytes)))
+                .collect(),
+            ports: ports
+                .map(|(now, before)| PortRates {
+                    received: flow(
+                        (before.received_frames, now.received_frames),
+                        (before.received_bytes, now.received_bytes),
+                    ),
+                    forwarded: rate(before.forwarded_frames, now.forwarded_frames),
+                    spilled: rate(before.spilled_frames, now.spilled_frames),
                 })
-                .collect(),
-            ports: ports()
-                .map(|(now, before)| Flow {
-                    frames: rate(before.received_frames, now.received_frames),
-                    bits: 8.0 * rate(before.received_bytes, now.received_bytes),
-                })
-                .collect(),
-            forwarded: ports()
-                .map(|(now, before)| rate(before.forwarded_frames, now.forwarded_frames))
-                .collect(),
-            spilled: ports()
-                .map(|(now, before)| rate(before.spilled_frames, now.spilled_frames))
                 .collect(),
             drops: drops
                 .map(|(now, before)| rate(before.frames, now.frames))

@@ -90,9 +90,10 @@ impl Top {
         lines.push(Line::from(title).bold());
         for (index, port) in report.ports.iter().enumerate() {
             let rates = self.rates.as_ref();
-            let (frames, bits) = shown(rates.and_then(|rates| rates.ports.get(index)));
-            let forwarded = number(rates.and_then(|rates| rates.forwarded.get(index)));
-            let spilled = number(rates.and_then(|rates| rates.spilled.get(index)));
+            let rates = rates.and_then(|rates| rates.ports.get(index));
+            let (frames, bits) = shown(rates.map(|rates| &rates.received));
+            let forwarded = number(rates.map(|rates| &rates.forwarded));
+            let spilled = number(rates.map(|rates| &rates.spilled));
             let mut spans = vec![Span::from(format!(
                 "{:9.9} {frames:>9} {bits:>13}  {forwarded:>9} {spilled:>9}  {:15.15} ",
                 clean(&port.role),

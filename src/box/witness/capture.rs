@@ -1,7 +1,7 @@
 //! Writes samples as a pcapng file for the operator. Shows known header fields only, unless the
 //! request includes payload or addresses.
 
-use super::redact::{Site, View};
+use super::redact::{Site, redacted};
 use super::wire::Wire;
 use crate::observe::CaptureRequest;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
@@ -92,16 +92,12 @@ impl Capture {
             Outcome::Forward(port) => (&sample.after, port, LEFT),
             Outcome::Stack | Outcome::Drop(_) => (&sample.before, sample.ingress, CAME),
         };
-        let view = View {
-            with_payload: self.request.with_payload,
-            with_addresses: self.request.with_addresses,
-        };
         let since = sample.arrived.saturating_sub(self.begun.monotonic);
         let block = EnhancedPacketBlock {
             interface_id: interface(port),
             timestamp: self.begun.wall + since,
             original_len: u32::try_from(sample.frame_bytes).unwrap_or(u32::MAX),
-            data: Cow::Owned(view.of(frame, sample.rule, site)),
+            data: Cow::Owned(redacted(&self.request, frame, sample.rule, site)),
             options: vec![
                 EnhancedPacketOption::Comment(comment(sample).into()),
                 EnhancedPacketOption::Flags(way),

@@ -6,6 +6,7 @@
 //! are the same wherever the packet is captured, and a hop count reveals a distance.
 
 use super::wire::Wire;
+use crate::observe::CaptureRequest;
 use exitmark_policy::packet::{MacAddr, Version};
 use exitmark_policy::{Class, Rule, Snapshot};
 use std::net::IpAddr;
@@ -63,41 +64,37 @@ impl Site<'_> {
     }
 }
 
-/// What is shown of frames besides the fields that are always shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct View {
-    pub(super) with_payload: bool,
-    pub(super) with_addresses: bool,
-}
-
-impl View {
-    /// The frame with hidden bytes set to 0, cut after the last shown part.
-    pub(super) fn of(self, frame: &[u8], rule: Option<Rule>, site: &Site<'_>) -> Vec<u8> {
-        if self.with_payload && self.with_addresses {
-            return frame.to_vec();
-        }
-        // A runt has no EtherType.
-        let Some(wire) = Wire::of(frame) else {
-            return Vec::new();
-        };
-        let mut reader = Reader::new(frame, wire);
-        reader.ethernet(site);
-        reader.packet(rule, site);
-        if self.with_addresses {
-            // The transport checksum covers the payload.
-            let checksum = reader.checksum.clone();
-            reader.keep(0..reader.end);
-            reader.hide(checksum);
-        }
-        if self.with_payload && reader.is_stream {
-            // Padding after the packet may contain memory of the sender, so it stays hidden.
-            let packet_end = reader.packet_end;
-            reader.keep(reader.end..packet_end);
-            reader.end = packet_end;
-        }
-        reader.shown.truncate(reader.end);
-        reader.shown
+/// The frame with bytes that the request hides set to 0, cut after the last shown part.
+pub(super) fn redacted(
+    request: &CaptureRequest,
+    frame: &[u8],
+    rule: Option<Rule>,
+    site: &Site<'_>,
+) -> Vec<u8> {
+    if request.with_payload && request.with_addresses {
+        return frame.to_vec();
     }
+    // A runt has no EtherType.
+    let Some(wire) = Wire::of(frame) else {
+        return Vec::new();
+    };
+    let mut reader = Reader::new(frame, wire);
+    reader.ethernet(site);
+    reader.packet(rule, site);
+    if request.with_addresses {
+        // The transport checksum covers the payload.
+        let checksum = reader.checksum.clone();
+        reader.keep(0..reader.end);
+        reader.hide(checksum);
+    }
+    if request.with_payload && reader.is_stream {
+        // Padding after the packet may contain memory of the sender, so it stays hidden.
+        let packet_end = reader.packet_end;
+        reader.keep(reader.end..packet_end);
+        reader.end = packet_end;
+    }
+    reader.shown.truncate(reader.end);
+    reader.shown
 }
 
 /// Parses a frame's headers, and copies the bytes that may be shown.

@@ -66,7 +66,6 @@ pub(crate) struct Explanation {
     verdict: Option<Verdict>,
 }
 
-/// The explained frames of one input.
 #[derive(Debug)]
 pub(crate) struct Explained {
     pub(crate) frames: Vec<Explanation>,

@@ -17,7 +17,6 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// A client for the selected box.
     pub(super) fn client(&self) -> Result<Client, ExitCode> {
         let Some(config) = &self.config else {
             return Ok(Client::new(&self.socket));

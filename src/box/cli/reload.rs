@@ -11,7 +11,6 @@ pub(super) struct Arguments {
     of: Asked,
 }
 
-/// Runs the command, and prints the changed keys.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let reloaded = arguments.of.client()?.reload().map_err(unmet)?;
     let generation = reloaded.generation;

@@ -20,7 +20,6 @@ use tokio::time::timeout;
 const MAX_BODY: usize = 4 << 10;
 /// Timeout for a request body, from its head on.
 const BODY_TIME: Duration = Duration::from_secs(5);
-/// The most captures at a time.
 const CAPTURES: usize = 4;
 
 /// All routes, for error messages.
@@ -37,7 +36,6 @@ pub(super) enum Door {
     Metrics,
 }
 
-/// Answers the requests of one listener.
 #[derive(Clone)]
 pub(super) struct Caller {
     pub(super) door: Door,
@@ -53,7 +51,6 @@ impl Answers for Caller {
     }
 }
 
-/// Answers requests of all clients, of both listeners.
 pub(super) struct Routes {
     operations: Arc<dyn Operations>,
     reloads: Arc<Semaphore>,

@@ -25,7 +25,6 @@ const RECEIPTS: u32 = 2;
 /// The minimum number of checks after a reattachment, which can take the link down for seconds.
 const LOOKS_AFTER: u32 = 5;
 
-/// A port's counters at one check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Look {
     /// Packets that the NIC received, or missed for lack of buffers.
@@ -34,14 +33,12 @@ pub(super) struct Look {
     pub(super) seen: u64,
 }
 
-/// The action after a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Raise the alarm, and reattach the program.
     Reattach,
     /// The port is still blind after the reattachment.
     StillBlind,
-    /// The program sees frames again.
     Recovered,
 }
 
@@ -53,7 +50,6 @@ enum State {
     StillBlind,
 }
 
-/// The state of one port's checks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sight {
     last: Option<Look>,
@@ -68,7 +64,6 @@ pub(super) struct Sight {
 }
 
 impl Sight {
-    /// Compares with the last check.
     pub(super) fn look(&mut self, now: Look) -> Option<Step> {
         let last = self.last.replace(now)?;
         // A counter that decreases was reset, by a driver or by another box.
@@ -115,13 +110,11 @@ impl Sight {
         self.has_failed = !done;
     }
 
-    /// Whether the port is blind.
     pub(super) fn is_blind(&self) -> bool {
         self.state != State::Sees
     }
 }
 
-/// How many frames each port's program has seen.
 pub(super) fn seen(counts: &KernelCounts) -> PerRole<u64> {
     PerRole::from_fn(|role: Role| {
         counts

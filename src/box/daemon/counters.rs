@@ -22,7 +22,6 @@ impl Daemon {
         self.look_at_topology(&tally);
     }
 
-    /// Prints all counters in one line.
     pub(super) fn print_counters(&self) {
         let sums = self.workers.sums();
         let kernel = self.kernel.counts().unwrap_or_default();

@@ -13,7 +13,6 @@ use std::path::Path;
 pub(crate) const BY_HAND: &str = "run `ip link set dev NIC promisc off` there, and `ethtool -K \
                                   NIC rxvlan on` if that was on";
 
-/// The outcome of a detachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Detached {
     /// No box was attached, and no change to a NIC is on record.
@@ -113,7 +112,6 @@ impl Setting {
         }
     }
 
-    /// Whether a NIC in this role must have it.
     fn is_needed(self, role: Role) -> bool {
         match self {
             Self::Promiscuous => matches!(role, Role::Host | Role::Uplink),
@@ -138,7 +136,6 @@ impl Setting {
     }
 }
 
-/// Whether a NIC in this role must be in promiscuous mode.
 pub(super) fn must_be_promiscuous(role: Role) -> bool {
     Setting::Promiscuous.is_needed(role)
 }

@@ -13,7 +13,6 @@ use std::io;
 pub(crate) enum DaemonError {
     #[error(transparent)]
     Nic(#[from] NicError),
-    /// A NIC is administratively down (IFF_UP is not set).
     #[error("{0} ({1}) is down; set it up with `ip link set dev {0} up`")]
     Down(String, Role),
     /// This machine or the configuration does not meet a requirement: which one, and the remedy.
@@ -21,7 +20,6 @@ pub(crate) enum DaemonError {
     Unmet(String),
     #[error("steer.next_hop is the MAC address of {0} itself; name the router on that network")]
     NextHopIsSelf(String),
-    /// The configuration does not fit this machine.
     #[error(transparent)]
     Configuration(SettingsError),
     #[error(transparent)]
@@ -39,7 +37,6 @@ pub(crate) enum DaemonError {
     Kernel(#[from] KernelError),
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// Engine xdp needs redirects that an egress NIC does not take.
     #[error(
         "engine = \"xdp\" must redirect what arrives at {0}, but a NIC by which those frames leave \
          takes no redirected frames: its driver has no ndo_xdp_xmit (a veth pair has it while its other \
@@ -51,13 +48,11 @@ pub(crate) enum DaemonError {
     /// A system call failed: the step, as a verb phrase, and the error.
     #[error("cannot {0}: {1}")]
     System(&'static str, #[source] io::Error),
-    /// A lost port is back and cannot be set up again.
     #[error(
         "a port was lost and could not be set up again in {0} tries: {1}; the program decides for \
          the other ports until the next start"
     )]
     PortLost(u32, #[source] Box<Self>),
-    /// The MTU now needs multi-buffer frames, but the loaded program is for a single buffer.
     #[error(
         "the ports have an MTU of {0} bytes now, and the XDP program is for frames in one buffer: it \
          must be loaded again: restart exitmark"

@@ -133,7 +133,6 @@ pub(super) struct Seen {
     pub(super) address: Option<IpNet>,
 }
 
-/// The faults of a port by itself.
 pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, seen: Seen) -> Vec<Fault> {
     let Some(now) = now else {
         return vec![Fault::Gone];

@@ -75,7 +75,6 @@ const TICK: Duration = Duration::from_secs(60);
 /// A running box: the state of its main thread.
 struct Daemon {
     settings: Settings,
-    /// Where the settings were read.
     path: PathBuf,
     standing: Standing,
     started: (SystemTime, Instant),
@@ -88,9 +87,7 @@ struct Daemon {
     unpublished: Option<Update>,
     /// The heartbeat of the relay service has stopped, and the relay set is stale.
     is_orphaned: bool,
-    /// A configuration whose relay set is being read.
     reloading: Option<Reloading>,
-    /// Why the last reload was refused, if it was.
     refused_reload: Option<String>,
     /// The relay service has ended.
     is_unkept: bool,
@@ -102,11 +99,8 @@ struct Daemon {
     /// The kernel's counters when they were last read, and the most frames reported as forwarded.
     counts: KernelCounts,
     forwarded: PerRole<u64>,
-    /// Whether each port's program sees what its NIC receives.
     sights: PerRole<Sight>,
-    /// Detects swapped `host` and `uplink` ports.
     sides: Sides,
-    /// Detects site topologies that are not supported.
     topology: Topology,
     /// Ports for which truncated frames were already logged.
     cut_told: PerRole<bool>,
@@ -136,19 +130,14 @@ struct Daemon {
 /// What the main thread waits for.
 enum Event {
     Signal(i32),
-    /// Another relay set is to be published.
     Relays(Update),
     /// The relay set of the configuration ordered under this number, or why it could not be read.
     Reconfigured(u64, Result<Update, String>),
-    /// The relay service has ended.
     KeeperEnded,
     /// The next hop, its MAC address or its carrier has changed.
     Way,
-    /// A link of this machine has changed.
     Links,
-    /// A request on the control socket.
     Request(Request),
-    /// A worker has ended by itself.
     WorkerEnded(usize),
 }
 
@@ -395,7 +384,6 @@ impl Daemon {
         }
     }
 
-    /// Publishes another relay set and logs the outcome.
     fn publish_relays(&mut self, update: Update) {
         let started = Instant::now();
         let loading = update.loading;

@@ -17,7 +17,6 @@ pub(super) struct Nics {
 }
 
 impl Nics {
-    /// Reads and checks the NICs that the configuration names.
     pub(super) fn look(settings: &Settings) -> Result<Self, DaemonError> {
         Self::look_by(&configured(settings), settings)
     }

@@ -361,7 +361,6 @@ fn incoming_link(nics: &Nics) -> Option<IncomingLink> {
     })
 }
 
-/// Which ports XDP redirects reach.
 struct Reach {
     /// From which ports the program may redirect: every egress NIC takes redirects, or the port has
     /// the program in generic mode, which sends to any NIC. False where a zero-copy port's

@@ -28,7 +28,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The ports' faults, and how their repair stands.
 #[derive(Default)]
 pub(super) struct Following {
-    /// The current faults of each port.
     faults: PerRole<Vec<Fault>>,
     /// The workers are stopped, because a port is lost.
     is_suspended: bool,
@@ -69,7 +68,6 @@ impl Following {
     }
 }
 
-/// When the ports are set up again.
 #[derive(Default)]
 struct Retry {
     tries: u32,

@@ -24,7 +24,6 @@ pub(super) struct Update {
     pub(super) endpoints: EndpointSet,
     /// The set is missing or stale: forward everything unmarked.
     pub(super) passes: bool,
-    /// How long reading the documents took.
     pub(super) loading: Duration,
 }
 
@@ -37,7 +36,6 @@ impl Update {
     }
 }
 
-/// The handle of the relay service.
 pub(super) struct Prompter {
     pub(super) ordering: Sender<Order>,
     pub(super) asked: Arc<AtomicBool>,
@@ -63,7 +61,6 @@ impl Numbers {
 }
 
 impl Prompter {
-    /// Makes the service load the files now.
     pub(super) fn prompt(&self) {
         self.asked.store(true, Ordering::Release);
         let _ = self.wake.write(1);

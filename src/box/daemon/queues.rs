@@ -61,7 +61,6 @@ impl Nics {
         }
     }
 
-    /// The warnings on a machine of `cpus` CPUs.
     pub(super) fn remarks_on_queues(&self, engine: Engine, cpus: u32) -> Vec<String> {
         let all: Vec<&Nic> = self.present().map(|(_, nic)| nic).collect();
         let common = common_queues(&all, cpus, LIMIT);

@@ -9,7 +9,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The record file of one box.
 pub(super) struct Record {
     path: PathBuf,
     pins: PathBuf,
@@ -33,7 +32,6 @@ struct Change {
 }
 
 impl Record {
-    /// The record of the box with this control socket and these pins.
     pub(super) fn of(socket: &Path, pins: &Path) -> Self {
         let name = pins.to_string_lossy().replace('/', "-");
         Self {

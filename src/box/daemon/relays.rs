@@ -43,21 +43,17 @@ pub(super) struct Keeper {
     numbers: Arc<Numbers>,
     /// Why the current content of the files is not in force.
     failure: Option<Failure>,
-    /// A file has changed since the last load.
     has_news: bool,
     /// No load before this moment, except on demand.
     rests_until: Instant,
     saved: Option<LiveSet>,
-    /// Why the set in force could not be written to the state file.
     unsaved: Option<String>,
     said: Said,
     published: (Vec<Endpoint>, bool),
-    /// Orders to apply other settings.
     orders: Receiver<Order>,
     ordering: Sender<Order>,
 }
 
-/// Why and when the last load failed.
 struct Failure {
     reason: String,
     at: Instant,

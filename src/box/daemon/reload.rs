@@ -96,7 +96,6 @@ impl Daemon {
         }
     }
 
-    /// Records that the relay service has ended.
     pub(super) fn without_keeper(&mut self) {
         self.is_unkept = true;
         if let Some(reloading) = self.reloading.take() {

@@ -12,7 +12,6 @@ pub(super) enum Request {
     Capture(CaptureRequest, Sender<Result<Receiver<Vec<u8>>, String>>),
 }
 
-/// Sends the control server's requests to the main thread.
 pub(super) struct Requests(Sender<Event>);
 
 impl Requests {

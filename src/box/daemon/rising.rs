@@ -14,7 +14,6 @@ const RECENT: (u64, u64) = (0x1f, 0xffff);
 /// frames.
 const RECENT_OF_ALARM: (u64, u64) = (u64::MAX, u64::MAX);
 
-/// A reason for which frames are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
     Dropped(DropReason),
@@ -147,7 +146,6 @@ impl From<Loss> for History {
     }
 }
 
-/// The history of every reason.
 pub(super) struct Rising(Vec<History>);
 
 impl Default for Rising {

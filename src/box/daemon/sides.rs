@@ -23,7 +23,6 @@ const LOOKS_BY_UPLINK: u32 = 10;
 const FOREIGN: u64 = 100;
 const LOOKS: u32 = 10;
 
-/// The counters at one check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
     /// Frames by `host` from an address of the host.
@@ -67,7 +66,6 @@ pub(super) enum Finding {
 /// The counters at earlier checks, and the finding that follows from them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sides {
-    /// The counters at the last check.
     last: Option<Counted>,
     /// The counters when a frame of the host's own last arrived by `host`, or at the first check.
     since: Counted,
@@ -148,7 +146,6 @@ impl Daemon {
         }
     }
 
-    /// The finding's text with the NICs' names.
     pub(super) fn wrong_side(&self, finding: Finding) -> String {
         let [host, uplink] = [Role::Host, Role::Uplink].map(|role| self.standing.nic_name(role));
         finding.text(host, uplink)

@@ -19,7 +19,6 @@ pub(super) struct Standing {
     pub(super) afterwards: Option<(PerRole<bool>, u32)>,
 }
 
-/// One port of a [`Standing`].
 #[derive(Clone)]
 pub(super) struct StandingPort {
     pub(super) role: Role,

@@ -135,7 +135,6 @@ impl Steering {
         }
     }
 
-    /// Sets the NIC's own MAC address.
     pub(super) fn set_own(&mut self, own: MacAddr) {
         if let Some(out) = &mut self.out {
             out.own = own;

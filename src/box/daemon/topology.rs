@@ -14,7 +14,6 @@ const QUIET: u32 = 60;
 /// The same for several hosts, of which all but one may be quiet for long.
 const QUIET_HOSTS: u32 = 3600;
 
-/// The recent frames of one counter.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lately {
     last: Option<u64>,
@@ -111,7 +110,6 @@ impl Misfit {
     }
 }
 
-/// When each misfit was last observed, and how often.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Topology {
     vlan: Lately,
@@ -168,7 +166,6 @@ impl Topology {
 }
 
 impl Daemon {
-    /// Checks the counters, and logs what has changed.
     pub(super) fn look_at_topology(&mut self, tally: &Tally) {
         let before = self.topology;
         let lacks_relays = self.prompter.numbers.report().is_missing;

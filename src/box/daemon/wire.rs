@@ -75,7 +75,6 @@ pub(crate) fn wire(
     }
 }
 
-/// Waits for the NIC of this name.
 fn appears(name: &str, deadline: Instant) -> Result<Nic, NicError> {
     loop {
         match Nic::look(name) {

@@ -30,7 +30,6 @@ const BATCH: usize = 4096;
 /// Timeout for an answer of the audit thread.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The audit thread's report.
 #[derive(Clone, Default)]
 pub(super) struct WitnessReport {
     pub(super) audit: AuditReport,
@@ -51,7 +50,6 @@ enum Message {
     ),
 }
 
-/// The handle of the audit thread.
 pub(super) struct Watch {
     messages: Option<Sender<Message>>,
     thread: Option<JoinHandle<WitnessReport>>,
@@ -182,7 +180,6 @@ fn log_residence(times: &Residence) {
     );
 }
 
-/// The state of the audit thread.
 struct AuditThread {
     links: Arc<Links>,
     witness: Witness,

@@ -56,7 +56,6 @@ pub(super) fn keep_memory_in_place() {
     }
 }
 
-/// The sockets and memory of each worker.
 enum Queues {
     Copy(Vec<Bound<SharedRings>>),
     ZeroCopy(Vec<Bound<FilledRings>>),
@@ -134,7 +133,6 @@ impl Sockets {
         })
     }
 
-    /// Whether the sockets are bound zero-copy.
     pub(super) fn are_zero_copy(&self) -> bool {
         matches!(self.queues, Queues::ZeroCopy(_))
     }
@@ -151,7 +149,6 @@ struct Running {
     samples: Arc<Samples>,
 }
 
-/// One socket of a worker, as the daemon sees it.
 struct Served {
     role: Role,
     queue: u32,
@@ -228,7 +225,6 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Starts the worker of the next queue.
     fn add<R: Rings>(
         &mut self,
         share: Bound<R>,
@@ -345,7 +341,6 @@ impl Workers {
         sums
     }
 
-    /// Where each worker's buffers are.
     pub(super) fn balances(&self) -> Vec<BalanceReport> {
         let running = (0..).zip(&self.running);
         running

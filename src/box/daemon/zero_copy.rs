@@ -15,7 +15,6 @@ pub(super) const CUT: &str = "frames arrive shorter than their IP packet, and ju
     receive buffer may be: either the driver cuts them in zero-copy mode, which datapath.zero_copy \
     = \"off\" avoids, or they are sent so";
 
-/// The mode in which the sockets are to be bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Binding {
     /// Copy mode; with the lossy NIC if that is why.
@@ -29,11 +28,8 @@ pub(super) enum Binding {
 /// A NIC that drops frames redirected to it from a zero-copy port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lossy {
-    /// The ingress port of such frames.
     pub(super) from: Role,
-    /// The name of the egress NIC.
     pub(super) nic: String,
-    /// The name of that NIC's driver, as the kernel reports it.
     pub(super) driver: String,
 }
 

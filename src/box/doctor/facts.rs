@@ -14,7 +14,6 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The capabilities that the box needs.
 pub(super) const CAPABILITIES: [Capability; 5] = [
     Capability::CAP_NET_ADMIN,
     Capability::CAP_BPF,
@@ -93,14 +92,11 @@ impl Asked {
     }
 }
 
-/// The state of a NIC: its settings, its driver, and its XDP program.
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
-    /// The NIC's role; `None` for a candidate.
     pub(crate) role: Option<Role>,
     /// The name that was given, which may be an alternative one.
     pub(crate) name: String,
-    /// The NIC, or why it cannot be read.
     pub(crate) nic: Result<Nic, String>,
     /// The NIC's XDP program and features, if the kernel reports them.
     pub(crate) xdp: Option<XdpState>,
@@ -118,26 +114,21 @@ pub(crate) struct Hop {
 /// A file that tor writes: a consensus or `cached-certs`.
 #[derive(Clone, Debug)]
 pub(crate) struct RelayFile {
-    /// The file's path, as configured.
     pub(crate) path: PathBuf,
-    /// Why it cannot be read, if it cannot.
     pub(crate) trouble: Option<io::ErrorKind>,
     /// The times of a consensus; its signatures are not checked.
     pub(crate) validity: Option<Validity>,
 }
 
-/// The result of loading the XDP programs as a test.
 #[derive(Clone, Debug)]
 pub(crate) enum Trial {
     /// Not tried: CAP_BPF is missing.
     NotTried,
     /// The programs load; an error says why frames that NICs drop cannot be counted.
     Loads(Result<(), String>),
-    /// The programs do not load, with the reason.
     Refused(String),
 }
 
-/// The state of the machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// The settings to check; its NICs and files are moved to `ports` and `files`.

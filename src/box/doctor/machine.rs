@@ -46,7 +46,6 @@ fn kernel(version: (u32, u32)) -> Finding {
     }
 }
 
-/// Whether the kernel loads the XDP programs.
 fn programs(facts: &Facts) -> Vec<Finding> {
     let subject = "kernel";
     let release = &facts.release;

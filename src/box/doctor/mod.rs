@@ -17,7 +17,6 @@ use std::fmt;
 pub(crate) use configuration::configuration;
 pub(crate) use facts::{Asked, Facts};
 
-/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Severity {
@@ -39,14 +38,12 @@ impl fmt::Display for Severity {
     }
 }
 
-/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
     /// The severity; one `Fault` makes the exit status 1.
     pub(crate) severity: Severity,
     /// A NIC's name, or a part of the machine such as `kernel`.
     pub(crate) subject: String,
-    /// The state that was found.
     pub(crate) what: String,
     /// The reason or the consequence; may be empty.
     pub(crate) why: String,

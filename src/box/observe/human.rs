@@ -39,7 +39,6 @@ pub(super) fn scaled(number: f64, unit: &str) -> String {
     }
 }
 
-/// A part of a whole in percent.
 pub(super) fn share(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "-".to_owned();

@@ -62,7 +62,6 @@ impl Fault {
     }
 }
 
-/// The set of faults of one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Faults([bool; Fault::ALL.len()]);
 

@@ -109,7 +109,6 @@ impl Capture {
         }
     }
 
-    /// Passes the written bytes to the reader.
     fn send(&mut self) {
         let piece = std::mem::take(self.writer.get_mut());
         if let Err(TrySendError::Disconnected(_)) = self.pieces.try_send(piece) {
@@ -182,7 +181,6 @@ fn stamp(time: Duration) -> u64 {
     }
 }
 
-/// Describes the decision on a frame in words.
 fn comment(sample: &Sample) -> String {
     let what = match sample.rule {
         Some(rule) => format!("{}: {}", rule.class().name(), rule.describe()),

@@ -15,13 +15,11 @@ const DNS: u16 = 53;
 const QUERIES: u64 = 32;
 const SERVERS: u32 = 8;
 
-/// Sampled UDP queries of the host.
 #[derive(Debug, Default)]
 pub(super) struct Queries {
     key: RandomState,
     /// Queries to the servers of host.resolvers.
     named: u64,
-    /// Queries to other servers.
     others: u64,
     /// One bit per hash of the other servers.
     places: u64,

@@ -106,7 +106,6 @@ struct Reader<'a> {
     end: usize,
     /// End of the IP packet, or of the frame if that is shorter.
     packet_end: usize,
-    /// The transport checksum, if there is one.
     checksum: Range<usize>,
     /// TCP or UDP: the payload is not defined to contain another packet's header.
     is_stream: bool,

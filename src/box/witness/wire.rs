@@ -7,7 +7,6 @@ const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 const MAX_TAGS: usize = 4;
 const MACS: usize = 12;
 
-/// The link layer of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wire {
     /// The end of the Ethernet header and its tags, as an offset in the frame.

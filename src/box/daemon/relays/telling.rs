@@ -54,7 +54,6 @@ impl Keeper {
         }
     }
 
-    /// How many of the listed authorities signed a document.
     fn signed(&self, signatures: Signatures) -> Option<DocumentSignatures> {
         let Trust::MostOf(authorities) = &self.settings.sources.trust else {
             return None;

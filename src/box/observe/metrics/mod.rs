@@ -21,7 +21,6 @@ pub fn metrics(report: &Report) -> Result<String, fmt::Error> {
     expose("exitmark", Collected(report.clone()))
 }
 
-/// A report as the collector of a registry.
 #[derive(Debug)]
 struct Collected(Report);
 
@@ -98,7 +97,6 @@ fn process(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
 /// A number of each port: its name, its help text, and how to read it from the report.
 type OfPort = (&'static str, &'static str, fn(&PortReport) -> u64);
 
-/// The counters of each port.
 const PORT_FRAMES: [OfPort; 8] = [
     (
         "port_received_frames",

@@ -27,7 +27,6 @@ pub(super) struct Rates {
     /// Outbound traffic of each class.
     pub(super) classes: Vec<Flow>,
     pub(super) ports: Vec<PortRates>,
-    /// Frames dropped for each reason.
     pub(super) drops: Vec<f64>,
     /// Frames decided by the XDP program, and by workers.
     pub(super) engines: (f64, f64),
@@ -41,7 +40,6 @@ pub(super) struct PortRates {
     pub(super) spilled: f64,
 }
 
-/// Frames and bits per second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flow {
     pub(super) frames: f64,

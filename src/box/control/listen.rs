@@ -85,25 +85,43 @@ impl Listeners {
 fn find_group(name: &str) -> Result<Gid, ControlError> {
     match Group::from_name(name) {
         Ok(Some(group)) => Ok(group.gid),
-        _ => Err(ControlError::NoGroup(name.to_owned())),
+        _ => Err(ControlError::Socket(format!(
+            "control.group: there is no group {name:?} on this machine; create it with `groupadd \
+             --system {name}`, or leave the key out"
+        ))),
     }
 }
 
 fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener), ControlError> {
     let (Some(directory), Some(name), true) = (path.parent(), path.file_name(), path.is_absolute())
     else {
-        return Err(ControlError::NoPlace(path.to_owned()));
+        return Err(ControlError::Socket(format!(
+            "control.socket: {} is not a path for a socket; give an absolute path of a file, such \
+             as /run/exitmark/control.sock",
+            path.display()
+        )));
     };
-    make(directory).map_err(|reason| ControlError::Directory {
-        directory: directory.to_owned(),
-        reason,
+    make(directory).map_err(|reason| {
+        ControlError::Socket(format!(
+            "control.socket: {0} cannot be created: {reason}; create it with `install -d -m 755 \
+             {0}`, or give another path",
+            directory.display()
+        ))
     })?;
+    let shown = &path.display();
     let failed = |step| {
-        move |reason: io::Error| ControlError::Bind {
-            path: path.to_owned(),
-            step,
-            reason,
+        move |reason: io::Error| {
+            ControlError::Socket(format!(
+                "control.socket: {shown}: cannot {step}: {reason}; this process must be able to \
+                 write in that directory, and the path may have at most 90 bytes"
+            ))
         }
+    };
+    let live = || {
+        ControlError::Socket(format!(
+            "control.socket: another exitmark answers at {shown}: give each box its own \
+             control.socket, or stop the other one"
+        ))
     };
 
     let mut beside = name.to_owned();
@@ -118,7 +136,7 @@ fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener),
         .map_err(failed("make the lock beside it"))?;
     let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => lock,
-        Err((_, Errno::EWOULDBLOCK)) => return Err(ControlError::Live(path.to_owned())),
+        Err((_, Errno::EWOULDBLOCK)) => return Err(live()),
         Err((_, errno)) => return Err(failed("lock the file beside it")(errno.into())),
     };
 
@@ -126,11 +144,14 @@ fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("look at it")(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(ControlError::NoSocket(path.to_owned()));
+            return Err(ControlError::Socket(format!(
+                "control.socket: {shown} is not a socket and stays as it is; move it away, or give \
+                 another path"
+            )));
         }
         Ok(_) => match is_answered(path) {
             Ok(false) => {}
-            Ok(true) => return Err(ControlError::Live(path.to_owned())),
+            Ok(true) => return Err(live()),
             Err(errno) => return Err(failed("connect to it")(errno.into())),
         },
     }
@@ -147,7 +168,11 @@ fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener),
         .map_err(failed("make it non-blocking"))?;
     if group.is_some() {
         chown(&made, None, group).map_err(|errno| match errno {
-            Errno::EPERM => ControlError::NotInGroup(path.to_owned()),
+            Errno::EPERM => ControlError::Socket(format!(
+                "control.group: the user of this process is not in that group, and cannot give it \
+                 {shown}: with systemd, `systemctl edit exitmark` and add SupplementaryGroups=GROUP \
+                 under [Service]; otherwise `usermod -aG GROUP USER`, or leave the key out"
+            )),
             other => failed("give it to control.group")(other.into()),
         })?;
     }

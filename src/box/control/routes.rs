@@ -1,15 +1,16 @@
 //! The routes: requests and their answers.
 
-use super::capture::Captured;
-use super::{CaptureRequest, Operations};
+use super::{CaptureRequest, Operations, capture};
 use crate::observe::{Report, metrics};
 use exitmark_service::http::Answers;
 use exitmark_service::prometheus::CONTENT_TYPE;
-use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE as TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -25,7 +26,8 @@ const CAPTURES: usize = 4;
 /// All routes, for error messages.
 const ALL: &str = "GET /v1/status, POST /v1/reload, POST /v1/capture, GET /metrics";
 
-pub(super) type Answer = Response<Either<Full<Bytes>, Captured>>;
+type Content = UnsyncBoxBody<Bytes, Infallible>;
+type Answer = Response<Content>;
 
 /// The listener that accepted a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +45,7 @@ pub(super) struct Caller {
 }
 
 impl Answers for Caller {
-    type Body = Either<Full<Bytes>, Captured>;
+    type Body = Content;
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let answer = self.routes.answer(self.door, request).await;
@@ -135,13 +137,13 @@ impl Routes {
             ))
         })?;
         let operations = Arc::clone(&self.operations);
-        let capture = spawn_blocking(move || operations.capture(&request));
-        let receiver = capture.await.map_err(|_| broken())?;
+        let receiver = spawn_blocking(move || operations.capture(&request));
+        let receiver = receiver.await.map_err(|_| broken())?;
         let receiver = receiver.map_err(|reason| refused(&reason))?;
         Ok(answer(
             StatusCode::OK,
             "application/x-pcapng",
-            Either::Right(Captured::new(receiver, permit)),
+            capture::body(receiver, permit),
         ))
     }
 }
@@ -151,8 +153,12 @@ fn json(value: &impl Serialize) -> Result<Answer, Answer> {
     Ok(full(StatusCode::OK, "application/json", json))
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: Either<Full<Bytes>, Captured>) -> Answer {
-    let mut answer = Response::new(body);
+fn answer(
+    status: StatusCode,
+    kind: &'static str,
+    body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
+) -> Answer {
+    let mut answer = Response::new(body.boxed_unsync());
     *answer.status_mut() = status;
     let kind = HeaderValue::from_static(kind);
     answer.headers_mut().insert(TYPE, kind);
@@ -160,7 +166,7 @@ fn answer(status: StatusCode, kind: &'static str, body: Either<Full<Bytes>, Capt
 }
 
 fn full(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
-    answer(status, kind, Either::Left(Full::new(body.into())))
+    answer(status, kind, Full::new(body.into()))
 }
 
 fn text(status: StatusCode, line: &str) -> Answer {

@@ -10,7 +10,7 @@ use exitmark_policy::packet::{
 use exitmark_policy::{
     AtUplink, Class, ClassifyBy, Egress, FragmentTable, Mode, Rule, Rules, Snapshot, Verdict, judge,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 const MACS: usize = 12;
 
 /// A kind of difference between a frame and the policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// The frame was counted as another class.
     Class,
@@ -62,23 +62,14 @@ impl Fault {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Faults([bool; Fault::ALL.len()]);
+#[derive(Default)]
+struct Faults(BTreeSet<Fault>);
 
 impl Faults {
-    const fn found(&mut self, fault: Fault) {
-        self.0[fault as usize] = true;
-    }
-
-    const fn unless(&mut self, is_right: bool, fault: Fault) {
+    fn unless(&mut self, is_right: bool, fault: Fault) {
         if !is_right {
-            self.found(fault);
+            self.0.insert(fault);
         }
-    }
-
-    fn iter(self) -> impl Iterator<Item = Fault> {
-        let has = move |fault: &Fault| self.0[*fault as usize];
-        Fault::ALL.into_iter().filter(has)
     }
 }
 
@@ -187,26 +178,26 @@ impl Auditor {
             self.skipped += 1;
             return Vec::new();
         };
-        let Some(mut faults) = self.judge(sample, &snapshot) else {
+        let Some(Faults(mut faults)) = self.judge(sample, &snapshot) else {
             self.skipped += 1;
             return Vec::new();
         };
         // For an inbound frame the program reads the policy twice; it may be replaced in between.
         let before = |known: &&Arc<Snapshot>| known.generation + 1 == sample.generation;
         if sample.ingress != Role::Host
-            && faults.iter().next().is_some()
+            && !faults.is_empty()
             && let Some(before) = self.snapshots.iter().find(before).cloned()
-            && let Some(by_that) = self.judge(sample, &before)
-            && by_that.iter().next().is_none()
+            && let Some(Faults(by_that)) = self.judge(sample, &before)
+            && by_that.is_empty()
         {
             faults = by_that;
         }
         self.checked += 1;
-        for fault in faults.iter() {
+        for &fault in &faults {
             self.faults[fault as usize] += 1;
             self.alarm(fault, sample);
         }
-        faults.iter().collect()
+        faults.into_iter().collect()
     }
 
     fn alarm(&mut self, fault: Fault, sample: &Sample) {
@@ -348,12 +339,11 @@ impl Auditor {
                     && from.is_some()
                     && self.owns.was(from);
                 let is_spared = by == Role::Uplink && macs_stay && self.may_not_steer();
-                if !is_steered && !is_spared {
-                    faults.found(match by_incoming {
-                        true => Fault::Mac,
-                        false => Fault::Egress,
-                    });
-                }
+                let fault = match by_incoming {
+                    true => Fault::Mac,
+                    false => Fault::Egress,
+                };
+                faults.unless(is_steered || is_spared, fault);
             }
             (Way::Steered, Outcome::Drop(DropReason::SteerUnavailable)) => {
                 faults.unless(self.may_not_steer(), Fault::Egress);
@@ -371,7 +361,7 @@ impl Auditor {
             (Way::Stack, Outcome::Stack | Outcome::Drop(DropReason::NotForHost)) => {
                 faults.unless(macs_stay, Fault::Mac);
             }
-            _ => faults.found(Fault::Egress),
+            _ => faults.unless(false, Fault::Egress),
         }
     }
 
@@ -396,7 +386,7 @@ fn check_bytes(expected: &[u8], sample: &Sample, faults: &mut Faults) {
         && Wire::of(&after) == Some(wire)
         && wire.dscp(&expected) != wire.dscp(&after)
     {
-        faults.found(Fault::Mark);
+        faults.unless(false, Fault::Mark);
         wire.blank_mark(&mut expected);
         wire.blank_mark(&mut after);
     }

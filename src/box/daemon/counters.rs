@@ -45,13 +45,12 @@ impl Daemon {
                 line += &format!(" {role}_{name}={number}");
             }
         }
-        for (name, number) in engines {
-            line += &format!(" {name}={number}");
-        }
-        for (name, number) in self.prompter.numbers() {
-            line += &format!(" {name}={number}");
-        }
-        for (name, number) in self.watch.numbers() {
+        let of_others = self
+            .prompter
+            .numbers()
+            .into_iter()
+            .chain(self.watch.numbers());
+        for (name, number) in engines.into_iter().chain(of_others) {
             line += &format!(" {name}={number}");
         }
         if sums.unaccounted > 0 {

@@ -11,6 +11,7 @@ const TAG: u32 = 4;
 
 /// The NICs in their roles. Where one NIC is both `uplink` and `incoming`, `incoming` has no port
 /// of its own.
+#[derive(Default)]
 pub(super) struct Nics {
     pub(super) ports: PerRole<Option<Nic>>,
     pub(super) incoming_role: Option<Role>,
@@ -27,10 +28,7 @@ impl Nics {
         settings: &Settings,
     ) -> Result<Self, DaemonError> {
         let look = |name: &String| Nic::look(name);
-        let mut nics = Self {
-            ports: PerRole::from_fn(|_| None),
-            incoming_role: None,
-        };
+        let mut nics = Self::default();
         for (role, name) in names.iter() {
             nics.ports[role] = name.as_ref().map(look).transpose()?;
         }
@@ -297,8 +295,8 @@ mod tests {
             ),
         ] {
             let mut nics = Nics {
-                ports: PerRole::from_fn(|_| None),
                 incoming_role: incoming.map(|_| Role::Incoming),
+                ..Nics::default()
             };
             nics.ports[Role::Host] = Some(nic("host0", host));
             nics.ports[Role::Uplink] = Some(nic("uplink0", uplink));
@@ -326,10 +324,7 @@ mod tests {
             (Frags::On, igb(1500), Buffers::Several),
             (Frags::Off, veth, Buffers::One),
         ] {
-            let mut nics = Nics {
-                ports: PerRole::from_fn(|_| None),
-                incoming_role: None,
-            };
+            let mut nics = Nics::default();
             nics.ports[Role::Host] = Some(igb(1500));
             nics.ports[Role::Uplink] = Some(uplink.clone());
             assert_eq!(nics.buffers(frags), buffers, "{frags:?} {uplink:?}");

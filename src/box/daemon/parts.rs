@@ -9,7 +9,7 @@ use super::witness::Watch;
 use super::workers::{self, Sockets, Workers};
 use super::zero_copy::Lossy;
 use super::{DaemonError, Event, detach};
-use crate::settings::{Engine, Inbound, Settings};
+use crate::settings::{Engine, Settings};
 use crossbeam::channel::Sender;
 use exitmark_datapath::{
     AttachMode, Attachment, IncomingLink, Kernel, Links, PerRole, Pins, Role, Spill, Watches,
@@ -186,8 +186,8 @@ impl Assembly {
             hands_over: all[role],
             reason: match (role, settings.datapath.inbound) {
                 (Role::Host, _) => reason,
-                (_, Inbound::Auto) if all[role] => "user space receives its frames without a copy",
-                (_, Inbound::Auto) => {
+                (_, Engine::Auto) if all[role] => "user space receives its frames without a copy",
+                (_, Engine::Auto) => {
                     "inbound frames need no decision, and a copy to user space would cost more"
                 }
                 _ => "as configured",
@@ -279,7 +279,7 @@ impl Assembly {
         self.settle_engine(nics, reach.unblocked)?;
         links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
         if self.lossy.iter().any(|(_, lossy)| lossy.is_some()) {
-            let reach = Reach::look(nics, &PerRole::from_fn(|_| None))?;
+            let reach = Reach::look(nics, &PerRole::default())?;
             let longest = nics.longest_redirect(reach.long);
             self.standing.afterwards = Some((reach.unblocked, longest));
         }
@@ -405,9 +405,9 @@ impl Reach {
 fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<bool>, Spill) {
     let inbound = match settings.datapath.inbound {
         // Copying a frame costs more than forwarding it in the kernel.
-        Inbound::Auto => engine == Engine::AfXdp && sockets.are_zero_copy(),
-        Inbound::AfXdp => true,
-        Inbound::Xdp => false,
+        Engine::Auto => engine == Engine::AfXdp && sockets.are_zero_copy(),
+        Engine::AfXdp => true,
+        Engine::Xdp => false,
     };
     let all = PerRole::from_fn(|role| match role {
         Role::Host => engine == Engine::AfXdp,

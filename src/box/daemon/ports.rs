@@ -334,13 +334,11 @@ impl Daemon {
         let began = Instant::now();
         let mut names = configured(&self.settings);
         for port in &self.standing.ports {
+            let is_lost = self.following.faults[port.role].iter().any(Fault::is_loss);
             // A port that is still there may have been renamed.
-            if !self.following.faults[port.role].iter().any(Fault::is_loss) {
+            if !is_lost {
                 names[port.role] = Some(port.nic.name.clone());
             }
-        }
-        for port in &self.standing.ports {
-            let is_lost = self.following.faults[port.role].iter().any(Fault::is_loss);
             let own = self.following.set_up[port.role];
             // The network of `incoming`, of which the box is a member, may be the uplink's.
             let incoming = self.settings.ports.incoming.as_ref();

@@ -122,7 +122,7 @@ fn set_queues(nics: &[&Nic], queues: Option<u32>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use exitmark_datapath::{PerRole, Role};
+    use exitmark_datapath::Role;
 
     /// Two ports of these drivers, with queues in use and at most.
     fn ports(host: (&str, u32, u32), uplink: (&str, u32, u32)) -> Nics {
@@ -132,10 +132,7 @@ mod tests {
             sets_queues: !["e1000e", "vmxnet3"].contains(&driver),
             ..Nic::example(name, Some(driver).filter(|driver| !driver.is_empty()))
         };
-        let mut nics = Nics {
-            ports: PerRole::from_fn(|_| None),
-            incoming_role: None,
-        };
+        let mut nics = Nics::default();
         nics.ports[Role::Host] = Some(nic("host0", host));
         nics.ports[Role::Uplink] = Some(nic("uplink0", uplink));
         nics

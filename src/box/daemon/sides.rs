@@ -3,13 +3,13 @@
 //! With the two swapped the wire carries everything, but every frame from `host` is of class
 //! `foreign`: nothing is marked or steered. The class counters are checked once a second. While no
 //! frame of the host's own arrives by `host`, both engines count those that arrive by `uplink`
-//! ([`Links::seek_host`]); otherwise this costs nothing per frame.
+//! (`Links::seek_host`); otherwise this costs nothing per frame.
 //!
 //! One frame with a forged source address must not raise the alarm. It takes several of them, while
 //! foreign frames and none of the host's own arrive by `host`.
 
 use super::Daemon;
-use exitmark_datapath::{Counter, Links, Role, Tally};
+use exitmark_datapath::{Counter, Role, Tally};
 use exitmark_policy::Class;
 
 /// How many of the host's frames must arrive by `uplink`.
@@ -136,7 +136,9 @@ impl Daemon {
     /// Checks that the host's frames arrive by `host`, and logs a change of the finding.
     pub(super) fn look_at_sides(&mut self, tally: &Tally) {
         let has_changed = self.sides.look(Counted::of(tally));
-        seek(&self.links, &self.sides);
+        // The engines count the host's frames by `uplink` while none arrives by `host`.
+        self.links
+            .seek_host(!self.sides.is_heard || self.sides.looks > 0);
         if !has_changed {
             return;
         }
@@ -150,11 +152,6 @@ impl Daemon {
         let [host, uplink] = [Role::Host, Role::Uplink].map(|role| self.standing.nic_name(role));
         finding.text(host, uplink)
     }
-}
-
-/// Makes the engines count the host's frames by `uplink` while none arrives by `host`.
-fn seek(links: &Links, sides: &Sides) {
-    links.seek_host(!sides.is_heard || sides.looks > 0);
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::nics::Nics;
 use super::zero_copy::{self, Binding, Lossy};
 use super::{DaemonError, Event, capabilities};
 use crate::observe::WorkerReport as BalanceReport;
-use crate::settings::{Engine, Inbound, RingSizes, Settings};
+use crate::settings::{Engine, RingSizes, Settings};
 use crossbeam::channel::{self, Receiver, Sender};
 use exitmark_datapath::{
     BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, Guard, Kernel, Links,
@@ -162,7 +162,7 @@ fn limits(settings: &Settings, rings: RingSizes) -> WorkerLimits {
 
 /// Whether the configuration makes all frames of a port go through its sockets.
 fn is_asked(settings: &Settings) -> bool {
-    settings.engine == Engine::AfXdp || settings.datapath.inbound == Inbound::AfXdp
+    settings.engine == Engine::AfXdp || settings.datapath.inbound == Engine::AfXdp
 }
 
 /// All workers, one for each queue, and what they share with the XDP program.

@@ -104,7 +104,7 @@ mod tests {
             ),
             (ZeroCopy::Require, Xdp, &Binding::ZeroCopy, None),
         ] {
-            let none = PerRole::from_fn(|_| None);
+            let none = PerRole::default();
             assert_eq!(&choose(asked, engine, &none).unwrap(), sound);
             let some = PerRole::from_fn(|role| (role == Role::Host).then(lossy));
             assert_eq!(

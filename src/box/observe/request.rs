@@ -45,10 +45,10 @@ impl CaptureRequest {
         if !(1..=3600).contains(&self.seconds) {
             return Err(format!("seconds is {}; give 1 to 3600", self.seconds));
         }
-        if !self.one_in.is_power_of_two() || self.one_in > 65536 {
+        let one_in = self.one_in;
+        if !one_in.is_power_of_two() || one_in > 65536 {
             return Err(format!(
-                "one_in is {}; give a power of two, 1 to 65536",
-                self.one_in
+                "one_in is {one_in}; give a power of two, 1 to 65536"
             ));
         }
         Ok(())

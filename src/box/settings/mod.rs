@@ -209,8 +209,9 @@ pub struct Datapath {
     pub frags: Frags,
     /// Whether the kernel takes over what workers cannot keep up with.
     pub spill: bool,
-    /// The engine for frames to the host.
-    pub inbound: Inbound,
+    /// The engine for frames to the host. `Auto` is `AfXdp` if that is the engine and the sockets are
+    /// zero-copy, otherwise `Xdp`; `AfXdp` is also used without zero-copy.
+    pub inbound: Engine,
     /// One decision in this many is audited: a power of two up to 65,536; 0 turns the audit off.
     pub sample: u32,
 }
@@ -250,19 +251,6 @@ pub enum Frags {
     On,
     /// Never: a port whose MTU needs it is refused.
     Off,
-}
-
-/// The engine for frames to the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Inbound {
-    /// `AfXdp` if that is the engine and the sockets are zero-copy, otherwise `Xdp`.
-    #[default]
-    Auto,
-    /// Workers in user space, also without zero-copy.
-    AfXdp,
-    /// The XDP program in the kernel.
-    Xdp,
 }
 
 /// Whether the sockets are bound zero-copy.

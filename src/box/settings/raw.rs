@@ -1,6 +1,6 @@
 //! The configuration as deserialized from the file, with its defaults and before any check.
 
-use super::{Control, Engine, Frags, Inbound, Pin, WhenStale, ZeroCopy};
+use super::{Control, Engine, Frags, Pin, WhenStale, ZeroCopy};
 use exitmark_policy::{AtUplink, ExitProtocols, Mode};
 use exitmark_service::config::RawDscp;
 use serde::{Deserialize, Serialize};
@@ -149,7 +149,7 @@ pub(super) struct Datapath {
     pub(super) zero_copy: ZeroCopy,
     pub(super) frags: Frags,
     pub(super) spill: bool,
-    pub(super) inbound: Inbound,
+    pub(super) inbound: Engine,
     pub(super) sample: i64,
 }
 
@@ -162,7 +162,7 @@ impl Default for Datapath {
             zero_copy: ZeroCopy::default(),
             frags: Frags::default(),
             spill: true,
-            inbound: Inbound::default(),
+            inbound: Engine::default(),
             sample: 4096,
         }
     }

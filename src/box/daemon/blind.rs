@@ -8,7 +8,7 @@
 use super::Daemon;
 use super::workers::Sums;
 use super::zero_copy::CUT;
-use exitmark_datapath::{Counter, KernelCounts, PerRole, Role};
+use exitmark_datapath::{Counter, KernelCounts};
 use exitmark_nic::LinkState;
 use std::time::Duration;
 
@@ -115,41 +115,30 @@ impl Sight {
     }
 }
 
-pub(super) fn seen(counts: &KernelCounts) -> PerRole<u64> {
-    PerRole::from_fn(|role: Role| {
-        counts
-            .tally
-            .of(Counter::Received(role))
-            .wrapping_add(counts.handed[role])
-            .wrapping_add(counts.to_stack[role])
-    })
-}
-
 impl Daemon {
     /// Compares the NICs' counters with their programs', and reattaches a blind port's program.
     pub(super) fn look_at_ports(&mut self, counts: &KernelCounts, sums: &Sums) {
-        for port in &self.standing.ports {
-            let (role, nic) = (port.role, &port.nic);
-            if sums.cut[role] > 0 && !std::mem::replace(&mut self.cut_told[role], true) {
-                tracing::warn!("{} ({role}): {CUT}", nic.name);
-            }
-        }
-        let seen = seen(counts);
         for port in &mut self.standing.ports {
             let (role, nic) = (port.role, &port.nic);
+            if sums.cut[role] > 0 && !std::mem::replace(&mut self.cut_told[role], true) {
+                tracing::warn!("{port}: {CUT}");
+            }
             let Ok(Some(now)) = LinkState::of_index(nic.index) else {
                 continue;
             };
             let look = Look {
                 received: now.received,
-                seen: seen[role],
+                seen: counts
+                    .tally
+                    .of(Counter::Received(role))
+                    .wrapping_add(counts.handed[role])
+                    .wrapping_add(counts.to_stack[role]),
             };
             match self.sights[role].look(look) {
                 Some(Step::Reattach) => {
                     tracing::error!(
-                        "ALARM: {} ({role}) receives packets and its XDP program sees none: \
-                         frames received there are not forwarded; the program is attached again",
-                        nic.name
+                        "ALARM: {port} receives packets and its XDP program sees none: frames \
+                         received there are not forwarded; the program is attached again"
                     );
                     let mode = port.mode;
                     let kernel = &self.kernel;
@@ -163,20 +152,18 @@ impl Daemon {
                         Err(error) => {
                             self.sights[role].attached(false);
                             tracing::error!(
-                                "ALARM: cannot reattach the XDP program to {} ({role}), will \
-                                 retry: {error}",
-                                nic.name
+                                "ALARM: cannot reattach the XDP program to {port}, will retry: \
+                                 {error}"
                             );
                         }
                     }
                 }
                 Some(Step::StillBlind) => tracing::error!(
-                    "ALARM: {} ({role}) still receives packets that its XDP program does not \
-                     see; stop exitmark, `exitmark detach`, set the NIC down and up, start",
-                    nic.name
+                    "ALARM: {port} still receives packets that its XDP program does not see; stop \
+                     exitmark, `exitmark detach`, set the NIC down and up, start"
                 ),
                 Some(Step::Recovered) => {
-                    tracing::info!("the XDP program on {} ({role}) sees frames again", nic.name);
+                    tracing::info!("the XDP program on {port} sees frames again");
                 }
                 None => {}
             }

@@ -217,63 +217,55 @@ mod tests {
 
     #[test]
     fn each_change_of_a_port_is_a_fault_of_its_own() {
-        let port = port(Role::Uplink);
-        let all = |state: LinkState, seen| faults(&port, Some(&state), seen);
-        assert_eq!(all(state(), SEEN), []);
-        assert_eq!(faults(&port, None, SEEN), [Fault::Gone]);
-        let forgotten = Seen {
-            is_redirected_to: false,
-            ..SEEN
+        let of = |role, change: &dyn Fn(&mut LinkState, &mut Seen)| {
+            let (mut state, mut seen) = (state(), SEEN);
+            change(&mut state, &mut seen);
+            faults(&port(role), Some(&state), seen)
         };
-        assert_eq!(all(state(), forgotten), [Fault::Forgotten]);
-        let renamed = LinkState {
-            name: "eth7".to_owned(),
-            ..state()
+        let all = |change: &dyn Fn(&mut LinkState, &mut Seen)| of(Role::Uplink, change);
+        assert_eq!(all(&|_, _| ()), []);
+        assert_eq!(faults(&port(Role::Uplink), None, SEEN), [Fault::Gone]);
+        let forgotten = all(&|_, seen| seen.is_redirected_to = false);
+        assert_eq!(forgotten, [Fault::Forgotten]);
+        let renamed = |named| {
+            all(&|state, seen| {
+                state.name = "eth7".to_owned();
+                seen.named = named;
+            })
         };
         // An alternative name finds it.
-        assert_eq!(all(renamed.clone(), SEEN), []);
+        assert_eq!(renamed(SEEN.named), []);
         for named in [None, Some(2)] {
-            let seen = Seen { named, ..SEEN };
-            let expected = [Fault::Renamed("eth7".to_owned())];
-            assert_eq!(all(renamed.clone(), seen), expected);
+            assert_eq!(renamed(named), [Fault::Renamed("eth7".to_owned())]);
         }
-        for (is_up, has_carrier) in [(false, false), (true, false)] {
-            let state = LinkState {
-                is_up,
-                has_carrier,
-                ..state()
-            };
-            assert_eq!(all(state, SEEN), [Fault::NoLink { is_up }]);
+        for is_up in [false, true] {
+            let off = all(&|state, _| (state.is_up, state.has_carrier) = (is_up, false));
+            assert_eq!(off, [Fault::NoLink { is_up }]);
         }
-        let queues = Seen { queues: 2, ..SEEN };
-        assert_eq!(all(state(), queues), [Fault::Queues { is: 2, was: 1 }]);
-        let deaf = LinkState {
-            is_promiscuous: false,
-            ..state()
-        };
-        assert_eq!(all(deaf.clone(), SEEN), [Fault::NotPromiscuous]);
+        let queues = all(&|_, seen| seen.queues = 2);
+        assert_eq!(queues, [Fault::Queues { is: 2, was: 1 }]);
+        let deaf = |state: &mut LinkState, _: &mut Seen| state.is_promiscuous = false;
+        assert_eq!(all(&deaf), [Fault::NotPromiscuous]);
+        // `incoming` needs only frames for its own MAC address.
+        assert_eq!(of(Role::Incoming, &deaf), []);
         let relative = |name: &str, kind: &str| Relative {
             name: name.to_owned(),
             kind: kind.to_owned(),
         };
         let (bridge, upper) = (relative("br0", "bridge"), relative("mv0", "macvlan"));
         let address: IpNet = "192.0.2.1/24".parse().unwrap();
-        let by_others = Seen {
-            bundle: Some(bridge.clone()),
-            upper: Some(upper.clone()),
-            address: Some(address),
-            ..SEEN
-        };
+        let by_others = all(&|_, seen| {
+            seen.bundle = Some(bridge.clone());
+            seen.upper = Some(upper.clone());
+            seen.address = Some(address);
+        });
+        assert!(by_others.iter().all(Fault::is_by_others));
         let expected = [
             Fault::Member(Box::new(bridge)),
             Fault::Upper(Box::new(upper)),
             Fault::Address(address),
         ];
-        assert_eq!(all(state(), by_others), expected);
-        assert!(expected.iter().all(Fault::is_by_others));
-        // `incoming` needs only frames for its own MAC address.
-        let incoming = self::port(Role::Incoming);
-        assert_eq!(faults(&incoming, Some(&deaf), SEEN), []);
+        assert_eq!(by_others, expected);
     }
 
     #[test]

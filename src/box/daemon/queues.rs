@@ -138,6 +138,11 @@ mod tests {
         nics
     }
 
+    #[track_caller]
+    fn says(text: &str, words: &str) {
+        assert!(text.contains(words), "{text}");
+    }
+
     fn check(nics: &Nics, engine: Engine, cpus: u32) -> Result<(), String> {
         nics.check_queues(engine, cpus, |_| Ok(false))
             .map_err(|error| error.to_string())
@@ -149,11 +154,8 @@ mod tests {
             let nics = ports((driver, 4, 4), (driver, 4, 4));
             for engine in [Engine::Auto, Engine::AfXdp, Engine::Xdp] {
                 let refused = check(&nics, engine, 2).unwrap_err();
-                assert!(refused.contains("host0 has 4 queue pairs"), "{refused}");
-                assert!(
-                    refused.contains("`ethtool -L host0 combined 2`"),
-                    "{refused}"
-                );
+                says(&refused, "host0 has 4 queue pairs");
+                says(&refused, "`ethtool -L host0 combined 2`");
                 assert!(check(&nics, engine, 4).is_ok());
             }
             // With a program attached the number cannot be changed.
@@ -201,31 +203,19 @@ mod tests {
         let nics = ports(("e1000e", 1, 1), ("igb", 4, 8));
         for engine in [Engine::Auto, Engine::AfXdp] {
             let refused = check(&nics, engine, 2).unwrap_err();
-            let words = [
-                "host0 has 1 receive queues but uplink0 has 4",
-                "engine = \"xdp\" does not",
-                "`ethtool -L uplink0 combined 1`",
-            ];
-            assert!(
-                words.iter().all(|words| refused.contains(words)),
-                "{refused}"
-            );
+            says(&refused, "host0 has 1 receive queues but uplink0 has 4");
+            says(&refused, "engine = \"xdp\" does not");
+            says(&refused, "`ethtool -L uplink0 combined 1`");
         }
         assert!(check(&nics, Engine::Xdp, 2).is_ok());
         assert_eq!(nics.workers(), 1);
         let nics = ports(("e1000e", 1, 1), ("vmxnet3", 4, 4));
         let refused = check(&nics, Engine::Auto, 2).unwrap_err();
-        assert!(
-            refused.contains("no number of queues is possible on every port"),
-            "{refused}"
-        );
+        says(&refused, "no number of queues is possible on every port");
         assert!(!refused.contains("ethtool"), "{refused}");
         let nics = ports(("ice", 96, 96), ("ice", 96, 96));
         let refused = check(&nics, Engine::Auto, 96).unwrap_err();
-        assert!(
-            refused.contains("`ethtool -L host0 combined 64`"),
-            "{refused}"
-        );
+        says(&refused, "`ethtool -L host0 combined 64`");
         assert!(check(&nics, Engine::Xdp, 96).is_ok());
         assert_eq!(nics.workers(), 64);
     }
@@ -235,11 +225,11 @@ mod tests {
         let nics = ports(("i40e", 4, 64), ("i40e", 4, 64));
         let (_, nic) = nics.present().next().unwrap();
         let said = lossy(nic, 8, 8);
-        assert!(
-            said.contains("`ethtool -L host0 combined 8`, or let the interrupts"),
-            "{said}"
+        says(
+            &said,
+            "`ethtool -L host0 combined 8`, or let the interrupts",
         );
-        assert!(said.contains("the first 4 CPUs only"), "{said}");
+        says(&said, "the first 4 CPUs only");
         assert!(!lossy(nic, 8, 4).contains("ethtool"));
     }
 }

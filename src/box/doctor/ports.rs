@@ -4,8 +4,7 @@ use super::facts::{Facts, Port};
 use super::{Finding, Severity, word};
 use crate::settings::Engine;
 use exitmark_datapath::{MAX_QUEUES, Role};
-use exitmark_nic::{NextHop, Nic, NicError, Offload, OffloadState, common_queues};
-use std::net::IpAddr;
+use exitmark_nic::{NextHop, Nic, NicError, Offload, OffloadState, common_queues, is_link_local};
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -335,15 +334,13 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             .into_iter()
             .collect();
     };
-    let is_link_local =
-        |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
     // In reverse order: deleting a network's first address deletes its others too, and the commands
     // for those would fail.
     let mut findings: Vec<Finding> = nic
         .addresses
         .iter()
         .rev()
-        .filter(|address| !is_link_local(address.addr()))
+        .filter(|address| !is_link_local(address))
         .map(|address| {
             Finding::fault(subject, format!("the box has the address {address} here"))
                 .because(format!(
@@ -352,11 +349,7 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
                 .mended_by(format!("ip addr del {address} dev {}", word(subject)))
         })
         .collect();
-    if nic
-        .addresses
-        .iter()
-        .any(|address| is_link_local(address.addr()))
-    {
+    if nic.addresses.iter().any(is_link_local) {
         let key = format!("net.ipv6.conf.{}.disable_ipv6=1", nic.sysctl_name());
         findings.push(
             Finding::warning(subject, "the box has an IPv6 link-local address here")

@@ -263,7 +263,10 @@ impl Auditor {
                     Egress::Unrouted => Way::Unrouted,
                 }
             }
-            (Role::Uplink, _) if !self.is_incoming_too() => Way::Across(Role::Host),
+            // Unless one NIC is both `uplink` and `incoming`.
+            (Role::Uplink, _) if self.links.incoming_port() != Some(Role::Uplink) => {
+                Way::Across(Role::Host)
+            }
             _ if self.is_routed(sample, &snapshot.rules) => Way::Delivered,
             (Role::Uplink, _) => Way::Across(Role::Host),
             _ => Way::Stack,
@@ -297,20 +300,13 @@ impl Auditor {
         ))
     }
 
-    /// Whether one NIC is both `uplink` and `incoming`.
-    fn is_incoming_too(&self) -> bool {
-        self.links.incoming_port() == Some(Role::Uplink)
-    }
-
     /// Whether a frame was sent to the box for the host.
     fn is_routed(&self, sample: &Sample, rules: &Rules) -> bool {
         let to = MacAddr::destination_of(&sample.before);
         self.links.incoming_port().is_some()
             && to.is_some()
             && self.owns.was(to)
-            && packet::destination(&sample.before).is_some_and(|address| {
-                rules.addresses.contains(address) || rules.relay_addresses.contains(address)
-            })
+            && packet::destination(&sample.before).is_some_and(|address| rules.is_host(address))
     }
 
     fn check_way(&self, way: Way, sample: &Sample, faults: &mut Faults) {

@@ -41,11 +41,6 @@ pub(super) struct Site<'a> {
 }
 
 impl Site<'_> {
-    fn has_ip(&self, address: IpAddr) -> bool {
-        let rules = &self.snapshot.rules;
-        rules.addresses.contains(address) || rules.relay_addresses.contains(address)
-    }
-
     /// Whether the other side's port may be shown. The list of relays is public, and many relays
     /// have a unique port, so a relay's port would identify it. Inbound frames have no class that
     /// excludes relays, and without a current relay set a class does not exclude them either.
@@ -272,7 +267,7 @@ impl<'a> Reader<'a> {
     fn addresses(&mut self, at: usize, bytes: usize, site: &Site<'_>) -> bool {
         let side = |at: usize| {
             let address = address(self.frame.get(at..at + bytes)?)?;
-            Some((address, site.has_ip(address)))
+            Some((address, site.snapshot.rules.is_host(address)))
         };
         let (Some(source), Some(destination)) = (side(at), side(at + bytes)) else {
             return false;

@@ -135,316 +135,271 @@ fn a_sound_machine_has_no_warnings() {
     }
 }
 
+/// Fails unless the change is found as expected: severity, subject, a part of `what`, and the
+/// command if there is one.
+#[track_caller]
+fn finds(expected: &str, spoil: impl Fn(&mut Facts)) {
+    let (expected, fix) = match expected.split_once(" => ") {
+        Some((expected, fix)) => (expected, Some(fix)),
+        None => (expected, None),
+    };
+    let (severity, rest) = expected.split_once(' ').unwrap();
+    let (subject, words) = rest.split_once(": ").unwrap();
+    let mut facts = sound();
+    spoil(&mut facts);
+    let amiss = amiss(&facts);
+    let finding = amiss
+        .first()
+        .unwrap_or_else(|| panic!("{words}: nothing was found"));
+    assert_eq!(
+        (finding.severity.to_string().as_str(), &*finding.subject),
+        (severity, subject)
+    );
+    assert!(finding.what.contains(words), "{words}: {finding:?}");
+    assert!(!finding.why.is_empty() || finding.what.contains("interface"));
+    assert_eq!(finding.fix.as_deref(), fix, "{finding:?}");
+    // One finding, or the same on several NICs.
+    assert!(
+        amiss.iter().all(|other| other.severity == finding.severity),
+        "{words}: {amiss:?}"
+    );
+}
+
 #[test]
 fn each_fault_is_found_alone_with_its_command() {
-    type Spoil = fn(&mut Facts);
-    // Severity, subject, a part of `what`, and the command if there is one.
-    let table: Vec<(Spoil, &str)> = vec![
-        (|f| f.kernel = (5, 10), "fault kernel: 5.10"),
-        (|f| f.kernel = (6, 1), "warning kernel: 6.1"),
-        (|f| f.kernel = (6, 5), "warning kernel: 6.5"),
-        (
-            |f| {
-                f.trial = Trial::Refused(
-                    "cannot load the XDP programs: the verifier of Linux 6.12.0-amd64 refuses the \
-                     program exitmark_host: R2 unbounded memory access"
-                        .to_owned(),
-                );
-            },
-            "fault kernel: do not load on Linux 6.12.0-amd64",
-        ),
-        (
-            |f| f.trial = Trial::Loads(Err("no such tracepoint".to_owned())),
-            "warning kernel: cannot be counted",
-        ),
-        (
-            // One cause, one finding.
-            |f| {
-                f.trial = Trial::Loads(Err("no BTF".to_owned()));
-                f.has_btf = false;
-            },
-            "warning btf: vmlinux",
-        ),
-        (|f| f.has_btf = false, "warning btf: vmlinux"),
-        (
-            |f| f.has_jit = Some(false),
-            "warning jit: interpreted => sysctl -w net.core.bpf_jit_enable=1",
-        ),
-        (
-            |f| f.has_bpf_fs = false,
-            "fault pins: not in a BPF file system => \
-             mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf",
-        ),
-        (
-            |f| {
-                f.has_bpf_fs = false;
-                f.asked.pin.directory = "/run/bpf/exitmark/box".into();
-            },
-            "fault pins: not in a BPF file system => systemctl start run-bpf-exitmark.mount",
-        ),
-        (
-            |f| f.now = at("2026-11-28 21:30:00"),
-            "warning clock: is valid from 2026-11-28 22:00:00 UTC on, the clock is at 2026-11-28 \
-             21:30:00 => \
-             timedatectl set-ntp true",
-        ),
-        (
-            |f| f.now = at("1970-01-01 00:10:00"),
-            "fault clock: the clock is at 1970-01-01 00:10:00 => timedatectl set-ntp true",
-        ),
-        (
-            |f| f.now = at("2026-11-29 00:30:00"),
-            "warning relays: has no successor yet",
-        ),
-        (
-            |f| f.now = at("2026-11-29 02:00:00"),
-            "warning relays: was valid until 2026-11-29 01:00:00",
-        ),
-        (
-            |f| f.now = at("2026-12-24 02:00:00"),
-            "fault relays: is stale",
-        ),
-        (
-            |f| f.missing = vec![Capability::CAP_NET_ADMIN],
-            "fault rights: CAP_NET_ADMIN",
-        ),
-        (
-            |f| f.missing = vec![Capability::CAP_BPF],
-            "fault rights: CAP_BPF",
-        ),
-        (
-            |f| f.missing = vec![Capability::CAP_NET_RAW],
-            "fault rights: CAP_NET_RAW",
-        ),
-        (
-            |f| f.missing = vec![Capability::CAP_PERFMON],
-            "fault rights: CAP_PERFMON",
-        ),
-        (
-            |f| {
-                f.missing = vec![Capability::CAP_IPC_LOCK];
-                f.memlock = Some(8 << 20);
-            },
-            "warning memory: 8192 KiB => ulimit -l unlimited",
-        ),
-        (
-            |f| f.files[0].trouble = Some(io::ErrorKind::NotFound),
-            "fault relays: /var/lib/tor/cached-consensus does not exist",
-        ),
-        (
-            |f| {
-                f.files[0].trouble = Some(io::ErrorKind::PermissionDenied);
-                f.asked.user = Some("marker".to_owned());
-            },
-            "fault relays: may not be read => \
-             printf '\\nDataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
-             /etc/tor/torrc && systemctl restart tor && adduser marker debian-tor",
-        ),
-        (
-            |f| f.ports[1].nic = Err("there is no network interface uplink0 here".to_owned()),
-            "fault uplink0: there is no network interface",
-        ),
-        (
-            |f| nic(f, 1).is_up = false,
-            "fault uplink0: is down => ip link set dev uplink0 up",
-        ),
-        (
-            |f| nic(f, 1).has_carrier = false,
-            "warning uplink0: without carrier",
-        ),
-        (
-            |f| {
-                xdp(f, 0).abilities = Some(XdpAbilities {
-                    native: false,
-                    ..ABLE
-                })
-            },
-            "warning host0: generic mode only",
-        ),
-        (
-            |f| {
-                f.asked.needs_zero_copy = true;
-                xdp(f, 0).abilities = Some(XdpAbilities {
-                    zero_copy: false,
-                    ..ABLE
-                });
-            },
-            "fault host0: no zero-copy",
-        ),
-        (
-            |f| xdp(f, 0).program = 77,
-            "fault host0: another XDP program => ip link set dev host0 xdpdrv off",
-        ),
-        (
-            |f| {
-                xdp(f, 0).program = 77;
-                xdp(f, 0).is_generic = true;
-                // Ours is on another NIC.
-                f.attached = vec![(Role::Host, 2, 77)];
-                f.is_pinned = true;
-            },
-            "fault host0: another XDP program => ip link set dev host0 xdpgeneric off",
-        ),
-        (
-            |f| nic(f, 2).mtu = 9000,
-            "fault incoming0: MTU 9000, not 1500 => ip link set dev incoming0 mtu 1500",
-        ),
-        (
-            |f| nic(f, 2).queues = 8,
-            // More than the others, which support as many: the command goes to those, below.
-            "fault host0: 4 receive queues, not 8 => ethtool -L host0 combined 8",
-        ),
-        (
-            |f| {
-                each(f, |nic| nic.most_queues = 4);
-                nic(f, 1).queues = 1;
-                nic(f, 1).has_combined_queues = false;
-            },
-            "fault uplink0: 1 receive queue, not 4 => ethtool -L uplink0 rx 4",
-        ),
-        (
-            // More queue pairs than virtio_net can pair with CPUs.
-            |f| {
-                f.cpus = 2;
-                each(f, |nic| {
-                    nic.driver = Some("virtio_net".to_owned());
-                    nic.most_queues = 4;
-                });
-            },
-            "fault host0: 4 receive queues, more than 2 => ethtool -L host0 combined 2",
-        ),
-        (
-            // An unknown driver may be virtio_net.
-            |f| {
-                f.cpus = 2;
-                each(f, |nic| (nic.driver, nic.most_queues) = (None, 4));
-            },
-            "fault host0: 4 receive queues, more than 2 => ethtool -L host0 combined 2",
-        ),
-        (
-            // The others are raised to the NIC that needs a queue for each CPU ...
-            |f| {
-                f.cpus = 8;
-                nic(f, 1).driver = Some("i40e".to_owned());
-            },
-            "fault host0: 4 receive queues, not 8 => ethtool -L host0 combined 8",
-        ),
-        (
-            // ... or no command repairs it.
-            |f| {
-                f.cpus = 8;
-                each(f, |nic| nic.most_queues = 4);
-                nic(f, 1).driver = Some("mlx5_core".to_owned());
-            },
-            "warning uplink0: fewer queues than the 8 CPUs",
-        ),
-        (
-            // No command for a driver that does not support it.
-            |f| {
-                let e1000e = nic(f, 0);
-                (e1000e.queues, e1000e.most_queues) = (1, 1);
-                e1000e.sets_queues = false;
-            },
-            "fault uplink0: 4 receive queues, not 1 => ethtool -L uplink0 combined 1",
-        ),
-        (
-            |f| {
-                for (port, queues) in [(0, 1), (1, 4), (2, 4)] {
-                    let nic = nic(f, port);
-                    (nic.queues, nic.most_queues) = (queues, queues);
-                    nic.sets_queues = false;
-                }
-            },
-            "fault host0: no number of queues is possible on every port",
-        ),
-        (
-            |f| {
-                (f.asked.engine, f.asked.needs_zero_copy) = (Engine::Xdp, true);
-                nic(f, 1).driver = Some("virtio_net".to_owned());
-            },
-            "fault uplink0: from a zero-copy port",
-        ),
-        (
-            |f| {
-                f.asked.engine = Engine::Xdp;
-                nic(f, 1).queues = 8;
-            },
-            "warning host0: 4 receive queues, not 8 => ethtool -L host0 combined 8",
-        ),
-        (
-            |f| {
-                nic(f, 0).offloads =
-                    Offloads::default().with(Offload::RxVlan, OffloadState::FixedOn);
-            },
-            "fault host0: rx-vlan-hw-parse is on and cannot",
-        ),
-        (
-            |f| {
-                nic(f, 0).offloads = Offloads::default().with(Offload::Lro, OffloadState::FixedOn);
-            },
-            "fault host0: rx-lro is on and cannot",
-        ),
-        (
-            |f| nic(f, 0).addresses = vec!["192.0.2.7/24".parse().unwrap()],
-            "fault host0: 192.0.2.7/24 => ip addr del 192.0.2.7/24 dev host0",
-        ),
-        (
-            |f| nic(f, 1).addresses = vec!["2001:db8::7/64".parse().unwrap()],
-            "fault uplink0: 2001:db8::7/64 => ip addr del 2001:db8::7/64 dev uplink0",
-        ),
-        (
-            |f| {
-                let nic = nic(f, 1);
-                nic.name = "eth0.100".to_owned();
-                nic.addresses = vec!["fe80::7/64".parse().unwrap()];
-            },
-            "warning eth0.100: link-local => sysctl -w net.ipv6.conf.eth0/100.disable_ipv6=1",
-        ),
-        (
-            |f| f.hop.as_mut().unwrap().known = None,
-            "warning incoming0: not in the neighbour table",
-        ),
-        (
-            |f| {
-                f.hop.as_mut().unwrap().known = None;
-                nic(f, 2).addresses = vec!["203.0.113.2/24".parse().unwrap()];
-            },
-            "warning incoming0: not in the neighbour table => ping -c 1 -I incoming0 203.0.113.1",
-        ),
-        (
-            |f| {
-                let own = nic(f, 2).mac;
-                f.hop.as_mut().unwrap().next_hop = NextHop::Mac(own);
-            },
-            "fault incoming0: own MAC address",
-        ),
-    ];
-    for (spoil, expected) in table {
-        let (expected, fix) = match expected.split_once(" => ") {
-            Some((expected, fix)) => (expected, Some(fix)),
-            None => (expected, None),
-        };
-        let (severity, rest) = expected.split_once(' ').unwrap();
-        let (subject, words) = rest.split_once(": ").unwrap();
-        let mut facts = sound();
-        spoil(&mut facts);
-        let amiss = amiss(&facts);
-        let finding = amiss
-            .first()
-            .unwrap_or_else(|| panic!("{words}: nothing was found"));
-        assert_eq!(
-            (finding.severity.to_string().as_str(), &*finding.subject),
-            (severity, subject)
+    finds("fault kernel: 5.10", |f| f.kernel = (5, 10));
+    finds("warning kernel: 6.1", |f| f.kernel = (6, 1));
+    finds("warning kernel: 6.5", |f| f.kernel = (6, 5));
+    finds("fault kernel: do not load on Linux 6.12.0-amd64", |f| {
+        f.trial = Trial::Refused(
+            "cannot load the XDP programs: the verifier of Linux 6.12.0-amd64 refuses the \
+             program exitmark_host: R2 unbounded memory access"
+                .to_owned(),
         );
-        assert!(finding.what.contains(words), "{words}: {finding:?}");
-        assert!(!finding.why.is_empty() || finding.what.contains("interface"));
-        assert_eq!(finding.fix.as_deref(), fix, "{finding:?}");
-        // One finding, or the same on several NICs.
-        assert!(
-            amiss.iter().all(|other| other.severity == finding.severity),
-            "{words}: {amiss:?}"
-        );
+    });
+    finds("warning kernel: cannot be counted", |f| {
+        f.trial = Trial::Loads(Err("no such tracepoint".to_owned()))
+    });
+    // One cause, one finding.
+    finds("warning btf: vmlinux", |f| {
+        f.trial = Trial::Loads(Err("no BTF".to_owned()));
+        f.has_btf = false;
+    });
+    finds("warning btf: vmlinux", |f| f.has_btf = false);
+    finds(
+        "warning jit: interpreted => sysctl -w net.core.bpf_jit_enable=1",
+        |f| f.has_jit = Some(false),
+    );
+    finds(
+        "fault pins: not in a BPF file system => \
+         mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf",
+        |f| f.has_bpf_fs = false,
+    );
+    finds(
+        "fault pins: not in a BPF file system => systemctl start run-bpf-exitmark.mount",
+        |f| {
+            f.has_bpf_fs = false;
+            f.asked.pin.directory = "/run/bpf/exitmark/box".into();
+        },
+    );
+    finds(
+        "warning clock: is valid from 2026-11-28 22:00:00 UTC on, the clock is at 2026-11-28 \
+         21:30:00 => timedatectl set-ntp true",
+        |f| f.now = at("2026-11-28 21:30:00"),
+    );
+    finds(
+        "fault clock: the clock is at 1970-01-01 00:10:00 => timedatectl set-ntp true",
+        |f| f.now = at("1970-01-01 00:10:00"),
+    );
+    finds("warning relays: has no successor yet", |f| {
+        f.now = at("2026-11-29 00:30:00")
+    });
+    finds("warning relays: was valid until 2026-11-29 01:00:00", |f| {
+        f.now = at("2026-11-29 02:00:00")
+    });
+    finds("fault relays: is stale", |f| {
+        f.now = at("2026-12-24 02:00:00")
+    });
+    for (name, capability) in [
+        ("CAP_NET_ADMIN", Capability::CAP_NET_ADMIN),
+        ("CAP_BPF", Capability::CAP_BPF),
+        ("CAP_NET_RAW", Capability::CAP_NET_RAW),
+        ("CAP_PERFMON", Capability::CAP_PERFMON),
+    ] {
+        finds(&format!("fault rights: {name}"), |f| {
+            f.missing = vec![capability]
+        });
     }
+    finds("warning memory: 8192 KiB => ulimit -l unlimited", |f| {
+        f.missing = vec![Capability::CAP_IPC_LOCK];
+        f.memlock = Some(8 << 20);
+    });
+    finds(
+        "fault relays: /var/lib/tor/cached-consensus does not exist",
+        |f| f.files[0].trouble = Some(io::ErrorKind::NotFound),
+    );
+    finds(
+        "fault relays: may not be read => \
+         printf '\\nDataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
+         /etc/tor/torrc && systemctl restart tor && adduser marker debian-tor",
+        |f| {
+            f.files[0].trouble = Some(io::ErrorKind::PermissionDenied);
+            f.asked.user = Some("marker".to_owned());
+        },
+    );
+    finds("fault uplink0: there is no network interface", |f| {
+        f.ports[1].nic = Err("there is no network interface uplink0 here".to_owned())
+    });
+    finds(
+        "fault uplink0: is down => ip link set dev uplink0 up",
+        |f| nic(f, 1).is_up = false,
+    );
+    finds("warning uplink0: without carrier", |f| {
+        nic(f, 1).has_carrier = false
+    });
+    finds("warning host0: generic mode only", |f| {
+        xdp(f, 0).abilities = Some(XdpAbilities {
+            native: false,
+            ..ABLE
+        })
+    });
+    finds("fault host0: no zero-copy", |f| {
+        f.asked.needs_zero_copy = true;
+        xdp(f, 0).abilities = Some(XdpAbilities {
+            zero_copy: false,
+            ..ABLE
+        });
+    });
+    finds(
+        "fault host0: another XDP program => ip link set dev host0 xdpdrv off",
+        |f| xdp(f, 0).program = 77,
+    );
+    finds(
+        "fault host0: another XDP program => ip link set dev host0 xdpgeneric off",
+        |f| {
+            xdp(f, 0).program = 77;
+            xdp(f, 0).is_generic = true;
+            // Ours is on another NIC.
+            f.attached = vec![(Role::Host, 2, 77)];
+            f.is_pinned = true;
+        },
+    );
+    finds(
+        "fault incoming0: MTU 9000, not 1500 => ip link set dev incoming0 mtu 1500",
+        |f| nic(f, 2).mtu = 9000,
+    );
+    // More than the others, which support as many: the command goes to those, below.
+    finds(
+        "fault host0: 4 receive queues, not 8 => ethtool -L host0 combined 8",
+        |f| nic(f, 2).queues = 8,
+    );
+    finds(
+        "fault uplink0: 1 receive queue, not 4 => ethtool -L uplink0 rx 4",
+        |f| {
+            each(f, |nic| nic.most_queues = 4);
+            nic(f, 1).queues = 1;
+            nic(f, 1).has_combined_queues = false;
+        },
+    );
+    // More queue pairs than virtio_net can pair with CPUs.
+    finds(
+        "fault host0: 4 receive queues, more than 2 => ethtool -L host0 combined 2",
+        |f| {
+            f.cpus = 2;
+            each(f, |nic| {
+                nic.driver = Some("virtio_net".to_owned());
+                nic.most_queues = 4;
+            });
+        },
+    );
+    // An unknown driver may be virtio_net.
+    finds(
+        "fault host0: 4 receive queues, more than 2 => ethtool -L host0 combined 2",
+        |f| {
+            f.cpus = 2;
+            each(f, |nic| (nic.driver, nic.most_queues) = (None, 4));
+        },
+    );
+    // The others are raised to the NIC that needs a queue for each CPU ...
+    finds(
+        "fault host0: 4 receive queues, not 8 => ethtool -L host0 combined 8",
+        |f| {
+            f.cpus = 8;
+            nic(f, 1).driver = Some("i40e".to_owned());
+        },
+    );
+    // ... or no command repairs it.
+    finds("warning uplink0: fewer queues than the 8 CPUs", |f| {
+        f.cpus = 8;
+        each(f, |nic| nic.most_queues = 4);
+        nic(f, 1).driver = Some("mlx5_core".to_owned());
+    });
+    // No command for a driver that does not support it.
+    finds(
+        "fault uplink0: 4 receive queues, not 1 => ethtool -L uplink0 combined 1",
+        |f| {
+            let e1000e = nic(f, 0);
+            (e1000e.queues, e1000e.most_queues) = (1, 1);
+            e1000e.sets_queues = false;
+        },
+    );
+    finds(
+        "fault host0: no number of queues is possible on every port",
+        |f| {
+            for (port, queues) in [(0, 1), (1, 4), (2, 4)] {
+                let nic = nic(f, port);
+                (nic.queues, nic.most_queues) = (queues, queues);
+                nic.sets_queues = false;
+            }
+        },
+    );
+    finds("fault uplink0: from a zero-copy port", |f| {
+        (f.asked.engine, f.asked.needs_zero_copy) = (Engine::Xdp, true);
+        nic(f, 1).driver = Some("virtio_net".to_owned());
+    });
+    finds(
+        "warning host0: 4 receive queues, not 8 => ethtool -L host0 combined 8",
+        |f| {
+            f.asked.engine = Engine::Xdp;
+            nic(f, 1).queues = 8;
+        },
+    );
+    finds("fault host0: rx-vlan-hw-parse is on and cannot", |f| {
+        nic(f, 0).offloads = Offloads::default().with(Offload::RxVlan, OffloadState::FixedOn);
+    });
+    finds("fault host0: rx-lro is on and cannot", |f| {
+        nic(f, 0).offloads = Offloads::default().with(Offload::Lro, OffloadState::FixedOn);
+    });
+    finds(
+        "fault host0: 192.0.2.7/24 => ip addr del 192.0.2.7/24 dev host0",
+        |f| nic(f, 0).addresses = vec!["192.0.2.7/24".parse().unwrap()],
+    );
+    finds(
+        "fault uplink0: 2001:db8::7/64 => ip addr del 2001:db8::7/64 dev uplink0",
+        |f| nic(f, 1).addresses = vec!["2001:db8::7/64".parse().unwrap()],
+    );
+    finds(
+        "warning eth0.100: link-local => sysctl -w net.ipv6.conf.eth0/100.disable_ipv6=1",
+        |f| {
+            let nic = nic(f, 1);
+            nic.name = "eth0.100".to_owned();
+            nic.addresses = vec!["fe80::7/64".parse().unwrap()];
+        },
+    );
+    finds("warning incoming0: not in the neighbour table", |f| {
+        f.hop.as_mut().unwrap().known = None
+    });
+    finds(
+        "warning incoming0: not in the neighbour table => ping -c 1 -I incoming0 203.0.113.1",
+        |f| {
+            f.hop.as_mut().unwrap().known = None;
+            nic(f, 2).addresses = vec!["203.0.113.2/24".parse().unwrap()];
+        },
+    );
+    finds("fault incoming0: own MAC address", |f| {
+        let own = nic(f, 2).mac;
+        f.hop.as_mut().unwrap().next_hop = NextHop::Mac(own);
+    });
 }
 
 #[test]

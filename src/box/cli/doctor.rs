@@ -7,7 +7,7 @@ use crate::observe::OWN_RESOLVER;
 use exitmark_datapath::Role;
 use exitmark_nic::Own;
 use exitmark_service::process;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Check that the machine meets the box's requirements, and print a command that repairs each fault
@@ -43,7 +43,7 @@ fn port(text: &str) -> Result<(Role, String), String> {
 }
 
 /// A running box's warning of a recursive resolver on the host, if any.
-fn own_resolver(socket: PathBuf) -> Option<String> {
+fn own_resolver(socket: &Path) -> Option<String> {
     let report = Client::new(socket).status().ok()?;
     let mut warnings = report.warnings.into_iter();
     let warning = warnings.find(|warning| warning.kind == OWN_RESOLVER)?;
@@ -61,26 +61,25 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
             if let Some(role) = Role::ALL.into_iter().find(|&role| of(role).count() > 1) {
                 return Err(misused(format_args!("--port: {role} is named twice")));
             }
-            let mut asked = Asked::default();
-            let named = Role::ALL.into_iter().flat_map(of);
-            asked.ports = named
-                .map(|(role, nic)| (Some(*role), nic.clone()))
-                .collect();
             let nic = |wanted| of(wanted).map(|(_, nic)| nic).next();
-            if nic(Role::Incoming).is_some() && nic(Role::Incoming) == nic(Role::Uplink) {
-                asked.shares_uplink = true;
-                asked
-                    .ports
-                    .retain(|(role, _)| *role != Some(Role::Incoming));
+            let incoming = nic(Role::Incoming);
+            let shares_uplink = incoming.is_some() && incoming == nic(Role::Uplink);
+            let roles = Role::ALL.into_iter();
+            let roles = roles.filter(|&role| !(shares_uplink && role == Role::Incoming));
+            Asked {
+                ports: roles
+                    .filter_map(|role| Some((Some(role), nic(role)?.clone())))
+                    .collect(),
+                shares_uplink,
+                ..Asked::default()
             }
-            asked
         }
     };
     process::log_to_stderr();
     let mut facts = Facts::look(asked);
     let socket = settings
         .as_ref()
-        .map(|settings| settings.control.socket.clone());
+        .map(|settings| settings.control.socket.as_path());
     facts.own_resolver = socket.and_then(own_resolver);
     let mut findings = findings(&facts);
     if let Some(settings) = &settings {

@@ -194,15 +194,10 @@ impl Nics {
     /// Whether the XDP program is loaded for multi-buffer frames.
     pub(super) fn buffers(&self, frags: Frags) -> Buffers {
         let mut ports = self.present().map(|(_, nic)| nic);
-        let several = match frags {
-            Frags::On => true,
-            Frags::Off => false,
-            Frags::Auto => ports.any(Nic::may_need_several_buffers),
-        };
-        if several {
-            Buffers::Several
-        } else {
-            Buffers::One
+        match frags {
+            Frags::On => Buffers::Several,
+            Frags::Auto if ports.any(Nic::may_need_several_buffers) => Buffers::Several,
+            Frags::Auto | Frags::Off => Buffers::One,
         }
     }
 
@@ -272,27 +267,14 @@ mod tests {
 
     #[test]
     fn a_port_is_lossy_by_the_drivers_of_its_egress_nics() {
+        let (igb, virtio) = ("igb", "virtio_net");
+        let [to_host, to_uplink, to_incoming] = ["host0", "uplink0", "incoming0"].map(Some);
         for (host, uplink, incoming, expected) in [
-            ("igb", "igb", Some("igb"), [None, None, None]),
-            ("igb", "virtio_net", None, [Some("uplink0"), None, None]),
-            (
-                "igb",
-                "igb",
-                Some("virtio_net"),
-                [Some("incoming0"), None, None],
-            ),
-            (
-                "virtio_net",
-                "igb",
-                Some("igb"),
-                [None, Some("host0"), Some("host0")],
-            ),
-            (
-                "virtio_net",
-                "virtio_net",
-                Some("virtio_net"),
-                [Some("uplink0"), Some("host0"), Some("host0")],
-            ),
+            (igb, igb, Some(igb), [None, None, None]),
+            (igb, virtio, None, [to_uplink, None, None]),
+            (igb, igb, Some(virtio), [to_incoming, None, None]),
+            (virtio, igb, Some(igb), [None, to_host, to_host]),
+            (virtio, virtio, Some(virtio), [to_uplink, to_host, to_host]),
         ] {
             let mut nics = Nics {
                 incoming_role: incoming.map(|_| Role::Incoming),

@@ -121,13 +121,10 @@ impl Parts {
     /// The line that announces readiness, on stdout and to the service manager.
     pub(super) fn describe(&self, relays: usize) -> String {
         let standing = &self.assembly.standing;
-        let mut ports = String::new();
-        for StandingPort {
-            role, nic, mode, ..
-        } in &standing.ports
-        {
-            ports += &format!(" {role}={} xdp={mode}", nic.name);
-        }
+        let ports = standing.ports.iter();
+        let ports: String = ports
+            .map(|port| format!(" {}={} xdp={}", port.role, port.nic.name, port.mode))
+            .collect();
         format!(
             "ready: engine={} workers={} relays={relays}{ports}",
             standing.engine.name(),

@@ -407,31 +407,23 @@ impl Daemon {
 
     /// Restores pins that were removed while the box runs.
     pub(super) fn look_at_pins(&mut self) {
-        let attachments = &self.attachments;
-        if !self
-            .kernel
-            .is_unpinned(&self.pins, attachments, &self.watches)
-        {
+        let (kernel, attachments, watches) = (&self.kernel, &self.attachments, &self.watches);
+        if !kernel.is_unpinned(&self.pins, attachments, watches) {
             self.unpinned = None;
             return;
         }
         let directory = self.settings.pin.directory.display();
-        let again = self
-            .kernel
-            .pin_again(&mut self.pins, &self.attachments, &self.watches);
-        let reason = match again {
-            Ok(()) => {
-                tracing::error!(
-                    "ALARM: pins in {directory} were removed under the running box; everything is \
-                     pinned again, and no frame was lost"
-                );
-                return;
-            }
-            Err(error) => format!(
-                "the pins in {directory} are gone and cannot be made again, so the box ends with \
-                 this process: {error}"
-            ),
+        let Err(error) = kernel.pin_again(&mut self.pins, attachments, watches) else {
+            tracing::error!(
+                "ALARM: pins in {directory} were removed under the running box; everything is \
+                 pinned again, and no frame was lost"
+            );
+            return;
         };
+        let reason = format!(
+            "the pins in {directory} are gone and cannot be made again, so the box ends with this \
+             process: {error}"
+        );
         if self.unpinned.as_ref() != Some(&reason) {
             tracing::error!("ALARM: {reason}");
         }

@@ -84,25 +84,16 @@ mod tests {
         use Engine::{AfXdp, Auto, Xdp};
         let copy = Binding::Copy(None);
         let spared = Binding::Copy(Some(lossy()));
+        let zero_copy = Binding::ZeroCopy;
         for (asked, engine, sound, unsound) in [
             (ZeroCopy::Off, Auto, &copy, Some(&copy)),
             (ZeroCopy::Off, Xdp, &copy, Some(&copy)),
             (ZeroCopy::Auto, Auto, &Binding::Either, Some(&spared)),
             (ZeroCopy::Auto, AfXdp, &Binding::Either, Some(&spared)),
             (ZeroCopy::Auto, Xdp, &Binding::Either, Some(&spared)),
-            (
-                ZeroCopy::Require,
-                Auto,
-                &Binding::ZeroCopy,
-                Some(&Binding::ZeroCopy),
-            ),
-            (
-                ZeroCopy::Require,
-                AfXdp,
-                &Binding::ZeroCopy,
-                Some(&Binding::ZeroCopy),
-            ),
-            (ZeroCopy::Require, Xdp, &Binding::ZeroCopy, None),
+            (ZeroCopy::Require, Auto, &zero_copy, Some(&zero_copy)),
+            (ZeroCopy::Require, AfXdp, &zero_copy, Some(&zero_copy)),
+            (ZeroCopy::Require, Xdp, &zero_copy, None),
         ] {
             let none = PerRole::default();
             assert_eq!(&choose(asked, engine, &none).unwrap(), sound);

@@ -8,7 +8,7 @@ use exitmark_nic::{NextHop, Own};
 use exitmark_policy::{AtUplink, Endpoint, ExitProtocols, Listener, Mode, Steer};
 use exitmark_service::config::value;
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// The shortest prefix lengths accepted for one site's hosts: IPv4, IPv6.
 const SITE: (u8, u8) = (16, 29);
@@ -219,17 +219,10 @@ pub(super) fn is_wider_than_a_site(net: &IpNet) -> bool {
 /// The percentage of a family's unicast addresses that these prefixes cover, if that is more than
 /// one in [`EXEMPT_PART`].
 pub(super) fn covers_too_much(prefixes: &[IpNet]) -> Option<u128> {
-    let nets = |families: &[(IpAddr, u8)]| -> Vec<IpNet> {
-        let net = |&(address, bits)| IpNet::new(address, bits).ok();
-        families.iter().filter_map(net).collect()
-    };
     // All but multicast and reserved addresses; global unicast (RFC 4291 section 2.4).
-    let v4 = [(0, 1), (128, 2), (192, 3)].map(|(first, bits)| {
-        let address = Ipv4Addr::new(first, 0, 0, 0);
-        (address.into(), bits)
-    });
-    let v6 = [(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0).into(), 3)];
-    [nets(&v4), nets(&v6)].iter().find_map(|unicast| {
+    let families: [&[&str]; 2] = [&["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3"], &["2000::/3"]];
+    families.iter().find_map(|unicast| {
+        let unicast: Vec<IpNet> = unicast.iter().filter_map(|net| net.parse().ok()).collect();
         let all: u128 = unicast.iter().map(size).sum();
         let covered: u128 = IpNet::aggregate(&prefixes.to_vec())
             .iter()

@@ -42,7 +42,6 @@ fn port(text: &str) -> Result<(Role, String), String> {
     }
 }
 
-/// A running box's warning of a recursive resolver on the host, if any.
 fn own_resolver(socket: &Path) -> Option<String> {
     let report = Client::new(socket).status().ok()?;
     let mut warnings = report.warnings.into_iter();

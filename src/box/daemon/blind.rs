@@ -37,7 +37,6 @@ pub(super) struct Look {
 pub(super) enum Step {
     /// Raise the alarm, and reattach the program.
     Reattach,
-    /// The port is still blind after the reattachment.
     StillBlind,
     Recovered,
 }

@@ -23,7 +23,6 @@ mod report;
 mod requests;
 mod rising;
 mod sides;
-mod signals;
 mod standing;
 mod steering;
 mod topology;
@@ -54,7 +53,8 @@ use reload::Reloading;
 use requests::{Request, Requests};
 use rising::Rising;
 use sides::Sides;
-use signal_hook::consts::{SIGHUP, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
 use standing::Standing;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -153,13 +153,31 @@ pub(crate) fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     }
     process::forbid_dumps()?;
     let (events, happening) = channel::unbounded();
-    signals::hear(events.clone())?;
+    hear(events.clone())?;
     let mut running = Daemon::start(settings, path, events, service)?;
     let end = running.follow(&happening);
     // Pending control requests fail at once instead of waiting.
     drop(happening);
     let stopped = running.stop();
     end.and(stopped)
+}
+
+/// Starts the thread that sends an event for each signal.
+fn hear(events: Sender<Event>) -> Result<(), DaemonError> {
+    let failed = |error| DaemonError::System("wait for signals", error);
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).map_err(failed)?;
+    let thread = std::thread::Builder::new().name("exitmark-signals".to_owned());
+    thread
+        .spawn(move || {
+            process::keep_or_say(capabilities::OF_NOBODY);
+            for signal in signals.forever() {
+                if events.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(failed)?;
+    Ok(())
 }
 
 /// Undoes a failed start: detaches, unless the box was attached before and goes on by itself.

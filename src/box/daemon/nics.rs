@@ -201,7 +201,6 @@ impl Nics {
         }
     }
 
-    /// The ports by which frames from a port leave.
     pub(super) fn ways_out(&self, from: Role) -> impl Iterator<Item = Role> {
         match from {
             Role::Host => [Some(Role::Uplink), self.incoming_role],

@@ -188,7 +188,6 @@ impl Daemon {
         Ok((now, seen))
     }
 
-    /// Logs each new fault and each fault that is over, once.
     fn log_changes(&mut self, found: PerRole<Vec<Fault>>) {
         for port in &self.standing.ports {
             let (nic, role) = (&port.nic.name, port.role);
@@ -225,7 +224,6 @@ impl Daemon {
         }
     }
 
-    /// Takes over the names and MAC addresses that the NICs have now.
     fn follow_addresses(&mut self, states: &PerRole<Option<LinkState>>) {
         for port in &mut self.standing.ports {
             let Some(now) = &states[port.role] else {

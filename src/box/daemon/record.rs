@@ -23,9 +23,13 @@ struct Stored {
     changes: Vec<Change>,
 }
 
-/// An [`Undo`] as stored: interface index, inode number of the network namespace, settings as bits.
 #[derive(Deserialize, Serialize)]
-struct Change {
+struct Change(#[serde(with = "Fields")] Undo);
+
+/// The fields of an [`Undo`]: the names in the file.
+#[derive(Deserialize, Serialize)]
+#[serde(remote = "Undo")]
+struct Fields {
     ifindex: u32,
     netns: u64,
     changed: u64,
@@ -47,12 +51,7 @@ impl Record {
         let changes = stored
             .filter(|stored| stored.pins == self.pins && Some(&stored.boot) == boot().as_ref())
             .map_or_else(Vec::new, |stored| stored.changes);
-        let undo = |change: Change| Undo {
-            ifindex: change.ifindex,
-            netns: change.netns,
-            changed: change.changed,
-        };
-        changes.into_iter().map(undo).collect()
+        changes.into_iter().map(|Change(undo)| undo).collect()
     }
 
     /// Replaces the record; without changes, removes the file. On failure only the pins have it.
@@ -72,15 +71,10 @@ impl Record {
                 _ => Ok(()),
             };
         }
-        let change = |undo: &Undo| Change {
-            ifindex: undo.ifindex,
-            netns: undo.netns,
-            changed: undo.changed,
-        };
         let stored = Stored {
             boot: boot().unwrap_or_default(),
             pins: self.pins.clone(),
-            changes: changes.iter().map(change).collect(),
+            changes: changes.iter().copied().map(Change).collect(),
         };
         let new = self.path.with_extension("new");
         fs::write(&new, serde_json::to_vec(&stored)?)?;

@@ -321,7 +321,6 @@ impl Keeper {
         self.update(now, started.elapsed())
     }
 
-    /// Loads other files than those of the set in force, if there are any.
     fn load_others(&mut self, was_missing: bool, now: SystemTime) -> Result<(), DaemonError> {
         let live = std::mem::take(&mut self.live);
         let known = live.for_sources(&self.settings.sources, now);
@@ -395,7 +394,6 @@ impl Keeper {
         }
     }
 
-    /// Whether everything passes unmarked once the set is stale.
     fn passes_stale(&self) -> bool {
         self.decides && self.settings.when_stale == WhenStale::Pass
     }

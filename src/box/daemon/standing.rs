@@ -43,7 +43,6 @@ impl fmt::Display for StandingPort {
 }
 
 impl StandingPort {
-    /// For tests: a NIC of this name in native mode, without a fault.
     #[cfg(test)]
     pub(super) fn example(role: Role, name: &str) -> Self {
         Self {
@@ -78,7 +77,6 @@ impl StandingPort {
 }
 
 impl Standing {
-    /// For tests: the kernel engine with these ports.
     #[cfg(test)]
     pub(super) fn example(ports: Vec<StandingPort>) -> Self {
         Self {

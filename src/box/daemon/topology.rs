@@ -152,7 +152,6 @@ impl Topology {
         }
     }
 
-    /// Whether the host has accepted connections at a port that is not in `host.listeners`.
     pub(super) const fn has_unnamed_listener(self) -> bool {
         self.listener.frames > 0
     }

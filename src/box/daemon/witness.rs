@@ -128,7 +128,6 @@ impl Watch {
         answered.recv_timeout(TIMEOUT).unwrap_or_default()
     }
 
-    /// Begins a capture; see [`Witness::capture`].
     pub(super) fn capture(
         &self,
         request: CaptureRequest,

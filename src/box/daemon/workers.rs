@@ -46,7 +46,6 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// Timeout for a worker to take a snapshot, and again to return the earlier one.
 const RETIRE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Locks this process' current and future memory.
 pub(super) fn keep_memory_in_place() {
     // Without the capability the limit stays; registering the UMEM then reports the error.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);

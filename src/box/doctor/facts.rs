@@ -48,7 +48,6 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// What a configuration names: its NICs, files and settings.
     pub(crate) fn by(settings: &Settings) -> Self {
         let ports = &settings.ports;
         let incoming = ports.incoming.as_ref();
@@ -105,7 +104,6 @@ pub(crate) struct Port {
 /// The next hop and its entry in the neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hop {
-    /// The configured next hop: a MAC address, or an IP address to be resolved.
     pub(crate) next_hop: NextHop,
     /// The MAC address: configured, or from the neighbour table.
     pub(crate) known: Option<MacAddr>,

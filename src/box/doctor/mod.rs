@@ -4,17 +4,17 @@
 //! Reading changes nothing and sends no packet. The XDP programs are loaded as a test, but not
 //! attached or pinned.
 
-mod configuration;
 mod facts;
 mod machine;
 mod ports;
 #[cfg(test)]
 mod tests;
 
+use crate::settings::{Objection, Settings, SettingsError};
+use exitmark_nic::Own;
 use serde::Serialize;
 use std::fmt;
 
-pub(crate) use configuration::configuration;
 pub(crate) use facts::{Asked, Facts};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -90,6 +90,29 @@ pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = machine::judge(facts);
     findings.extend(ports::judge(facts));
     findings
+}
+
+/// Judges a configuration on a machine with these NICs.
+pub(crate) fn configuration(settings: &Settings, nics: &[Own]) -> Vec<Finding> {
+    const SUBJECT: &str = "config";
+    let objections = settings.objections(nics);
+    if objections.is_empty() {
+        let what = "the values do not conflict with each other or with this machine's addresses";
+        return vec![Finding::ok(SUBJECT, what)];
+    }
+    let finding = |objection: Objection| {
+        let severity = match objection.is_fatal {
+            true => Severity::Fault,
+            false => Severity::Warning,
+        };
+        match objection.what {
+            SettingsError::Value { key, value, reason } => {
+                Finding::new(severity, SUBJECT, format!("{key} = {value}")).because(reason)
+            }
+            other => Finding::new(severity, SUBJECT, other.to_string()),
+        }
+    };
+    objections.into_iter().map(finding).collect()
 }
 
 /// Quotes a word for a shell if necessary.

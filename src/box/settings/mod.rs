@@ -230,10 +230,7 @@ impl Datapath {
     /// (`serves_all`), otherwise a quarter of the memory, for the frames that the XDP program
     /// leaves to user space (fragments, IPv6 extension headers).
     pub fn rings(&self, serves_all: bool) -> RingSizes {
-        let (ring, batch) = match serves_all {
-            true => (2048, 256),
-            false => (512, 64),
-        };
+        let (ring, batch) = if serves_all { (2048, 256) } else { (512, 64) };
         let ring = self.ring.unwrap_or(ring);
         let batch = self.batch.unwrap_or_else(|| ring.min(batch));
         RingSizes { ring, batch }

@@ -46,7 +46,6 @@ pub(super) struct Capture {
     written: u64,
     /// Frames without room, because the reader was too slow.
     missed: u64,
-    /// The number of lost samples at the beginning.
     lost_before: u64,
     is_deserted: bool,
 }

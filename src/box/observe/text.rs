@@ -1,6 +1,7 @@
 //! The report as text: aligned, in 80 columns, warnings first.
 
 use super::human::{bytes, count, latency, share, span};
+use super::metrics::frame_counts;
 use super::{Report, SteeringState};
 use std::fmt;
 use std::time::Duration;
@@ -155,20 +156,8 @@ impl Text<'_> {
     }
 
     fn frames(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let frames = &self.0.frames;
-        let told = [
-            ("marked", frames.marked),
-            ("cleared", frames.cleared),
-            ("unsteered", frames.unsteered),
-            ("unrouted vlan", frames.unrouted_vlan),
-            ("unrouted family", frames.unrouted_family),
-            ("host by uplink", frames.host_by_uplink),
-            ("disagreement", frames.disagreement),
-            ("unnamed listener", frames.unnamed_listener),
-            ("unseen fragment", frames.unseen_fragment),
-            ("no user space", frames.no_user_space),
-        ];
-        let told = told.map(|(what, frames)| format!("{what} {}", count(frames)));
+        let told = frame_counts(&self.0.frames)
+            .map(|(name, _, frames)| format!("{} {}", name.replace('_', " "), count(frames)));
         item(f, "frames", &told.join(", "))?;
         let malformed = self.0.malformed.iter();
         let malformed = malformed.map(|kind| (kind.reason.clone(), kind.frames));

@@ -1,7 +1,7 @@
 //! The report as metrics, in the OpenMetrics text format. A test compares them with
 //! `docs/metrics.md`, which lists them all.
 
-use super::{PortReport, Report, SteeringState};
+use super::{FrameCount, PortReport, Report, SteeringState};
 use exitmark_service::prometheus::{Metrics, expose, labels, single};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -185,6 +185,62 @@ fn ports(out: &mut Metrics<'_>, ports: &[PortReport]) -> fmt::Result {
     Ok(())
 }
 
+/// The name, the help text and the value of each count of frames with a property.
+pub(super) fn frame_counts(frames: &FrameCount) -> [(&'static str, &'static str, u64); 10] {
+    [
+        (
+            "marked",
+            "Frames whose DSCP was set to the mark",
+            frames.marked,
+        ),
+        (
+            "cleared",
+            "Frames of classes other than exit whose mark was cleared",
+            frames.cleared,
+        ),
+        (
+            "unsteered",
+            "Relay frames that left by the uplink, because incoming could not be used",
+            frames.unsteered,
+        ),
+        (
+            "unrouted_vlan",
+            "Relay frames that were not steered, because they have a VLAN tag",
+            frames.unrouted_vlan,
+        ),
+        (
+            "unrouted_family",
+            "Relay frames that were not steered, because the next hop is of the other IP version",
+            frames.unrouted_family,
+        ),
+        (
+            "host_by_uplink",
+            "Frames that arrived by uplink from an address of the host, while none arrives by host",
+            frames.host_by_uplink,
+        ),
+        (
+            "disagreement",
+            "Frames on which relay set and source address disagree",
+            frames.disagreement,
+        ),
+        (
+            "unnamed_listener",
+            "Frames that accept a connection at a port that host.listeners does not name",
+            frames.unnamed_listener,
+        ),
+        (
+            "unseen_fragment",
+            "Later fragments whose first fragment was not seen",
+            frames.unseen_fragment,
+        ),
+        (
+            "no_user_space",
+            "Slow-path frames forwarded unmarked because no worker took them",
+            frames.no_user_space,
+        ),
+    ]
+}
+
 fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     let class = |class: &str| labels([("class", class)]);
     let classes = report.classes.iter();
@@ -204,60 +260,8 @@ fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
         "Outbound IP frames with invalid headers, by fault",
         malformed.map(|of| (labels([("reason", &of.reason)]), of.frames)),
     )?;
-    let frames = &report.frames;
-    for (name, help, value) in [
-        (
-            "marked_frames",
-            "Frames whose DSCP was set to the mark",
-            frames.marked,
-        ),
-        (
-            "cleared_frames",
-            "Frames of classes other than exit whose mark was cleared",
-            frames.cleared,
-        ),
-        (
-            "unsteered_frames",
-            "Relay frames that left by the uplink, because incoming could not be used",
-            frames.unsteered,
-        ),
-        (
-            "unrouted_vlan_frames",
-            "Relay frames that were not steered, because they have a VLAN tag",
-            frames.unrouted_vlan,
-        ),
-        (
-            "unrouted_family_frames",
-            "Relay frames that were not steered, because the next hop is of the other IP version",
-            frames.unrouted_family,
-        ),
-        (
-            "host_by_uplink_frames",
-            "Frames that arrived by uplink from an address of the host, while none arrives by host",
-            frames.host_by_uplink,
-        ),
-        (
-            "disagreement_frames",
-            "Frames on which relay set and source address disagree",
-            frames.disagreement,
-        ),
-        (
-            "unnamed_listener_frames",
-            "Frames that accept a connection at a port that host.listeners does not name",
-            frames.unnamed_listener,
-        ),
-        (
-            "unseen_fragment_frames",
-            "Later fragments whose first fragment was not seen",
-            frames.unseen_fragment,
-        ),
-        (
-            "no_user_space_frames",
-            "Slow-path frames forwarded unmarked because no worker took them",
-            frames.no_user_space,
-        ),
-    ] {
-        out.counter(name, help, single(value))?;
+    for (name, help, value) in frame_counts(&report.frames) {
+        out.counter(&format!("{name}_frames"), help, single(value))?;
     }
     out.counter(
         "dropped_frames",

@@ -21,25 +21,21 @@ pub(super) fn body(
 ) -> impl Body<Data = Bytes, Error = Infallible> + Send + 'static {
     let (sender, mut parts) = mpsc::channel(WAITING);
     tokio::task::spawn_blocking(move || {
-        hand_on(&receiver, &sender);
-        drop(permit);
+        let _permit = permit;
+        while !sender.is_closed() {
+            match receiver.recv_timeout(LOOK) {
+                Ok(part) => {
+                    if sender.blocking_send(Bytes::from(part)).is_err() {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
     });
     StreamBody::new(poll_fn(move |context| {
         let part = parts.poll_recv(context);
         part.map(|part| part.map(|part| Ok(Frame::data(part))))
     }))
-}
-
-fn hand_on(receiver: &Receiver<Vec<u8>>, sender: &mpsc::Sender<Bytes>) {
-    while !sender.is_closed() {
-        match receiver.recv_timeout(LOOK) {
-            Ok(part) => {
-                if sender.blocking_send(part.into()).is_err() {
-                    return;
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-    }
 }

@@ -31,47 +31,54 @@ type Answer = Response<Content>;
 
 /// The listener that accepted a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Door {
+enum Door {
     /// The control socket: everything.
     Control,
     /// The loopback port: only metrics.
     Metrics,
 }
 
+/// Answers the requests of one listener; the limits are common to both.
 #[derive(Clone)]
-pub(super) struct Caller {
-    pub(super) door: Door,
-    pub(super) routes: Arc<Routes>,
-}
-
-impl Answers for Caller {
-    type Body = Content;
-
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let answer = self.routes.answer(self.door, request).await;
-        answer.unwrap_or_else(|refusal| refusal)
-    }
-}
-
 pub(super) struct Routes {
+    door: Door,
     operations: Arc<dyn Operations>,
     reloads: Arc<Semaphore>,
     captures: Arc<Semaphore>,
 }
 
+impl Answers for Routes {
+    type Body = Content;
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let answer = self.route(request).await;
+        answer.unwrap_or_else(|refusal| refusal)
+    }
+}
+
 impl Routes {
+    /// The routes of the control socket.
     pub(super) fn new(operations: Arc<dyn Operations>) -> Self {
         Self {
+            door: Door::Control,
             operations,
             reloads: Arc::new(Semaphore::new(1)),
             captures: Arc::new(Semaphore::new(CAPTURES)),
         }
     }
 
-    async fn answer(&self, door: Door, request: Request<Incoming>) -> Result<Answer, Answer> {
+    /// The routes of the loopback port.
+    pub(super) fn of_metrics(&self) -> Self {
+        Self {
+            door: Door::Metrics,
+            ..self.clone()
+        }
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Result<Answer, Answer> {
         let get = request.method() == Method::GET;
         let post = request.method() == Method::POST;
-        match (door, request.uri().path()) {
+        match (self.door, request.uri().path()) {
             (_, "/metrics") if get => self.metrics().await,
             (Door::Metrics, "/metrics") => Err(not_allowed("GET", "GET /metrics")),
             (Door::Metrics, _) => Err(not_found("GET /metrics")),

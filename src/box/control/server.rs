@@ -2,7 +2,7 @@
 
 use super::Operations;
 use super::listen::{Listeners, Owned};
-use super::routes::{Caller, Door, Routes};
+use super::routes::Routes;
 use exitmark_service::http::{self, AtLimit};
 use futures_util::future::select;
 use std::future::pending;
@@ -55,12 +55,12 @@ impl Listeners {
         let metrics = metrics.map(TcpListener::from_std).transpose()?;
         drop(entered);
         let (stop, stopped) = oneshot::channel();
-        let routes = Arc::new(Routes::new(operations));
+        let routes = Routes::new(operations);
         let thread = std::thread::Builder::new()
             .name("exitmark-control".to_owned())
             .spawn(move || {
                 at_start();
-                run(runtime, &control, metrics.as_ref(), &routes, stopped);
+                run(runtime, &control, metrics.as_ref(), routes, stopped);
             })?;
         Ok(Server {
             stop: Some(stop),
@@ -86,24 +86,19 @@ fn run(
     runtime: Runtime,
     control: &UnixListener,
     metrics: Option<&TcpListener>,
-    routes: &Arc<Routes>,
+    routes: Routes,
     stopped: oneshot::Receiver<()>,
 ) {
     runtime.block_on(async {
-        let caller = |door| Caller {
-            door,
-            routes: Arc::clone(routes),
-        };
-        let by_control = caller(Door::Control);
-        let control = http::serve(by_control, AtLimit::Waits, async || {
+        let of_metrics = routes.of_metrics();
+        let control = http::serve(routes, AtLimit::Waits, async || {
             Ok(control.accept().await?.0)
         });
         let metrics = async {
             match metrics {
                 Some(metrics) => {
-                    let by_metrics = caller(Door::Metrics);
                     let accept = async || Ok(metrics.accept().await?.0);
-                    http::serve(by_metrics, AtLimit::OldestCloses, accept).await;
+                    http::serve(of_metrics, AtLimit::OldestCloses, accept).await;
                 }
                 None => pending().await,
             }

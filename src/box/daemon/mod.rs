@@ -306,7 +306,7 @@ impl Daemon {
         keeper.start(events.clone(), of_keeper)?;
         let changed = Arc::clone(&self.links_changed);
         self.link_watch = Some(ports::watch(events.clone(), changed)?);
-        let started = listeners.serve(Arc::new(Requests::new(events)), || {
+        let started = listeners.serve(Arc::new(Requests(events)), || {
             process::keep_or_say(capabilities::OF_NOBODY);
         });
         let failed = |error| DaemonError::System("answer the control socket", error);

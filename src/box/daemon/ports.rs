@@ -13,7 +13,7 @@ use super::standing::{Standing, StandingPort};
 use super::{Daemon, DaemonError, Event, capabilities, detach};
 use crate::settings::Engine;
 use crossbeam::channel::Sender;
-use exitmark_datapath::{Attachment, Buffers, PerRole, Role};
+use exitmark_datapath::{Attachment, Buffers, PerRole};
 use exitmark_nic::{LinkState, LinkWatch, Nic, NicError, Overview, index_of};
 use exitmark_service::process;
 use std::sync::Arc;
@@ -28,12 +28,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The ports' faults, and how their repair stands.
 #[derive(Default)]
 pub(super) struct Following {
-    faults: PerRole<Vec<Fault>>,
+    pub(super) faults: PerRole<Vec<Fault>>,
     /// The workers are stopped, because a port is lost.
     is_suspended: bool,
     /// The next hop is not yet monitored on the NIC that is `incoming` now.
     must_move: bool,
-    retry: Retry,
+    pub(super) retry: Retry,
     /// The interface indexes of the NICs that this process set up after their return, and whether
     /// one of the ports took no redirected frames the last time.
     set_up: PerRole<Option<u32>>,
@@ -41,10 +41,6 @@ pub(super) struct Following {
 }
 
 impl Following {
-    pub(super) fn faults(&self, role: Role) -> &[Fault] {
-        &self.faults[role]
-    }
-
     /// Records that the ports are set up again. A NIC that this process set up may take no
     /// redirected frames because its other end was not ready: it is retried as often as any other
     /// port, a second apart, while a worker forwards.
@@ -61,18 +57,14 @@ impl Following {
             self.set_up = PerRole::default();
         }
     }
-
-    /// Why the ports were not set up again the last time.
-    pub(super) fn reason(&self) -> Option<&str> {
-        self.retry.reason.as_deref()
-    }
 }
 
 #[derive(Default)]
-struct Retry {
+pub(super) struct Retry {
     tries: u32,
     next: Option<Instant>,
-    reason: Option<String>,
+    /// Why the ports were not set up again the last time.
+    pub(super) reason: Option<String>,
 }
 
 impl Retry {

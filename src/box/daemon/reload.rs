@@ -29,10 +29,7 @@ impl Daemon {
         if self.reloading.is_some() {
             // Not recorded as a refusal, because the configuration has not been read.
             let reason = "another reload is under way; try again when it has ended";
-            if let Some(answer) = answer {
-                let _ = answer.send(Err(reason.to_owned()));
-            }
-            return;
+            return reply(answer, Err(reason.to_owned()));
         }
         let (settings, change) = match self.read_again() {
             Ok(read) => read,
@@ -175,17 +172,19 @@ impl Daemon {
             generation: self.snapshot.generation,
             changed: change.keys,
         };
-        if let Some(answer) = answer {
-            let _ = answer.send(Ok(reloaded));
-        }
+        reply(answer, Ok(reloaded));
     }
 
     fn refuse(&mut self, answer: Answer, reason: String) {
         self.reloads.1 += 1;
         tracing::error!("the configuration stays as it was: {reason}");
         self.refused_reload = Some(reason.clone());
-        if let Some(answer) = answer {
-            let _ = answer.send(Err(reason));
-        }
+        reply(answer, Err(reason));
+    }
+}
+
+fn reply(answer: Answer, outcome: Result<Reloaded, String>) {
+    if let Some(answer) = answer {
+        let _ = answer.send(outcome);
     }
 }

@@ -171,17 +171,17 @@ impl Daemon {
                 warn("blind", true, text);
             }
         }
-        if let Some(finding) = self.sides.finding() {
+        if let Some(finding) = self.sides.finding {
             warn("wrong_side", true, self.wrong_side(finding));
         }
         for port in &self.standing.ports {
-            for fault in self.following.faults(port.role) {
+            for fault in &self.following.faults[port.role] {
                 if fault.kind() != "no_carrier" {
                     warn(fault.kind(), true, fault.text(port, &self.standing));
                 }
             }
         }
-        if let Some(reason) = self.following.reason() {
+        if let Some(reason) = &self.following.retry.reason {
             let text = format!("the ports are not set up again yet: {reason}");
             warn("port_lost", true, text);
         }

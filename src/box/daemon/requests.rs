@@ -12,13 +12,9 @@ pub(super) enum Request {
     Capture(CaptureRequest, Sender<Result<Receiver<Vec<u8>>, String>>),
 }
 
-pub(super) struct Requests(Sender<Event>);
+pub(super) struct Requests(pub(super) Sender<Event>);
 
 impl Requests {
-    pub(super) const fn new(events: Sender<Event>) -> Self {
-        Self(events)
-    }
-
     /// Sends a request and waits for its answer; `None` if the box is about to end.
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Option<T> {
         let (answer, answered) = channel::bounded(1);

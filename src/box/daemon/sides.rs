@@ -75,7 +75,8 @@ pub(super) struct Sides {
     looks_by_uplink: u32,
     /// Whether a frame of the host's own has arrived by `host` at all.
     is_heard: bool,
-    finding: Option<Finding>,
+    /// `None` as long as the host is where it should be, or unknown.
+    pub(super) finding: Option<Finding>,
 }
 
 impl Sides {
@@ -107,11 +108,6 @@ impl Sides {
         };
         std::mem::replace(&mut self.finding, finding) != finding
     }
-
-    /// The current finding; `None` as long as the host is where it should be, or unknown.
-    pub(super) const fn finding(&self) -> Option<Finding> {
-        self.finding
-    }
 }
 
 impl Finding {
@@ -142,7 +138,7 @@ impl Daemon {
         if !has_changed {
             return;
         }
-        match self.sides.finding() {
+        match self.sides.finding {
             Some(finding) => tracing::error!("ALARM: {}", self.wrong_side(finding)),
             None => tracing::info!("frames from host.addresses arrive by host"),
         }
@@ -167,7 +163,7 @@ mod tests {
             now.foreign += foreign;
             now.by_uplink += by_uplink;
             sides.look(now);
-            sides.finding()
+            sides.finding
         };
         seconds.iter().map(look).collect()
     }
@@ -235,7 +231,7 @@ mod tests {
                 ..Counted::default()
             };
             sides.look(counted);
-            assert_eq!(sides.finding(), None);
+            assert_eq!(sides.finding, None);
         }
     }
 }

@@ -174,13 +174,10 @@ fn to_file(
         .map_err(failed)?;
     let written = capture(&mut file)?;
     file.flush().map_err(failed)?;
-    let kept = if force {
-        file.persist(out)
-    } else {
-        file.persist_noclobber(out)
+    let kept = match force {
+        true => file.persist(out),
+        false => file.persist_noclobber(out),
     };
-    match kept {
-        Ok(_) => Ok(written),
-        Err(error) => Err(failed(error.error)),
-    }
+    kept.map_err(|error| failed(error.error))?;
+    Ok(written)
 }

@@ -27,10 +27,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let settings = load(&arguments.config)?;
     process::log_to_stderr();
     let timeout = Duration::from_secs(arguments.wait.into());
-    Ok(
-        match daemon::wire(settings, timeout, Attached::Stays).map_err(unmet)? {
-            Some([host, uplink]) => print(&format!("{host} and {uplink} are a plain wire\n")),
-            None => print("a box is attached, and stays as it is\n"),
-        },
-    )
+    let names = daemon::wire(settings, timeout, Attached::Stays).map_err(unmet)?;
+    Ok(match names {
+        Some([host, uplink]) => print(&format!("{host} and {uplink} are a plain wire\n")),
+        None => print("a box is attached, and stays as it is\n"),
+    })
 }

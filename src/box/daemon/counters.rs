@@ -45,12 +45,8 @@ impl Daemon {
                 line += &format!(" {role}_{name}={number}");
             }
         }
-        let of_others = self
-            .prompter
-            .numbers()
-            .into_iter()
-            .chain(self.watch.numbers());
-        for (name, number) in engines.into_iter().chain(of_others) {
+        let (relays, audit) = (self.prompter.numbers(), self.watch.numbers());
+        for (name, number) in engines.into_iter().chain(relays).chain(audit) {
             line += &format!(" {name}={number}");
         }
         if sums.unaccounted > 0 {

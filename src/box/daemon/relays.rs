@@ -198,7 +198,10 @@ impl Keeper {
     /// Waits for work and does it; returns the next event, or `None` if waiting fails.
     fn turn(&mut self) -> Option<Event> {
         loop {
-            let limit = self.next_limit();
+            // When the set next ages, or an endpoint is next forgotten.
+            let next_age = self.live.next_age(SystemTime::now());
+            let next_to_forget = self.live.next_to_forget(self.settings.retain);
+            let limit = next_age.into_iter().chain(next_to_forget).min();
             if let Err(error) = self.watch.wait(self.timeout(limit)) {
                 tracing::error!("the relay files are no longer watched: {error}; restart exitmark");
                 return None;
@@ -209,7 +212,9 @@ impl Keeper {
             let was_asked = self.asked.swap(false, Ordering::AcqRel);
             self.has_news |= self.watch.has_changed();
             let started = Instant::now();
-            if was_asked || self.is_load_due(started) {
+            let is_retry_due = self.retry_at().is_some_and(|at| started >= at);
+            let is_due = started >= self.rests_until && (self.has_news || is_retry_due);
+            if was_asked || is_due {
                 self.attempt(was_asked);
                 // Loading takes at most a fifth of the time, however often files are replaced.
                 self.rests_until = Instant::now() + started.elapsed() * 4;
@@ -230,12 +235,6 @@ impl Keeper {
                 Err(error) => tracing::error!("the relay set stays as it was: {error}"),
             }
         }
-    }
-
-    /// Whether the files are to be loaded without a demand.
-    fn is_load_due(&self, now: Instant) -> bool {
-        let is_retry_due = || self.retry_at().is_some_and(|at| now >= at);
-        now >= self.rests_until && (self.has_news || is_retry_due())
     }
 
     /// The update to publish now, unless its content is published already.
@@ -341,13 +340,6 @@ impl Keeper {
     /// The number of endpoints in the documents in force and in the extras.
     fn listed(&self) -> usize {
         self.live.counts().0 + self.settings.sources.extra.len()
-    }
-
-    /// When the set next ages, or an endpoint is next forgotten.
-    fn next_limit(&self) -> Option<SystemTime> {
-        let next_age = self.live.next_age(SystemTime::now());
-        let next_to_forget = self.live.next_to_forget(self.settings.retain);
-        next_age.into_iter().chain(next_to_forget).min()
     }
 
     /// The longest wait: until the next check, `limit`, the end of the rest, or the retry.

@@ -114,7 +114,7 @@ impl Daemon {
         let ports = self.standing.ports.iter();
         ports
             .map(|port| {
-                let (role, nic) = (port.role, &port.nic);
+                let (role, nic, is_zero_copy) = (port.role, &port.nic, port.is_zero_copy);
                 // The current state; if the NIC is gone, the last known one is reported.
                 let now = Nic::of_index(nic.index).ok().flatten();
                 PortReport {
@@ -123,12 +123,7 @@ impl Daemon {
                     engine: if port.hands_over { "af_xdp" } else { "xdp" }.to_owned(),
                     reason: port.reason.to_owned(),
                     xdp: port.mode.to_string(),
-                    sockets: if port.is_zero_copy {
-                        "zero-copy"
-                    } else {
-                        "copy"
-                    }
-                    .to_owned(),
+                    sockets: if is_zero_copy { "zero-copy" } else { "copy" }.to_owned(),
                     driver: nic.driver.clone(),
                     mtu: now.as_ref().unwrap_or(nic).mtu,
                     queues: nic.queues,

@@ -1,7 +1,7 @@
 //! Checks the keys of `[host]`.
 
 use super::check::{at_most, endpoint, names_a_host, prefixes, quoted};
-use super::objections::{covers_too_much, is_wider_than_a_site, listens_nowhere};
+use super::objections::{covers_too_much, is_wider_than_a_site};
 use super::{Incoming, SettingsError, raw};
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::MacAddr;
@@ -146,15 +146,22 @@ pub(super) fn listeners(
             raw::Listener::Endpoint(text) => endpoint(KEY, text).map(Listener::Endpoint),
         })
         .collect::<Result<_, _>>()?;
-    let nowhere = listeners
-        .iter()
-        .find_map(|listener| listens_nowhere(listener, host));
-    match nowhere {
-        Some((Endpoint { address, port }, reason)) => {
-            Err(quoted(KEY, SocketAddr::new(address, port), reason))
+    for listener in &listeners {
+        let Listener::Endpoint(Endpoint { address, port }) = *listener else {
+            continue;
+        };
+        let shown = SocketAddr::new(address, port);
+        if address.is_unspecified() {
+            let reason = format!("is every address; give only the port: {port}");
+            return Err(quoted(KEY, shown, reason));
         }
-        None => Ok(listeners),
+        if !host.iter().any(|net| net.contains(&address)) {
+            let reason = "is at an address that is neither in host.addresses nor in \
+                          host.relay_addresses, so no packet from there is the host's";
+            return Err(quoted(KEY, shown, reason));
+        }
     }
+    Ok(listeners)
 }
 
 #[cfg(test)]

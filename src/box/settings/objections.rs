@@ -5,7 +5,7 @@
 use super::check::quoted;
 use super::{Incoming, Settings, SettingsError};
 use exitmark_nic::{NextHop, Own};
-use exitmark_policy::{AtUplink, Endpoint, ExitProtocols, Listener, Mode, Steer};
+use exitmark_policy::{AtUplink, ExitProtocols, Mode, Steer};
 use exitmark_service::config::value;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -249,22 +249,6 @@ fn overlap(one: &IpNet, other: &IpNet) -> u128 {
     } else {
         0
     }
-}
-
-/// The listener's endpoint and the objection, if its address is not the host's.
-pub(super) fn listens_nowhere(listener: &Listener, host: &[IpNet]) -> Option<(Endpoint, String)> {
-    let Listener::Endpoint(endpoint) = *listener else {
-        return None;
-    };
-    let address = endpoint.address;
-    if address.is_unspecified() {
-        let reason = format!("is every address; give only the port: {}", endpoint.port);
-        return Some((endpoint, reason));
-    }
-    let is_host = host.iter().any(|net| net.contains(&address));
-    let reason = "is at an address that is neither in host.addresses nor in \
-                  host.relay_addresses, so no packet from there is the host's";
-    (!is_host).then(|| (endpoint, reason.to_owned()))
 }
 
 #[cfg(test)]

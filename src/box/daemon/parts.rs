@@ -65,7 +65,14 @@ impl Parts {
         let (kernel, counters_were_there) =
             Kernel::load_pinned(pins, nics.buffers(settings.datapath.frags))?;
         kernel.publish(snapshot)?;
-        let links = Links::over(kernel.links()?, settings.host_mac, incoming_link(nics));
+        let incoming = nics.incoming_role.zip(nics.incoming());
+        let incoming = incoming.map(|(port, nic)| IncomingLink {
+            port,
+            own: nic.mac,
+            // Set when the next hop has been resolved.
+            next_hop: None,
+        });
+        let links = Links::over(kernel.links()?, settings.host_mac, incoming);
         links.remember_hosts(kernel.learnt_hosts(pins, detach::netns()?));
         let links = Arc::new(links);
         workers::keep_memory_in_place();
@@ -347,15 +354,6 @@ fn unserved(nic: &Nic, now: u32) -> String {
          the driver adds none",
         nic.name, nic.queues
     )
-}
-
-fn incoming_link(nics: &Nics) -> Option<IncomingLink> {
-    Some(IncomingLink {
-        port: nics.incoming_role?,
-        own: nics.incoming()?.mac,
-        // Set when the next hop has been resolved.
-        next_hop: None,
-    })
 }
 
 struct Reach {

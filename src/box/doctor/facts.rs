@@ -101,14 +101,6 @@ pub(crate) struct Port {
     pub(crate) xdp: Option<XdpState>,
 }
 
-/// The next hop and its entry in the neighbour table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Hop {
-    pub(crate) next_hop: NextHop,
-    /// The MAC address: configured, or from the neighbour table.
-    pub(crate) known: Option<MacAddr>,
-}
-
 /// A file that tor writes: a consensus or `cached-certs`.
 #[derive(Clone, Debug)]
 pub(crate) struct RelayFile {
@@ -156,8 +148,8 @@ pub(crate) struct Facts {
     pub(crate) now: SystemTime,
     /// The state of each NIC, in the order of the roles; of every NIC if none was named.
     pub(crate) ports: Vec<Port>,
-    /// The next hop of relay traffic, if it is steered.
-    pub(crate) hop: Option<Hop>,
+    /// The next hop's MAC address: configured, or from the neighbour table.
+    pub(crate) next_hop_mac: Option<MacAddr>,
     /// The number of possible CPUs.
     pub(crate) cpus: u32,
     /// The running box's warning that the host runs a recursive resolver, if any.
@@ -192,18 +184,15 @@ impl Facts {
                 }
             })
             .collect();
-        let hop = asked.next_hop.map(|next_hop| {
-            let nic = ports
-                .iter()
-                .find(|port| asked.is_way_out(port.role))
-                .and_then(|port| port.nic.as_ref().ok());
-            let known = match (next_hop, nic) {
-                (NextHop::Mac(mac), _) => Some(mac),
-                (NextHop::Address(address), Some(nic)) => nic.neighbour(address).ok().flatten(),
-                (NextHop::Address(_), None) => None,
-            };
-            Hop { next_hop, known }
-        });
+        let nic = ports
+            .iter()
+            .find(|port| asked.is_way_out(port.role))
+            .and_then(|port| port.nic.as_ref().ok());
+        let next_hop_mac = match (asked.next_hop, nic) {
+            (Some(NextHop::Mac(mac)), _) => Some(mac),
+            (Some(NextHop::Address(address)), Some(nic)) => nic.neighbour(address).ok().flatten(),
+            _ => None,
+        };
         let pins = &asked.pin.directory;
         let attached = Pins::peek(pins);
         let files = std::mem::take(&mut asked.files);
@@ -231,7 +220,7 @@ impl Facts {
             files: files.into_iter().map(relay_file).collect(),
             now: SystemTime::now(),
             ports,
-            hop,
+            next_hop_mac,
             cpus,
             own_resolver: None,
             asked,

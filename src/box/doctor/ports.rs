@@ -361,12 +361,12 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
 }
 
 fn next_hop(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
-    let hop = facts.hop?;
+    let next_hop = facts.asked.next_hop?;
     if !facts.asked.is_way_out(port.role) {
         return None;
     }
     let subject = &nic.name;
-    Some(match (hop.next_hop, hop.known) {
+    Some(match (next_hop, facts.next_hop_mac) {
         (NextHop::Mac(mac), _) if mac == nic.mac => {
             Finding::fault(subject, "steer.next_hop is this NIC's own MAC address")
                 .because("name the router on that network")

@@ -1,6 +1,6 @@
 //! Facts in, findings out: each branch, as a table.
 
-use super::facts::{Hop, Port, RelayFile, Trial};
+use super::facts::{Port, RelayFile, Trial};
 use super::*;
 use crate::settings::Engine;
 use caps::Capability;
@@ -65,7 +65,10 @@ fn only_the_beginning_of_a_consensus_has_times() {
 /// A machine without a fault.
 fn sound() -> Facts {
     Facts {
-        asked: Asked::default(),
+        asked: Asked {
+            next_hop: Some(NextHop::Address("203.0.113.1".parse().unwrap())),
+            ..Asked::default()
+        },
         kernel: (6, 12),
         release: "6.12.0-amd64".to_owned(),
         trial: Trial::Loads(Ok(())),
@@ -88,10 +91,7 @@ fn sound() -> Facts {
             port(Some(Role::Uplink), "uplink0", 2),
             port(Some(Role::Incoming), "incoming0", 3),
         ],
-        hop: Some(Hop {
-            next_hop: NextHop::Address("203.0.113.1".parse().unwrap()),
-            known: Some("02:00:00:00:00:99".parse().unwrap()),
-        }),
+        next_hop_mac: Some("02:00:00:00:00:99".parse().unwrap()),
         cpus: 4,
         own_resolver: None,
     }
@@ -387,18 +387,18 @@ fn each_fault_is_found_alone_with_its_command() {
         },
     );
     finds("warning incoming0: not in the neighbour table", |f| {
-        f.hop.as_mut().unwrap().known = None
+        f.next_hop_mac = None
     });
     finds(
         "warning incoming0: not in the neighbour table => ping -c 1 -I incoming0 203.0.113.1",
         |f| {
-            f.hop.as_mut().unwrap().known = None;
+            f.next_hop_mac = None;
             nic(f, 2).addresses = vec!["203.0.113.2/24".parse().unwrap()];
         },
     );
     finds("fault incoming0: own MAC address", |f| {
         let own = nic(f, 2).mac;
-        f.hop.as_mut().unwrap().next_hop = NextHop::Mac(own);
+        f.asked.next_hop = Some(NextHop::Mac(own));
     });
 }
 
@@ -526,7 +526,7 @@ fn a_shared_uplink_may_have_an_address_and_is_checked_for_the_next_hop() {
 #[test]
 fn a_candidate_has_no_faults_only_warnings() {
     let mut facts = sound();
-    facts.hop = None;
+    facts.asked.next_hop = None;
     facts.ports = vec![port(None, "eth0", 1), port(None, "eth1", 2)];
     nic(&mut facts, 0).is_up = false;
     nic(&mut facts, 0).addresses = vec!["192.0.2.7/24".parse().unwrap()];

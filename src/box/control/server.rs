@@ -39,11 +39,6 @@ impl Listeners {
         operations: Arc<dyn Operations>,
         at_start: impl FnOnce() + Send + 'static,
     ) -> io::Result<Server> {
-        let Self {
-            socket,
-            control,
-            metrics,
-        } = self;
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -51,8 +46,8 @@ impl Listeners {
             .thread_name("exitmark-answer")
             .build()?;
         let entered = runtime.enter();
-        let control = UnixListener::from_std(control)?;
-        let metrics = metrics.map(TcpListener::from_std).transpose()?;
+        let control = UnixListener::from_std(self.control)?;
+        let metrics = self.metrics.map(TcpListener::from_std).transpose()?;
         drop(entered);
         let (stop, stopped) = oneshot::channel();
         let routes = Routes::new(operations);
@@ -65,7 +60,7 @@ impl Listeners {
         Ok(Server {
             stop: Some(stop),
             thread: Some(thread),
-            socket,
+            socket: self.socket,
         })
     }
 }

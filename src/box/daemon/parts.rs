@@ -153,32 +153,23 @@ impl Assembly {
     /// Writes the NICs' indexes to the port map, binds their sockets and starts the workers. No
     /// frame reaches the workers yet.
     pub(super) fn prepare(base: Base<'_>, nics: &Nics) -> Result<Self, DaemonError> {
-        let Base {
-            settings,
-            kernel,
-            links,
-            snapshot,
-            events,
-        } = base;
+        let (settings, kernel, links) = (base.settings, base.kernel, base.links);
         for (role, nic) in nics.ports.iter() {
             kernel.set_port(role, nic.as_ref().map(|nic| nic.index))?;
         }
         let needs_process = Reach::look(nics, &nics.lossy())?.needs_process;
         let sockets = Sockets::bind(settings, nics, needs_process)?;
+        let is_zero_copy = sockets.are_zero_copy();
         let (engine, reason) = match settings.engine {
-            Engine::Auto if sockets.are_zero_copy() => {
-                (Engine::AfXdp, "every port is bound zero-copy")
-            }
+            Engine::Auto if is_zero_copy => (Engine::AfXdp, "every port is bound zero-copy"),
             Engine::Auto => (Engine::Xdp, "not every port is bound zero-copy"),
             chosen => (chosen, "as configured"),
         };
-        let is_zero_copy = sockets.are_zero_copy();
-        let lossy = PerRole::from_fn(|role| sockets.lossy[role].clone());
+        let lossy = sockets.lossy.clone();
         let (all, spill) = handover(settings, engine, &sockets);
         links.hand_over(all, spill);
         links.name_nics(detach::netns()?, nics.numbers());
-        let (guards, counts) = (kernel.guards()?, kernel.worker_counters()?);
-        let workers = Workers::start(settings, sockets, snapshot, links, guards, counts, events)?;
+        let workers = Workers::start(base, sockets)?;
         let names = configured(settings);
         let ports = nics.present().map(|(role, nic)| StandingPort {
             role,

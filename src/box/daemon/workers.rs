@@ -1,13 +1,14 @@
 //! The worker threads: UMEM, sockets, start, new snapshots, stop.
 
 use super::nics::Nics;
+use super::parts::Base;
 use super::zero_copy::{self, Binding, Lossy};
 use super::{DaemonError, Event, capabilities};
 use crate::observe::WorkerReport as BalanceReport;
 use crate::settings::{Engine, RingSizes, Settings};
 use crossbeam::channel::{self, Receiver, Sender};
 use exitmark_datapath::{
-    BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, Guard, Kernel, Links,
+    BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, Guard, Kernel,
     MAX_QUEUES, PerRole, QueueGauge, Rings, Role, Samples, SharedRings, Tally, Umem, Worker,
     WorkerLimits, WorkerReport, XskError, XskPort, XskSettings, clock,
 };
@@ -186,33 +187,25 @@ pub(super) struct Sums {
 
 impl Workers {
     /// Starts one worker per queue. No frame reaches them before [`Self::admit`].
-    pub(super) fn start(
-        settings: &Settings,
-        sockets: Sockets,
-        snapshot: &Arc<Snapshot>,
-        links: &Arc<Links>,
-        guards: Cells,
-        counts: Cells,
-        events: &Sender<Event>,
-    ) -> Result<Self, DaemonError> {
+    pub(super) fn start(base: Base<'_>, sockets: Sockets) -> Result<Self, DaemonError> {
         let mut workers = Self {
             running: Vec::new(),
-            guards: Arc::new(guards),
-            counts: Arc::new(counts),
+            guards: Arc::new(base.kernel.guards()?),
+            counts: Arc::new(base.kernel.worker_counters()?),
             stop: Arc::default(),
             closed: Sums::default(),
         };
-        let forwarder = || Forwarder::new(Arc::clone(snapshot), Arc::clone(links));
-        let limits = limits(settings, sockets.rings);
+        let forwarder = || Forwarder::new(Arc::clone(base.snapshot), Arc::clone(base.links));
+        let limits = limits(base.settings, sockets.rings);
         match sockets.queues {
             Queues::Copy(shares) => {
                 for share in shares {
-                    workers.add(share, forwarder(), limits, events)?;
+                    workers.add(share, forwarder(), limits, base.events)?;
                 }
             }
             Queues::ZeroCopy(shares) => {
                 for share in shares {
-                    workers.add(share, forwarder(), limits, events)?;
+                    workers.add(share, forwarder(), limits, base.events)?;
                 }
             }
         }

@@ -127,26 +127,17 @@ fn word(text: &str) -> String {
 
 /// Formats the findings: one line each, with its command below.
 pub(crate) fn render(findings: &[Finding]) -> String {
-    let width = findings
-        .iter()
-        .map(|finding| finding.subject.chars().count())
-        .max()
-        .unwrap_or(0);
+    let subjects = findings.iter().map(|finding| finding.subject.chars());
+    let width = subjects.map(Iterator::count).max().unwrap_or(0);
     let mut text = String::new();
     for finding in findings {
-        let Finding {
-            severity,
-            subject,
-            what,
-            why,
-            fix,
-        } = finding;
-        text += &format!("{severity:7}  {subject:width$}  {what}");
-        if !why.is_empty() {
-            text += &format!(": {why}");
+        let (severity, subject) = (finding.severity, &finding.subject);
+        text += &format!("{severity:7}  {subject:width$}  {}", finding.what);
+        if !finding.why.is_empty() {
+            text += &format!(": {}", finding.why);
         }
         text.push('\n');
-        if let Some(fix) = fix {
+        if let Some(fix) = &finding.fix {
             text += &format!("{:7}  {:width$}  fix: {fix}\n", "", "");
         }
     }

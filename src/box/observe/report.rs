@@ -318,19 +318,14 @@ impl DocumentSignatures {
 
 impl fmt::Display for DocumentSignatures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            good,
-            needed,
-            unknown,
-            known,
-        } = self;
+        let (good, needed, known) = (self.good, self.needed, self.known);
         write!(
             f,
             "signed by {good} of {known} known authorities, {needed} are needed"
         )?;
-        match unknown {
+        match self.unknown {
             0 => Ok(()),
-            _ => write!(f, ", and by {unknown} that are not known here"),
+            unknown => write!(f, ", and by {unknown} that are not known here"),
         }
     }
 }

@@ -23,7 +23,7 @@ pub use audit::{Auditor, Fault};
 use capture::Capture;
 pub use capture::Moment;
 use redact::Site;
-pub use residence::Residences;
+use residence::Residences;
 
 /// Processes samples: audit, latency histograms, DNS statistics, and a capture if one is running.
 pub struct Witness {

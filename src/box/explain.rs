@@ -214,15 +214,13 @@ impl Explanation {
             .map_err(|error| at_frame(0, error))?;
         let leaves = |one: &&Self| matches!(one.outcome, Outcome::Forward(_));
         for explanation in explanations.iter().filter(leaves) {
-            let Captured {
-                time, frame_bytes, ..
-            } = explanation.captured;
+            let captured = &explanation.captured;
             let kept = explanation.after.len().min(SNAPLEN as usize);
             let packet = RawPcapPacket {
-                ts_sec: u32::try_from(time.as_secs()).unwrap_or(u32::MAX),
-                ts_frac: time.subsec_nanos(),
+                ts_sec: u32::try_from(captured.time.as_secs()).unwrap_or(u32::MAX),
+                ts_frac: captured.time.subsec_nanos(),
                 incl_len: u32::try_from(kept).unwrap_or(SNAPLEN),
-                orig_len: u32::try_from(frame_bytes).unwrap_or(u32::MAX),
+                orig_len: u32::try_from(captured.frame_bytes).unwrap_or(u32::MAX),
                 data: explanation.after[..kept].into(),
             };
             writer
@@ -236,10 +234,8 @@ impl Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Captured {
-            bytes, frame_bytes, ..
-        } = &self.captured;
-        write!(f, "{:>5}  {frame_bytes:>5} B  ", self.number)?;
+        let (bytes, length) = (&self.captured.bytes, self.captured.frame_bytes);
+        write!(f, "{:>5}  {length:>5} B  ", self.number)?;
         match &self.verdict {
             Some(verdict) => {
                 write!(

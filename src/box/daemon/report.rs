@@ -99,14 +99,7 @@ impl Daemon {
             ..Report::default()
         };
         report.relay_set.is_passing |= self.is_passing;
-        report.warnings = self.warnings(&report);
-        if told.sees_recursion {
-            report.warnings.push(Warning {
-                kind: OWN_RESOLVER.to_owned(),
-                is_alarm: false,
-                text: RECURSION.to_owned(),
-            });
-        }
+        report.warnings = self.warnings(&report, told.sees_recursion);
         report
     }
 
@@ -143,7 +136,7 @@ impl Daemon {
     }
 
     /// The warnings, the most severe first.
-    fn warnings(&self, report: &Report) -> Vec<Warning> {
+    fn warnings(&self, report: &Report, sees_recursion: bool) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut warn = |kind: &str, is_alarm: bool, text: String| {
             warnings.push(Warning {
@@ -300,6 +293,9 @@ impl Daemon {
             if port.lossy.is_some() || self.settings.pin.on_stop == OnStop::Keep {
                 warn("needs_process", false, port.alone());
             }
+        }
+        if sees_recursion {
+            warn(OWN_RESOLVER, false, RECURSION.to_owned());
         }
         warnings
     }

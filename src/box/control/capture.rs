@@ -13,8 +13,8 @@ const WAITING: usize = 16;
 /// The interval of checking for a disconnected client while nothing is captured.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The body of a response that streams a capture. A thread reads `receiver` and holds `permit` until
-/// the capture or the body ends. The receiver is dropped with the body, or soon after.
+/// The body of a response that streams a capture. A thread reads `receiver` and holds `permit`
+/// until the capture or the body ends. The receiver is dropped with the body, or soon after.
 pub(super) fn body(
     receiver: Receiver<Vec<u8>>,
     permit: OwnedSemaphorePermit,

@@ -170,8 +170,9 @@ fn open_socket(path: &Path, group: Option<Gid>) -> Result<(Owned, UnixListener),
         chown(&made, None, group).map_err(|errno| match errno {
             Errno::EPERM => ControlError::Socket(format!(
                 "control.group: the user of this process is not in that group, and cannot give it \
-                 {shown}: with systemd, `systemctl edit exitmark` and add SupplementaryGroups=GROUP \
-                 under [Service]; otherwise `usermod -aG GROUP USER`, or leave the key out"
+                 {shown}: with systemd, `systemctl edit exitmark` and add \
+                 SupplementaryGroups=GROUP under [Service]; otherwise `usermod -aG GROUP USER`, or \
+                 leave the key out"
             )),
             other => failed("give it to control.group")(other.into()),
         })?;

@@ -326,15 +326,14 @@ impl Daemon {
         }
         let directory = &self.settings.pin.directory;
         self.pins.give_to(Uid::effective(), Gid::effective())?;
-        process::by_own_right(|| std::fs::read_dir(directory).map(drop))
-            .map_err(|_| {
-                DaemonError::Unmet(format!(
-                    "pin.on_stop = \"detach\": the user of this process cannot access {}; mount a \
-                     BPF file system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name \
-                     a directory in it in pin.directory, or use \"keep\"",
-                    directory.display()
-                ))
-            })
+        process::by_own_right(|| std::fs::read_dir(directory).map(drop)).map_err(|_| {
+            DaemonError::Unmet(format!(
+                "pin.on_stop = \"detach\": the user of this process cannot access {}; mount a BPF \
+                 file system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a \
+                 directory in it in pin.directory, or use \"keep\"",
+                directory.display()
+            ))
+        })
     }
 
     /// The event loop; returns when the box is to stop.

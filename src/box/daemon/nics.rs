@@ -95,9 +95,9 @@ impl Nics {
             if let Some(&(other, _)) = seen.iter().find(|(_, one)| one.index == nic.index) {
                 let name = |role: Role| names[role].as_deref().unwrap_or_default();
                 return Err(DaemonError::Unmet(format!(
-                    "ports.{other} = \"{}\" and ports.{role} = \"{}\" are two names of one NIC, {}: \
-                     name another one; uplink and incoming alone can be one NIC, and then both keys \
-                     have the same name",
+                    "ports.{other} = \"{}\" and ports.{role} = \"{}\" are two names of one NIC, \
+                     {}: name another one; uplink and incoming alone can be one NIC, and then both \
+                     keys have the same name",
                     name(other),
                     name(role),
                     nic.name

@@ -27,8 +27,8 @@ impl Nics {
             if nic.queues > most && !has_program(nic)? {
                 let driver = nic.driver.as_deref();
                 return Err(DaemonError::Unmet(format!(
-                    "{} has {} queue pairs, and its driver ({}) is safe with {most} on {cpus} CPUs: \
-                     with more the kernel panics when XDP redirects a frame to it; {}",
+                    "{} has {} queue pairs, and its driver ({}) is safe with {most} on {cpus} \
+                     CPUs: with more the kernel panics when XDP redirects a frame to it; {}",
                     nic.name,
                     nic.queues,
                     driver.unwrap_or("which the kernel does not name"),
@@ -103,8 +103,8 @@ fn lossy(nic: &Nic, cpus: u32, possible: u32) -> String {
     };
     format!(
         "{} has {} queues for {cpus} CPUs, and its driver drops frames that XDP redirects to it on \
-         a CPU without a queue of that number: {advice}let the interrupts of every port come to the \
-         first {} CPUs only (/proc/irq/*/smp_affinity_list, without irqbalance)",
+         a CPU without a queue of that number: {advice}let the interrupts of every port come to \
+         the first {} CPUs only (/proc/irq/*/smp_affinity_list, without irqbalance)",
         nic.name, nic.queues, nic.queues
     )
 }

@@ -312,8 +312,8 @@ impl Keeper {
         // The same limit as for a new document.
         if was_judged && self.decides && listed < before.div_ceil(2) {
             return Err(DaemonError::Unmet(format!(
-                "relays: {listed} endpoints would be listed instead of {before}, and connections to \
-                 the other relays would be marked as exit traffic; if that is intended, restart \
+                "relays: {listed} endpoints would be listed instead of {before}, and connections \
+                 to the other relays would be marked as exit traffic; if that is intended, restart \
                  exitmark"
             )));
         }

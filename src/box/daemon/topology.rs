@@ -98,13 +98,13 @@ impl Misfit {
             },
             Self::Vlan => format!(
                 "relay traffic with a VLAN tag is not steered, because the next hop is resolved in \
-                 the untagged network of {interface}: it {consequence}; have the host send untagged \
-                 frames, or put the box where frames have no tag"
+                 the untagged network of {interface}: it {consequence}; have the host send \
+                 untagged frames, or put the box where frames have no tag"
             ),
             Self::Family => format!(
                 "relay traffic of the other IP version than steer.next_hop = \"{next_hop}\" is not \
-                 steered: it {consequence}; if that router routes both, give its MAC address, which \
-                 `ip neighbour show dev {interface}` shows"
+                 steered: it {consequence}; if that router routes both, give its MAC address, \
+                 which `ip neighbour show dev {interface}` shows"
             ),
         }
     }

@@ -209,8 +209,8 @@ pub struct Datapath {
     pub frags: Frags,
     /// Whether the kernel takes over what workers cannot keep up with.
     pub spill: bool,
-    /// The engine for frames to the host. `Auto` is `AfXdp` if that is the engine and the sockets are
-    /// zero-copy, otherwise `Xdp`; `AfXdp` is also used without zero-copy.
+    /// The engine for frames to the host. `Auto` is `AfXdp` if that is the engine and the sockets
+    /// are zero-copy, otherwise `Xdp`; `AfXdp` is also used without zero-copy.
     pub inbound: Engine,
     /// One decision in this many is audited: a power of two up to 65,536; 0 turns the audit off.
     pub sample: u32,

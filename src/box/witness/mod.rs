@@ -23,7 +23,7 @@ pub use audit::{Auditor, Fault};
 use capture::Capture;
 pub use capture::Moment;
 use redact::Site;
-use residence::Residences;
+pub use residence::Residences;
 
 /// Processes samples: audit, latency histograms, DNS statistics, and a capture if one is running.
 pub struct Witness {

@@ -35,7 +35,7 @@ const BOUNDS: [u64; 20] = [
 ];
 
 /// The latencies of one engine's frames.
-pub(super) struct Residences {
+pub struct Residences {
     by: DecidedBy,
     /// `None` only if the bounds were invalid, but they are constants.
     histogram: Option<Histogram<u64>>,
@@ -43,7 +43,8 @@ pub(super) struct Residences {
 }
 
 impl Residences {
-    pub(super) fn new(by: DecidedBy) -> Self {
+    /// An empty histogram for this engine.
+    pub fn new(by: DecidedBy) -> Self {
         Self {
             by,
             histogram: Histogram::new_with_bounds(1, LONGEST_NANOS, DIGITS).ok(),
@@ -51,7 +52,8 @@ impl Residences {
         }
     }
 
-    pub(super) fn add(&mut self, time: Duration) {
+    /// Adds the latency of one frame.
+    pub fn add(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.sum = self.sum.saturating_add(time);
         if let Some(histogram) = &mut self.histogram {
@@ -60,7 +62,7 @@ impl Residences {
     }
 
     /// The number, sum, quantiles and buckets of the latencies, in seconds.
-    pub(super) fn report(&self) -> Residence {
+    pub fn report(&self) -> Residence {
         let seconds = |nanos| Duration::from_nanos(nanos).as_secs_f64();
         let engine = self.by.engine().to_owned();
         let Some(histogram) = self.histogram.as_ref().filter(|all| !all.is_empty()) else {

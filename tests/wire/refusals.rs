@@ -53,7 +53,7 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
     let incoming = |nic, hop| Config::default().incoming(nic, hop);
     // The mistake, the configuration, how it is made and undone, and the message.
     #[rustfmt::skip]
-    let table: [(&str, Config, &str, &str, &[&str]); 11] = [
+    let table: [(&str, Config, &str, &str, &[&str]); 12] = [
         ("no such NIC", incoming("nosuch0", TORNET_MAC), "", "",
          &["there is no network interface nosuch0", "ip link"]),
         ("loopback", incoming("lo", TORNET_MAC), "", "", &["lo has no MAC address"]),
@@ -62,6 +62,9 @@ fn nics_that_are_not_as_required_are_refused_with_status_1() {
         ("the next hop is the box, by its address", incoming("incoming0", "203.0.113.77"),
          "addr add 203.0.113.77/24 dev incoming0", "addr del 203.0.113.77/24 dev incoming0",
          &["steer.next_hop = \"203.0.113.77\": is the box itself, on incoming0"]),
+        ("the next hop is all of the network", incoming("incoming0", "203.0.113.255"),
+         "addr add 203.0.113.77/24 dev incoming0", "addr del 203.0.113.77/24 dev incoming0",
+         &["steer.next_hop = \"203.0.113.255\": is the first or last address of 203.0.113.0/24"]),
         ("the host's address is the box's", usual(),
          "addr add 192.0.2.10/32 dev incoming0", "addr del 192.0.2.10/32 dev incoming0",
          &["host.addresses = \"192.0.2.10\": has 192.0.2.10", "on incoming0"]),

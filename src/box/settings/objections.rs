@@ -190,6 +190,22 @@ fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
     let nic = nics.iter().find(|nic| nic.is_called(&incoming.interface))?;
     let of_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4();
     let networks: Vec<_> = nic.networks.iter().filter(of_family).collect();
+    // RFC 919 section 7, RFC 1122 section 3.2.1.3; a /31 or /32 has neither (RFC 3021).
+    let is_of_all = |net: &&&IpNet| match (net, address) {
+        (IpNet::V4(net), IpAddr::V4(address)) if net.prefix_len() < 31 => {
+            [net.network(), net.broadcast()].contains(&address)
+        }
+        _ => false,
+    };
+    if let Some(net) = networks.iter().find(is_of_all) {
+        let reason = format!(
+            "is the first or last address of {}, the network of {}, and so no router's; name the \
+             router on that network",
+            net.trunc(),
+            incoming.interface
+        );
+        return Some(Objection::fatal(quoted(NEXT_HOP, address, reason)));
+    }
     let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
     if is_link_local || networks.iter().any(|net| net.contains(&address)) {
         return None;

@@ -4,6 +4,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
@@ -138,12 +139,33 @@ impl Netns {
     /// # Errors
     /// Fails if the command cannot be run or fails; the error contains its messages.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Result<String, LabError> {
+        self.command_with(program, arguments, String::new())
+    }
+
+    fn command_with(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        input: String,
+    ) -> Result<String, LabError> {
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let line = format!("{program} {}", arguments.join(" "));
         let label = self.label.clone();
         self.run(move || {
-            let output = command.output().map_err(|error| {
+            let mut run = || {
+                let mut child = command.spawn()?;
+                if let Some(mut stdin) = child.stdin.take() {
+                    // A program that ends early tells why by its status.
+                    let _ = stdin.write_all(input.as_bytes());
+                }
+                child.wait_with_output()
+            };
+            let output = run().map_err(|error| {
                 LabError(format!("cannot run `{line}`: {error}; is it installed?"))
             })?;
             if output.status.success() {
@@ -163,6 +185,15 @@ impl Netns {
     /// As [`Netns::command`].
     pub fn ip(&self, arguments: &str) -> Result<String, LabError> {
         self.command("ip", &arguments.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Runs `ip` once with a command per line, up to the first that fails.
+    ///
+    /// # Errors
+    /// As [`Netns::command`].
+    pub fn ip_batch(&self, commands: &[String]) -> Result<(), LabError> {
+        self.command_with("ip", &["-batch", "-"], commands.join("\n"))
+            .map(drop)
     }
 
     /// Writes a sysctl; `path` is relative to `/proc/sys`.

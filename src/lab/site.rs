@@ -225,36 +225,33 @@ impl Site {
     }
 
     fn address(&self) -> Result<(), LabError> {
-        let (host, middle, tornet) = (&self.host, &self.middle, &self.tornet);
-        let server = [format!("{SERVER_V4}/32"), format!("{SERVER_V6}/128")];
-        let relay = [format!("{RELAY_V4}/32"), format!("{RELAY_V6}/128")];
-        let host_router = ["192.0.2.1/24".to_owned(), "2001:db8:1::1/64".to_owned()];
-        let box_router = ["203.0.113.1/24".to_owned(), "2001:db8:3::1/64".to_owned()];
-        for (netns, nic, addresses) in [
-            (
-                host,
-                FAR_END,
-                [format!("{HOST_V4}/24"), format!("{HOST_V6}/64")],
-            ),
-            (&self.clearnet, FAR_END, host_router),
-            (&self.clearnet, FAR_END, server),
-            (tornet, FAR_END, box_router),
-            (tornet, FAR_END, relay),
-            (
-                middle,
-                "incoming0",
-                [format!("{BOX_V4}/24"), format!("{BOX_V6}/64")],
-            ),
-        ] {
-            for address in addresses {
-                netns.ip(&format!("addr add {address} dev {nic}"))?;
-            }
-        }
-        host.ip("route add default via 192.0.2.1")?;
-        host.ip("-6 route add default via 2001:db8:1::1")?;
-        // Route answers to the host through the box.
-        tornet.ip(&format!("route add 192.0.2.0/24 via {BOX_V4}"))?;
-        tornet.ip(&format!("-6 route add 2001:db8:1::/64 via {BOX_V6}"))?;
+        let add = |address: &str| format!("addr add {address} dev {FAR_END}");
+        self.host.ip_batch(&[
+            add(&format!("{HOST_V4}/24")),
+            add(&format!("{HOST_V6}/64")),
+            "route add default via 192.0.2.1".to_owned(),
+            "route add default via 2001:db8:1::1".to_owned(),
+        ])?;
+        self.clearnet.ip_batch(&[
+            add("192.0.2.1/24"),
+            add("2001:db8:1::1/64"),
+            add(&format!("{SERVER_V4}/32")),
+            add(&format!("{SERVER_V6}/128")),
+        ])?;
+        self.middle.ip_batch(&[
+            format!("addr add {BOX_V4}/24 dev incoming0"),
+            format!("addr add {BOX_V6}/64 dev incoming0"),
+        ])?;
+        let tornet = &self.tornet;
+        tornet.ip_batch(&[
+            add("203.0.113.1/24"),
+            add("2001:db8:3::1/64"),
+            add(&format!("{RELAY_V4}/32")),
+            add(&format!("{RELAY_V6}/128")),
+            // Answers to the host go through the box.
+            format!("route add 192.0.2.0/24 via {BOX_V4}"),
+            format!("route add 2001:db8:1::/64 via {BOX_V6}"),
+        ])?;
         tornet.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
         tornet.sysctl("net/ipv4/conf/eth0/rp_filter", "0")?;
         Ok(())

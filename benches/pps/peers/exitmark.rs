@@ -4,7 +4,8 @@ use super::{Forwarder, Job, Started};
 use crate::common::exitmark::Variant;
 use crate::load::Load;
 use crate::site::{Site, pin_to_forwarder_cpus};
-use ::exitmark_lab::Config;
+use ::exitmark_lab::{Config, contained};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// After an overload the XDP program decides alone for about a second, and returns frames to the
@@ -41,10 +42,45 @@ fn start(variant: usize, site: &Site, load: &Load) -> Started {
     let config = Config::default()
         .addresses(load.host_prefixes())
         .relays(format!("extra = {relays:?}"))
-        .more(
-            "[mark]
-dscp = \"af11\"",
-        );
+        .more("[mark]\ndscp = \"af11\"");
     let running = VARIANTS[variant].start(&site.middle, config)?;
     Ok(Box::new(|| running.stop_well().map(drop)))
+}
+
+/// The engines while `exitmark capture` writes every frame that its limit allows.
+pub(super) fn captured() -> [Forwarder; 2] {
+    [
+        Forwarder::new(
+            "exitmark-xdp-capture",
+            Job::MarkAndSteer,
+            |site, _, load| start_captured(0, site, load),
+        ),
+        Forwarder::new(
+            "exitmark-af_xdp-capture",
+            Job::MarkAndSteer,
+            |site, _, load| start_captured(1, site, load),
+        ),
+    ]
+}
+
+fn start_captured(variant: usize, site: &Site, load: &Load) -> Started {
+    let stop = start(variant, site, load)?;
+    let mut command = contained(env!("CARGO_BIN_EXE_exitmark"));
+    command
+        .args([
+            "capture",
+            "--frames",
+            "1000000",
+            "--seconds",
+            "3600",
+            "--out",
+            "-",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let capture = site.middle.start(command)?;
+    Ok(Box::new(move || {
+        drop(capture);
+        stop()
+    }))
 }

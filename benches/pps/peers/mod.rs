@@ -92,6 +92,11 @@ pub(crate) fn all() -> Vec<Forwarder> {
     ]
 }
 
+/// Rows that show what a capture costs.
+pub(crate) fn captured() -> [Forwarder; 2] {
+    exitmark::captured()
+}
+
 /// The requested ones of these forwarders, if this machine has their prerequisites; the others with
 /// what is missing.
 pub(crate) fn chosen(

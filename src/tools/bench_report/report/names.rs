@@ -13,7 +13,7 @@ pub(crate) const TESTPMD: &str = "testpmd-af_xdp";
 
 /// Name, description, colour. The colours can be distinguished without red and green, and every
 /// forwarder has a shape of its own too.
-const FORWARDERS: [(&str, &str, RGBColor); 11] = [
+const FORWARDERS: [(&str, &str, RGBColor); 13] = [
     (XDP, "exitmark, `xdp`", RGBColor(0x00, 0x72, 0xb2)),
     (SPILL, "exitmark, `af_xdp`", RGBColor(0xd5, 0x5e, 0x00)),
     (
@@ -25,6 +25,16 @@ const FORWARDERS: [(&str, &str, RGBColor); 11] = [
         "exitmark-af_xdp-both",
         "exitmark, `af_xdp` in both directions",
         RGBColor(0x6a, 0x3d, 0x9a),
+    ),
+    (
+        "exitmark-xdp-capture",
+        "exitmark, `xdp`, while a capture runs",
+        RGBColor(0x33, 0x66, 0xff),
+    ),
+    (
+        "exitmark-af_xdp-capture",
+        "exitmark, `af_xdp`, while a capture runs",
+        RGBColor(0xff, 0x99, 0x66),
     ),
     (
         NFTABLES,

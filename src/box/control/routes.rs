@@ -98,7 +98,7 @@ impl Routes {
     }
 
     async fn status(&self) -> Result<Answer, Answer> {
-        json(&self.report().await?)
+        Ok(json(&self.report().await?))
     }
 
     async fn metrics(&self) -> Result<Answer, Answer> {
@@ -117,7 +117,7 @@ impl Routes {
             reloaded
         });
         let reloaded = reloaded.await.map_err(|_| broken())?;
-        json(&reloaded.map_err(|reason| refused(&reason))?)
+        Ok(json(&reloaded.map_err(|reason| refused(&reason))?))
     }
 
     async fn capture(&self, body: Incoming) -> Result<Answer, Answer> {
@@ -155,9 +155,11 @@ impl Routes {
     }
 }
 
-fn json(value: &impl Serialize) -> Result<Answer, Answer> {
-    let json = serde_json::to_vec(value).map_err(|_| broken())?;
-    Ok(full(StatusCode::OK, "application/json", json))
+fn json(value: &impl Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(json) => full(StatusCode::OK, "application/json", json),
+        Err(_) => broken(),
+    }
 }
 
 fn answer(

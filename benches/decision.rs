@@ -14,7 +14,7 @@ mod rig;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use exitmark_lab::authorities::Authorities;
 use exitmark_relays::{Certificates, UncheckedDocument};
-use rig::{KINDS, RING, Rig, order, snapshots};
+use rig::{KINDS, RING, Rig, builder, snapshots};
 use std::time::Duration;
 
 /// As many frames as a ring holds, and more than the headers in any cache.
@@ -47,9 +47,9 @@ fn scale(spent: Duration, part: u64, whole: u64) -> Duration {
 }
 
 fn consensus(criterion: &mut Criterion) {
-    let (order, authorities) = (order(), Authorities::new(9));
-    let text = order.sign(&authorities);
-    let certificates = authorities.certificates_for(order.validity);
+    let (builder, authorities) = (builder(), Authorities::new(9));
+    let text = builder.sign(&authorities);
+    let certificates = authorities.certificates_for(builder.validity);
     let trusted = exitmark_relays::Authorities::new(
         authorities
             .identities()

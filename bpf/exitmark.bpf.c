@@ -157,7 +157,7 @@ static __always_inline int action_of(__u32 outcome)
  * the verifier, which then verifies the code that follows once, not once per result.
  */
 #define RULE_OF(known) ((known) & 0xff)
-#define IS_ODD 0x200
+#define IS_SLOW 0x200
 #define IS_V6 0x400
 #define PART_OF(known) ((known) >> 16 & 0xff)
 #define TOS_OF(known) ((known) >> 24 & 0xff)
@@ -177,7 +177,7 @@ static __always_inline __u64 know(struct frame *frame, const struct exitmark_ima
 		known = hidden(judge(image, &packet), frame->bytes);
 		known |= (share ? part_of(&packet) : LAST_PART) << 16;
 	} else {
-		known = shape == SHAPE_ODD ? RULE_NO_USER_SPACE | IS_ODD : shape;
+		known = shape == SHAPE_SLOW ? RULE_NO_USER_SPACE | IS_SLOW : shape;
 		known |= LAST_PART << 16;
 		measure_short(frame);
 	}
@@ -228,12 +228,12 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
 		learn_host(frame, HOST_KEY_OF(known), links);
 	if (IP_OF(known)) {
 		__u8 tos = TOS_OF(known);
-		bool bears_it = (tos & DSCP_BITS) == policy->mark;
+		bool carries_mark = (tos & DSCP_BITS) == policy->mark;
 
-		if (action & ACTION_SET && !bears_it) {
+		if (action & ACTION_SET && !carries_mark) {
 			set_tos(frame, IP_OF(known), policy->mark | (tos & ~DSCP_BITS));
 			counts->marked++;
-		} else if (action & ACTION_CLEAR && (bears_it || bears_host_mark(policy, tos))) {
+		} else if (action & ACTION_CLEAR && (carries_mark || carries_host_mark(policy, tos))) {
 			set_tos(frame, IP_OF(known), tos & ~DSCP_BITS);
 			counts->cleared++;
 		}
@@ -378,7 +378,7 @@ int exitmark_host(struct xdp_md *ctx)
 	struct exitmark_links *links;
 	struct frame frame;
 	__u32 outcome;
-	bool odd;
+	bool is_slow;
 
 	if (!find_state(&links, &counts))
 		return XDP_DROP;
@@ -396,12 +396,12 @@ int exitmark_host(struct xdp_md *ctx)
 		return XDP_DROP;
 	frame = frame_of(ctx);
 	known = know(&frame, image, share);
-	odd = known & IS_ODD || frame.bytes > links->longest_redirect;
+	is_slow = known & IS_SLOW || frame.bytes > links->longest_redirect;
 	/* Only a worker can parse a slow-path frame; the worker gets it if its ring has room. */
-	if (is_meant(links, ROLE_HOST) ? share && (odd || PART_OF(known) >= share) : odd)
+	if (is_meant(links, ROLE_HOST) ? share && (is_slow || PART_OF(known) >= share) : is_slow)
 		if (hand_over(ctx, ROLE_HOST) == XDP_REDIRECT)
 			return XDP_REDIRECT;
-	if (odd || is_meant(links, ROLE_HOST))
+	if (is_slow || is_meant(links, ROLE_HOST))
 		counts->spilled[ROLE_HOST]++;
 	if (!links->decides[ROLE_HOST]) {
 		counts->received[ROLE_HOST]++;

@@ -139,7 +139,7 @@ struct exitmark_image {
 
 /* Which frames go to a worker while it is alive. */
 enum exitmark_handover {
-	HAND_OVER_ODD = 0, /* slow-path frames, which this program does not parse */
+	HAND_OVER_SLOW = 0, /* slow-path frames, which this program does not parse */
 	HAND_OVER_ALL = 1, /* all frames */
 };
 
@@ -161,9 +161,9 @@ struct exitmark_links {
 	__u64 longest_redirect; /* bytes: the longest frame that can be redirected to every port */
 	__u64 hand_over[ROLES]; /* enum exitmark_handover */
 	__u64 decides[ROLES]; /* frames from this role can be redirected to their egress ports */
-	__u64 patience; /* ns: a worker with an older heartbeat counts as dead */
-	__u64 credit; /* backlog watermark, frames: from it on, this program decides some flows */
-	__u64 hard_credit; /* the same; from it on, this program decides all flows */
+	__u64 heartbeat_timeout; /* ns: a worker with an older heartbeat counts as dead */
+	__u64 soft_watermark; /* backlog in frames: from it on, this program decides some flows */
+	__u64 hard_watermark; /* the same; from it on, this program decides all flows */
 	__u64 netns; /* inode of the box's network namespace, to which `nics` belong */
 	__u64 nics[ROLES]; /* interface index of each role; 0: none */
 	__u64 drops_unsteered; /* relay frames that cannot be steered are dropped */
@@ -184,7 +184,7 @@ struct exitmark_guard {
 	/* Written by this program. */
 	struct exitmark_handed {
 		__u64 sent; /* frames handed over */
-		__u64 asked; /* CLOCK_MONOTONIC, ns: last frame sent to a worker without backlog */
+		__u64 woken_at; /* CLOCK_MONOTONIC, ns: last frame sent to a worker without backlog */
 		__u64 share; /* of 256 parts of the flows, those that this program decides */
 		__u64 ease_at; /* CLOCK_MONOTONIC, ns: when the next parts go back to the worker */
 		__u64 looks; /* frames counted between two clock readings */
@@ -236,7 +236,7 @@ enum exitmark_outcome {
 /* A sampled decision of this program, as user space reads it. */
 struct exitmark_sample {
 	__u64 arrived; /* CLOCK_MONOTONIC, ns */
-	__u64 residence; /* latency from arrival to decision, ns */
+	__u64 latency; /* latency from arrival to decision, ns */
 	__u64 generation; /* of the policy by which it was judged */
 	__u32 bytes; /* length of the whole frame */
 	__u8 ingress; /* enum exitmark_role */

@@ -3,7 +3,7 @@
  * Decides whether a worker gets a frame. The worker of a queue must be alive and keep up, so that
  * no frame waits for a process that is dead, stopped or behind.
  *
- * A worker is alive if it has no backlog, or if less than `patience` ns ago it stamped its
+ * A worker is alive if it has no backlog, or if less than `heartbeat_timeout` ns ago it stamped its
  * heartbeat or was handed the first frame of its backlog. An idle worker may therefore sleep.
  *
  * A flow that moves from the worker to this program overtakes its own frames that are queued at
@@ -46,7 +46,7 @@ static __always_inline bool find_post(struct xdp_md *ctx, __u64 role,
 }
 
 /* Frames that were handed over and that the worker has not reported as done. */
-static __always_inline __u64 under_way(const struct post *post, __u64 role)
+static __always_inline __u64 in_flight(const struct post *post, __u64 role)
 {
 	__s64 waiting = post->handed->sent - READ_ONCE(post->guard->processed[role]);
 
@@ -64,14 +64,14 @@ static __always_inline bool is_alive(struct post *post, const struct exitmark_li
 		return true;
 	now = bpf_ktime_get_ns();
 	if (!waiting) {
-		post->handed->asked = now;
+		post->handed->woken_at = now;
 		return true;
 	}
 	sign = READ_ONCE(post->guard->heartbeat);
-	if (sign < post->handed->asked)
-		sign = post->handed->asked;
-	/* Another CPU may have stamped `asked` after this one read the clock. */
-	return (__s64)(now - sign) < (__s64)links->patience;
+	if (sign < post->handed->woken_at)
+		sign = post->handed->woken_at;
+	/* Another CPU may have stamped `woken_at` after this one read the clock. */
+	return (__s64)(now - sign) < (__s64)links->heartbeat_timeout;
 }
 
 /*
@@ -106,8 +106,8 @@ __noinline int hand_over(struct xdp_md *ctx, __u64 role)
 	barrier_var(role);
 	if (role >= ROLES || !find_state(&links, &counts) || !find_post(ctx, role, &post))
 		return XDP_DROP;
-	waiting = under_way(&post, role);
-	if (links->decides[role] && waiting >= links->hard_credit)
+	waiting = in_flight(&post, role);
+	if (links->decides[role] && waiting >= links->hard_watermark)
 		return XDP_DROP;
 	if (bpf_redirect_map(&sockets, post.slot, XDP_DROP) != XDP_REDIRECT)
 		return XDP_DROP;
@@ -128,17 +128,17 @@ static __always_inline __u64 share_kept(struct xdp_md *ctx, enum exitmark_role r
 
 	if (!links->decides[role] || !find_post(ctx, role, &post))
 		return 0;
-	waiting = under_way(&post, role);
+	waiting = in_flight(&post, role);
 	share = post.handed->share;
-	if (waiting < links->credit) {
-		if (!share || waiting > links->credit / 4)
+	if (waiting < links->soft_watermark) {
+		if (!share || waiting > links->soft_watermark / 4)
 			return share;
 		if (++post.handed->looks % LOOKS_EVERY)
 			return share;
 	}
 
 	now = bpf_ktime_get_ns();
-	if (waiting >= links->credit) {
+	if (waiting >= links->soft_watermark) {
 		share = SHARES;
 		post.handed->ease_at = now + HOLD;
 	} else if (now < post.handed->ease_at) {

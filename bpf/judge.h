@@ -231,7 +231,7 @@ static __always_inline bool is_exit_protocol(const struct exitmark_policy *polic
 	       (policy->exit_protocols == EXIT_TCP_UDP && protocol == PROTOCOL_UDP);
 }
 
-static __always_inline bool bears_host_mark(const struct exitmark_policy *policy, __u8 tos)
+static __always_inline bool carries_host_mark(const struct exitmark_policy *policy, __u8 tos)
 {
 	return policy->host_mark && (tos & DSCP_BITS) == policy->host_mark;
 }
@@ -271,7 +271,7 @@ static __always_inline __u32 judge_family(const struct exitmark_image *image,
 		return RULE_OTHER_PROTOCOL;
 	if (!policy->host_mark)
 		return RULE_EXIT_PROTOCOL;
-	if (bears_host_mark(policy, packet->tos))
+	if (carries_host_mark(policy, packet->tos))
 		return RULE_HOST_MARKED;
 	return tcp ? RULE_NOT_HOST_MARKED : RULE_OTHER_PROTOCOL;
 }

@@ -23,7 +23,7 @@
 /* The result of parsing a frame: one of these, or the rule for its error. */
 #define SHAPE_PACKET (-1)
 /* A slow-path frame. */
-#define SHAPE_ODD (-2)
+#define SHAPE_SLOW (-2)
 /* The headers are not all in the first buffer. */
 #define SHAPE_SCATTERED (-3)
 
@@ -129,7 +129,7 @@ static __always_inline int read_v4(struct frame *frame, __u64 offset, struct pac
 	packet->destination.low = be32(ip + 16);
 	/* More fragments, or an offset. */
 	if (be16(ip + 6) & 0x3fff)
-		return SHAPE_ODD;
+		return SHAPE_SLOW;
 	return read_ports(frame, at + header, total - header, packet);
 }
 
@@ -160,7 +160,7 @@ static __always_inline int read_v6(struct frame *frame, __u64 offset, struct pac
 	case 43: /* routing */
 	case 44: /* fragment */
 	case 60: /* destination options */
-		return SHAPE_ODD;
+		return SHAPE_SLOW;
 	}
 	return read_ports(frame, at + 40, payload, packet);
 }
@@ -182,7 +182,7 @@ static __always_inline int read_reachable(struct frame *frame, struct packet *pa
 		return read_v4(frame, offset, packet);
 	if (type == ETH_P_IPV6)
 		return read_v6(frame, offset, packet);
-	return is_tag(type) ? SHAPE_ODD : RULE_NOT_IP;
+	return is_tag(type) ? SHAPE_SLOW : RULE_NOT_IP;
 }
 
 static __noinline int read_scattered(struct frame *frame, struct packet *packet)
@@ -192,7 +192,7 @@ static __noinline int read_scattered(struct frame *frame, struct packet *packet)
 
 	if (gather(frame, &whole))
 		shape = read_reachable(&whole, packet);
-	return shape == SHAPE_SCATTERED ? SHAPE_ODD : shape;
+	return shape == SHAPE_SCATTERED ? SHAPE_SLOW : shape;
 }
 
 /* Reads a frame: SHAPE_PACKET with `packet` filled, SHAPE_ODD, or a rule. */

@@ -26,7 +26,7 @@ struct {
 } samples SEC(".maps");
 
 /* Per-CPU scratch for one sample, and the number of samples since user space last read. */
-struct sketch {
+struct sample_scratch {
 	struct exitmark_sample sample;
 	__u64 look; /* `sample_until` at the last sample: each read of user space changes it */
 	__u64 made; /* samples since it changed */
@@ -36,21 +36,21 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct sketch);
-} sketch SEC(".maps");
+	__type(value, struct sample_scratch);
+} sample_scratch SEC(".maps");
 
 /* Whether this CPU may make one more sample; if not, counts a lost sample. Reads no clock. */
-static __always_inline bool may_sample(struct sketch *sketch, __u64 sample_until)
+static __always_inline bool may_sample(struct sample_scratch *scratch, __u64 sample_until)
 {
 	struct exitmark_counts *counts;
 	__u32 only = 0;
 
-	if (sketch->look != sample_until) {
-		sketch->look = sample_until;
-		sketch->made = 0;
+	if (scratch->look != sample_until) {
+		scratch->look = sample_until;
+		scratch->made = 0;
 	}
-	if (sketch->made < SAMPLES_A_LOOK) {
-		sketch->made++;
+	if (scratch->made < SAMPLES_A_LOOK) {
+		scratch->made++;
 		return true;
 	}
 	counts = bpf_map_lookup_elem(&counters, &only);
@@ -69,11 +69,11 @@ static __always_inline bool is_sampled(const struct exitmark_links *links, __u64
 __noinline __u64 sample_arrival(struct xdp_md *ctx, __u64 sample_until)
 {
 	struct exitmark_sample *sample;
-	struct sketch *made;
+	struct sample_scratch *made;
 	__u32 only = 0;
 	__u64 now;
 
-	made = bpf_map_lookup_elem(&sketch, &only);
+	made = bpf_map_lookup_elem(&sample_scratch, &only);
 	if (!made || !may_sample(made, sample_until))
 		return 0;
 	now = bpf_ktime_get_ns();
@@ -92,16 +92,16 @@ __noinline int sample_departure(struct xdp_md *ctx, __u64 arrived, __u8 ingress,
 {
 	struct exitmark_sample *sample;
 	struct exitmark_counts *counts;
-	struct sketch *made;
+	struct sample_scratch *made;
 	__u32 only = 0;
 
-	made = bpf_map_lookup_elem(&sketch, &only);
+	made = bpf_map_lookup_elem(&sample_scratch, &only);
 	counts = bpf_map_lookup_elem(&counters, &only);
 	if (!made || !counts)
 		return 0;
 	sample = &made->sample;
 	sample->arrived = arrived;
-	sample->residence = bpf_ktime_get_ns() - arrived;
+	sample->latency = bpf_ktime_get_ns() - arrived;
 	sample->generation = generation;
 	sample->ingress = ingress;
 	sample->outcome = what;

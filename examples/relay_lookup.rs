@@ -14,7 +14,7 @@
 //! usage.
 
 use exitmark_policy::Endpoint;
-use exitmark_relays::{Authorities, Source, Sources, Trust, load};
+use exitmark_relays::{Authorities, DocumentFiles, Sources, Trust, load};
 use std::error::Error;
 use std::io::{self, Write};
 use std::path::Path;
@@ -58,7 +58,7 @@ pub(crate) fn run(
     out: &mut impl Write,
 ) -> Result<bool, Box<dyn Error>> {
     let loaded = load(&Sources {
-        files: vec![Source::beside(consensus.to_owned())],
+        files: vec![DocumentFiles::beside(consensus.to_owned())],
         extra: Vec::new(),
         trust: Trust::MostOf(authorities),
     })?;

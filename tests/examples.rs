@@ -17,7 +17,7 @@ mod judge_pcap;
 mod relay_lookup;
 
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_lab::frames::{tcp, udp};
 use exitmark_lab::publish;
 use exitmark_policy::Endpoint;
@@ -37,10 +37,10 @@ fn document(directory: &Path, authorities: &Authorities) -> PathBuf {
         fresh_until: at(1),
         valid_until: at(3),
     };
-    let order = Order {
+    let order = ConsensusBuilder {
         relays: 4,
         listed: vec![RELAY.parse().unwrap()],
-        ..Order::full_size(Flavor::Microdesc, validity)
+        ..ConsensusBuilder::full_size(Flavor::Microdesc, validity)
     };
     publish(directory, "cached-microdesc-consensus", &order, authorities).unwrap()
 }

@@ -206,8 +206,8 @@ fn reports_why_relay_traffic_is_not_steered() {
         (&to_ipv6, query, "resolver"),
     ] {
         let digits = hexadecimal(&frame.build());
-        let told = story(&explain_by(text, directory.path(), &[&digits]));
-        assert!(told.contains(expected), "{told}");
+        let printed = story(&explain_by(text, directory.path(), &[&digits]));
+        assert!(printed.contains(expected), "{printed}");
     }
 }
 
@@ -220,21 +220,21 @@ fn explains_readable_frames_before_reporting_a_fault() {
     let out = directory.path().join("out.pcap");
     let arguments = [path.to_str().unwrap(), "--write", out.to_str().unwrap()];
     let frames = fragments(1);
-    let told = |file: &[u8]| {
+    let printed = |file: &[u8]| {
         fs::write(&path, file).unwrap();
         let output = explain(directory.path(), &arguments);
         let story = String::from_utf8(output.stdout).unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), story, error)
     };
-    let (code, whole, error) = told(&pcap(&frames));
+    let (code, whole, error) = printed(&pcap(&frames));
     assert_eq!((code, whole.lines().count(), &*error), (Some(0), 2, ""));
     let first = whole.lines().next().unwrap();
     let last = frames[1].1.len();
     for file in [pcap(&frames), pcapng(&frames)] {
         let end = file.len();
         for cut in [1, last, last + 10] {
-            let (code, story, error) = told(&file[..end - cut]);
+            let (code, story, error) = printed(&file[..end - cut]);
             assert_eq!((code, story.trim_end()), (Some(1), first));
             assert!(error.contains("ends within a record"), "{error}");
             let mut written = PcapReader::new(fs::File::open(&out).unwrap()).unwrap();
@@ -246,7 +246,7 @@ fn explains_readable_frames_before_reporting_a_fault() {
     let mut with_checksums = pcap(&frames);
     with_checksums[20..24].copy_from_slice(&0x4400_0001_u32.to_le_bytes());
     let readable = (Some(0), whole.clone(), String::new());
-    assert_eq!(told(&with_checksums), readable);
+    assert_eq!(printed(&with_checksums), readable);
     // The interface of another link type has a packet, or none.
     let described = pcapng(&[]);
     let other = |number: u32| {
@@ -260,8 +260,8 @@ fn explains_readable_frames_before_reporting_a_fault() {
         }
         file
     };
-    assert_eq!(told(&other(0)), readable);
-    let (code, story, error) = told(&other(1));
+    assert_eq!(printed(&other(0)), readable);
+    let (code, story, error) = printed(&other(1));
     assert_eq!((code, story), (Some(1), whole));
     let expected = "1 packets are of link type 220, not Ethernet";
     assert!(error.contains(expected), "{error}");

@@ -4,7 +4,7 @@ use exitmark_lab::{Capture, Netns, RawPort, VethEnd, is_root, veth};
 use std::time::Duration;
 
 #[test]
-fn a_raw_frame_crosses_a_veth_pair_and_is_seen_with_its_tags() {
+fn a_veth_pair_forwards_a_raw_frame_with_its_tags() {
     if !is_root() {
         return;
     }

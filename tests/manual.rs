@@ -183,10 +183,10 @@ fn every_step_of_the_pages_is_known_to_the_installation_test() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/install.py");
     let mut python = Command::new("python3");
     let output = python.args(["-B", script, "--plan"]).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     let failed = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}{failed}");
-    assert!(told.lines().count() > 10, "{told}");
+    assert!(output.status.success(), "{printed}{failed}");
+    assert!(printed.lines().count() > 10, "{printed}");
 }
 
 /// Packages and programs have the same version.

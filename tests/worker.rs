@@ -285,7 +285,7 @@ fn the_latency_of_a_stamped_frame_is_measured_when_it_has_been_sent() {
     let mut worker = worker().guarded(Guard::new(Arc::clone(&cells), 0));
     let links = Arc::new(links(None, Role::Incoming));
     *worker.forwarder() =
-        Forwarder::new(Arc::new(snapshot()), links).witnessed(Arc::clone(&samples));
+        Forwarder::new(Arc::new(snapshot()), links).sampled_into(Arc::clone(&samples));
     let ago = Duration::from_secs(2);
     let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
     let handed_at = Duration::from(monotonic) - ago;
@@ -296,7 +296,7 @@ fn the_latency_of_a_stamped_frame_is_measured_when_it_has_been_sent() {
     for number in 0..3 {
         arrives(&mut worker, Role::Host, exit_frame(number));
         worker.turn(Duration::ZERO);
-        let time = samples.next_residence();
+        let time = samples.next_latency();
         // The second frame is the stamped one.
         assert_eq!(time.is_some(), number == 1);
         assert!(time.is_none_or(|time| time >= ago));

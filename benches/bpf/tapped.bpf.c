@@ -11,7 +11,7 @@
 #define MARKED 0x28 // the ToS byte of AF11
 #define FRACTION_BITS 10 // intervals are in 1/1024 of a nanosecond
 #define LATE (100000ULL << FRACTION_BITS) // the most delay that is made up for: 0.1 ms
-#define PATIENCE 4096 // clock reads before a frame is sent in any case
+#define MAX_CLOCK_READS 4096 // clock reads before a frame is sent in any case
 
 struct load {
 	// Parameters.
@@ -35,7 +35,7 @@ static __always_inline void wait(struct load *load)
 {
 	__u64 now = 0;
 
-	for (int i = 0; i < PATIENCE; i++) {
+	for (int i = 0; i < MAX_CLOCK_READS; i++) {
 		now = bpf_ktime_get_ns() << FRACTION_BITS;
 		if (now >= load->due)
 			break;

@@ -49,7 +49,7 @@ pub(crate) fn hypervisor() -> Option<String> {
 /// The kernel's mitigations of CPU vulnerabilities; those that do not affect the CPU are omitted.
 pub(crate) fn mitigations() -> Option<String> {
     let directory = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").ok()?;
-    let told: BTreeSet<_> = directory
+    let reported: BTreeSet<_> = directory
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let text = fs::read_to_string(entry.path()).ok()?;
@@ -60,9 +60,9 @@ pub(crate) fn mitigations() -> Option<String> {
             (state != "Not affected").then(|| format!("{name}: {short}"))
         })
         .collect();
-    Some(match told.is_empty() {
+    Some(match reported.is_empty() {
         true => "none is needed".to_owned(),
-        false => Vec::from_iter(told).join("; "),
+        false => Vec::from_iter(reported).join("; "),
     })
 }
 

@@ -32,8 +32,8 @@ const COUNTED: &str = "--counted";
 const WRITE: &str = "--write-baseline";
 
 fn main() -> ExitCode {
-    let told = |what| std::env::args().any(|argument| argument == what);
-    if told(COUNTED) {
+    let has_flag = |what| std::env::args().any(|argument| argument == what);
+    if has_flag(COUNTED) {
         let read = snapshots();
         for _ in 0..KEYS {
             let snapshots = read.each_ref().map(rig::with_other_keys);
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
             (kind.name, per_frame(of_kind[KEYS / 2]))
         }),
     );
-    if told(WRITE) {
+    if has_flag(WRITE) {
         return now.write();
     }
     now.compare()

@@ -24,21 +24,21 @@ const FIELDS: [(&str, &str); 2] = [("memory-now", "VmRSS:"), ("memory-at-most", 
 /// Each packet begins a connection to another port and place: enough to fill the table, with thousands to spare.
 const PACKETS: u32 = 200_000;
 /// The program saves once a minute.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
     // Takes a minute, and gives the same result every time.
-    let told = Rc::new(OnceCell::new());
+    let measured = Rc::new(OnceCell::new());
     FIELDS.into_iter().map(move |(name, field)| {
-        let (databases, told) = (databases.clone(), Rc::clone(&told));
+        let (databases, measured) = (databases.clone(), Rc::clone(&measured));
         Row {
             name,
             measure: Box::new(move |_| {
-                let status = match told.get() {
+                let status = match measured.get() {
                     Some(status) => status,
                     None => {
                         let status = status(&databases)?;
-                        told.get_or_init(|| status)
+                        measured.get_or_init(|| status)
                     }
                 };
                 mebibytes(status, field)
@@ -50,7 +50,7 @@ pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
 fn mebibytes(status: &str, field: &str) -> Result<Sample, LabError> {
     let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-    let kib = kib.ok_or_else(|| LabError(format!("the process tells no {field}")))?;
+    let kib = kib.ok_or_else(|| LabError(format!("the process reports no {field}")))?;
     Ok(Sample {
         value: kib / 1024.0,
         unit: Unit::Mebibytes,
@@ -78,7 +78,7 @@ fn status(databases: &Databases) -> Result<String, LabError> {
     stage.send(&mut traffic, &running)?;
     let saved = |path: &Path| fs::metadata(path).map(|file| file.ino()).ok();
     let before = saved(&state);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while saved(&state).is_none_or(|now| Some(now) == before) {
         if Instant::now() > deadline {
             return Err(LabError(format!("nothing was saved: {}", running.log())));
@@ -141,7 +141,7 @@ impl Stage {
             frame.resize(whole, 0);
             port.send(&frame)?;
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let counters = running.counters()?;
             if counters["packets"] + counters["lost"] >= before + u64::from(PACKETS) {

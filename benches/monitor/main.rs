@@ -67,7 +67,7 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
     let outcome = rounds::run(BENCH, &arguments.options, rows, |row, length| {
         (row.measure)(length)
     })?;
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     println!(
         "{:<28} {:>10} {:>10} {:>10}  unit",
         "row", "median", "min", "max"
@@ -90,11 +90,11 @@ fn bench(arguments: &Arguments) -> Result<bool, LabError> {
             series.max(),
             unit.more(series.median())
         );
-        told.push(unit.row(row.name, &series));
+        reported.push(unit.row(row.name, &series));
     }
     let directory = results::write(
         "monitor.json",
-        &json!({ "machine": outcome.machine, "rows": told, "missing": outcome.failed }),
+        &json!({ "machine": outcome.machine, "rows": reported, "missing": outcome.failed }),
     )?;
     println!("\nwritten to {}", directory.join("monitor.json").display());
     results::note_missing(BENCH, &outcome.failed)?;

@@ -4,7 +4,7 @@
 use exitmark_box::settings::Settings;
 use exitmark_datapath::memory::HeapMemory;
 use exitmark_datapath::{Forwarder, Frame, IncomingLink, Links, Outbox, Role};
-use exitmark_lab::consensus::{Order, hours_from};
+use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
 use exitmark_lab::frames::{tcp, udp};
 use exitmark_lab::site::{INCOMING_MAC, TORNET_MAC};
 use exitmark_policy::{EndpointSet, Snapshot};
@@ -105,20 +105,20 @@ fn relay6(number: u32) -> String {
 }
 
 /// A full-size consensus that lists the relays above.
-pub(crate) fn order() -> Order {
+pub(crate) fn builder() -> ConsensusBuilder {
     let validity = hours_from(SystemTime::now(), [0, 1, 3]);
-    let mut order = Order::full_size(Flavor::Microdesc, validity);
-    order.listed = (0..RELAYS)
+    let mut builder = ConsensusBuilder::full_size(Flavor::Microdesc, validity);
+    builder.listed = (0..RELAYS)
         .flat_map(|number| [relay4(number), relay6(number)])
         .map(|relay| relay.parse().unwrap())
         .collect();
-    order
+    builder
 }
 
 /// Two snapshots that differ in the mark.
 pub(crate) fn snapshots() -> [Arc<Snapshot>; 2] {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("consensus"), order().write()).unwrap();
+    std::fs::write(directory.path().join("consensus"), builder().write()).unwrap();
     ["af11", "ef"].map(|mark| {
         let text = format!(
             "[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\nincoming = \"incoming0\"\n\

@@ -2,7 +2,7 @@
 //! the answer and close. A connection counts once its whole answer has arrived.
 
 use crate::common::results::number;
-use crate::connection::{PATIENCE, bounded, listen, server};
+use crate::connection::{TIMEOUT, bounded, listen, server};
 use exitmark_lab::site::Site;
 use exitmark_lab::{LabError, join};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
@@ -42,11 +42,11 @@ pub(crate) fn measure(site: &Site, parallel: u16, length: Duration) -> Result<f6
     let finish = |thread: thread::JoinHandle<io::Result<()>>| {
         join(thread, "a thread of the bench")?.map_err(failed)
     };
-    let asked = hosts.into_iter().try_for_each(finish);
+    let requested = hosts.into_iter().try_for_each(finish);
     // Wake the threads that wait for the next connection.
     shutdown(listener.as_raw_fd(), Shutdown::Both).map_err(|error| failed(error.into()))?;
     let answered = servers.into_iter().try_for_each(finish);
-    asked.and(answered)?;
+    requested.and(answered)?;
     let seconds = now.0.duration_since(before.0).as_secs_f64();
     Ok(number(now.1 - before.1) / seconds)
 }
@@ -55,7 +55,7 @@ pub(crate) fn measure(site: &Site, parallel: u16, length: Duration) -> Result<f6
 fn ask(answered: &AtomicU64, is_over: &AtomicBool) -> io::Result<()> {
     let mut message = [0; MESSAGE_BYTES];
     while !is_over.load(Ordering::Relaxed) {
-        let mut stream = bounded(TcpStream::connect_timeout(&server(), PATIENCE)?)?;
+        let mut stream = bounded(TcpStream::connect_timeout(&server(), TIMEOUT)?)?;
         // Close with a reset, so that no port stays in TIME-WAIT.
         let at_once = libc::linger {
             l_onoff: 1,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const PORT: u16 = 443;
 /// The timeout of a stalled connection.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn server() -> SocketAddr {
     SocketAddr::from((SERVER_V4, PORT))
@@ -22,8 +22,8 @@ pub(crate) fn listen(site: &Site) -> Result<TcpListener, LabError> {
 
 /// Sets the timeouts of a stream.
 pub(crate) fn bounded(end: TcpStream) -> io::Result<TcpStream> {
-    end.set_read_timeout(Some(PATIENCE))?;
-    end.set_write_timeout(Some(PATIENCE))?;
+    end.set_read_timeout(Some(TIMEOUT))?;
+    end.set_write_timeout(Some(TIMEOUT))?;
     Ok(end)
 }
 
@@ -43,7 +43,7 @@ impl Connection {
         let listener = listen(site)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let connect = || {
-            let connect = || TcpStream::connect_timeout(&server(), PATIENCE);
+            let connect = || TcpStream::connect_timeout(&server(), TIMEOUT);
             let host = site.host.run(connect)?;
             let server = accept(&listener)?;
             server.set_nonblocking(false)?;
@@ -58,7 +58,7 @@ impl Connection {
 
 /// Accepts a connection; the last segment of its handshake may be delayed or lost.
 fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match listener.accept() {
             Ok((stream, _)) => return Ok(stream),

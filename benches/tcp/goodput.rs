@@ -72,8 +72,8 @@ pub(crate) fn measure(
         let (is_over, counter) = (Arc::clone(&over), Arc::clone(&received));
         threads.push(thread::spawn(move || receive(receiver, &counter, &is_over)));
         let is_over = Arc::clone(&over);
-        let asked = direction == Direction::Download;
-        threads.push(thread::spawn(move || send(sender, asked, &is_over)));
+        let waits = direction == Direction::Download;
+        threads.push(thread::spawn(move || send(sender, waits, &is_over)));
     }
     thread::sleep(WARM_UP);
     let look = || {
@@ -98,10 +98,10 @@ pub(crate) fn measure(
     })
 }
 
-/// Writes until the run is over; first waits for the other end's request, if `asked`.
-fn send(mut stream: TcpStream, asked: bool, is_over: &AtomicBool) -> io::Result<()> {
+/// Writes until the run is over; first waits for the other end's request, if `waits`.
+fn send(mut stream: TcpStream, waits: bool, is_over: &AtomicBool) -> io::Result<()> {
     let buffer = vec![0; BUFFER_BYTES];
-    if asked {
+    if waits {
         stream.read_exact(&mut [0])?;
     }
     loop {

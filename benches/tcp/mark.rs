@@ -10,7 +10,7 @@ use std::time::Duration;
 pub(crate) const DSCP: u8 = 10;
 /// The offset of the ToS byte in an untagged IPv4 frame.
 const TOS_OFFSET: usize = 15;
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The least number of frames of one exchange: SYN, ACK, request.
 const FRAMES: usize = 3;
 
@@ -20,7 +20,7 @@ pub(crate) fn check(site: &Site, marked: bool) -> Result<(), LabError> {
     let filter = format!("tcp and dst host {SERVER_V4}");
     let mut capture = Capture::start(&site.clearnet, "eth0", "in", &filter)?;
     exchange(site)?;
-    capture.wait_until(PATIENCE, |frames| frames.len() >= FRAMES);
+    capture.wait_until(TIMEOUT, |frames| frames.len() >= FRAMES);
     let frames = capture.finish()?;
     let expected = if marked { DSCP } else { 0 };
     let dscp = |frame: &CapturedFrame| frame.bytes.get(TOS_OFFSET).map(|tos| tos >> 2);

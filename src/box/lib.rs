@@ -4,12 +4,13 @@
 //! - [`settings`] checks the configuration;
 //! - `daemon` connects data path, relay set and NICs to a running box; [`cli`] is its command line;
 //! - [`observe`] formats the reports of a running box, [`control`] serves them on a socket;
-//! - [`witness`] audits samples of forwarded frames against the policy, and captures frames;
+//! - [`audit`] audits samples of forwarded frames against the policy, and captures frames;
 //! - `doctor` checks the machine, and names the remedy for each fault;
 //! - `explain` runs the data path over captured frames.
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod cli;
 pub mod control;
 mod daemon;
@@ -17,4 +18,3 @@ mod doctor;
 mod explain;
 pub mod observe;
 pub mod settings;
-pub mod witness;

@@ -7,7 +7,7 @@
 //!
 //! An outsider can also send a frame whose IP length exceeds the frame, so these are only counted.
 
-use super::{Frame, Memory};
+use super::{Frame, FrameMemory};
 use exitmark_policy::packet::{Headers, Malformed, parse};
 
 /// Sizes of receive buffers are multiples of this, in bytes.
@@ -15,7 +15,7 @@ const STEP: usize = 128;
 
 /// The number of frames from `first` on that end where a receive buffer may end, before their IP
 /// packet does. Packets in several buffers are not counted.
-pub(super) fn count(arrived: &[Frame], first: usize, memory: &mut impl Memory) -> u64 {
+pub(super) fn count(arrived: &[Frame], first: usize, memory: &mut impl FrameMemory) -> u64 {
     let (before, new) = arrived.split_at(first);
     let mut goes_on = before.last().is_some_and(Frame::has_more);
     let mut cut = 0;

@@ -3,8 +3,8 @@
 //! Uses no ring, makes no system call, and does not allocate. `explain` runs the same code.
 
 use super::{
-    DecidedBy, DropReason, Excerpt, Frame, Links, Memory, PerRole, Role, Sample, Samples, Tally,
-    links::Steering, sample::Part,
+    DecidedBy, DropReason, Excerpt, Frame, FrameMemory, Links, PerRole, Role, Sample, Samples,
+    Tally, links::Steering, sample::SamplingRate,
 };
 use exitmark_policy::packet::{self, MacAddr};
 use exitmark_policy::{
@@ -47,12 +47,12 @@ pub struct Forwarder {
     steering: Option<Steering>,
     /// The host's MAC address as last learned in this batch: the eight bytes of that frame from
     /// [`SOURCE_END`] on.
-    host_seen: u64,
+    last_host: u64,
     /// Whether frames by `uplink` from an address of the host are counted.
     seeks_host: bool,
     /// Where sampled decisions go.
     samples: Option<Arc<Samples>>,
-    /// The sampling phase of the last decision, see [`Part::next`].
+    /// The sampling phase of the last decision, see [`SamplingRate::next`].
     phase: u64,
 }
 
@@ -65,7 +65,7 @@ impl Forwarder {
             fragments: FragmentTable::default(),
             tally: Tally::default(),
             steering: None,
-            host_seen: NO_HOST,
+            last_host: NO_HOST,
             seeks_host: false,
             samples: None,
             phase: 0,
@@ -74,7 +74,7 @@ impl Forwarder {
 
     /// Sends samples of the decisions there, at the rate that [`Links::sample`] sets.
     #[must_use]
-    pub fn witnessed(mut self, samples: Arc<Samples>) -> Self {
+    pub fn sampled_into(mut self, samples: Arc<Samples>) -> Self {
         self.samples = Some(samples);
         self
     }
@@ -107,7 +107,7 @@ impl Forwarder {
         &mut self,
         ingress: Role,
         arrived: &mut Vec<Frame>,
-        memory: &mut impl Memory,
+        memory: &mut impl FrameMemory,
         outbox: &mut Outbox,
         now: Duration,
     ) -> u64 {
@@ -124,7 +124,7 @@ impl Forwarder {
         &mut self,
         ingress: Role,
         arrived: &mut Vec<Frame>,
-        memory: &mut impl Memory,
+        memory: &mut impl FrameMemory,
         outbox: &mut Outbox,
         now: Duration,
     ) -> u64 {
@@ -148,12 +148,12 @@ impl Forwarder {
             if reads_headers && let Some(ahead) = frames.as_slice().get(PREFETCH_AHEAD) {
                 memory.prefetch(ahead);
             }
-            phase = Part::next(phase);
-            let told = sampled.has(phase);
-            if told || first.has_more() {
+            phase = SamplingRate::next(phase);
+            let is_sampled = sampled.has(phase);
+            if is_sampled || first.has_more() {
                 let (parts, frame_bytes) = extent(frames.as_slice());
                 let frame = memory.bytes(first);
-                let outcome = self.decide_rarely(ingress, frame, frame_bytes, now, told);
+                let outcome = self.decide_rarely(ingress, frame, frame_bytes, now, is_sampled);
                 packets -= parts - 1;
                 bytes += frame_bytes;
                 let queue = self.queue(outcome, outbox);
@@ -178,7 +178,7 @@ impl Forwarder {
     /// Loads the state that is the same for all frames of a batch.
     fn begin(&mut self) {
         self.steering = self.links.steering();
-        self.host_seen = NO_HOST;
+        self.last_host = NO_HOST;
         self.seeks_host = self.links.seeks_host();
     }
 
@@ -260,16 +260,16 @@ impl Forwarder {
         frame: &mut [u8],
         frame_bytes: usize,
         now: Duration,
-        told: bool,
+        is_sampled: bool,
     ) -> Outcome {
-        let told = told && self.samples().is_some_and(Samples::have_room);
-        let before = told.then(|| Excerpt::of(frame));
+        let is_sampled = is_sampled && self.samples().is_some_and(Samples::have_room);
+        let before = is_sampled.then(|| Excerpt::of(frame));
         let (outcome, verdict) = self.decide(ingress, frame, frame_bytes, now);
         if let (Some(before), Some(samples)) = (before, &self.samples) {
-            samples.tell(Sample {
+            samples.push(Sample {
                 by: DecidedBy::Worker,
                 arrived: now,
-                residence: None,
+                latency: None,
                 ingress,
                 outcome,
                 rule: verdict.map(|verdict| verdict.rule),
@@ -292,10 +292,10 @@ impl Forwarder {
         now: Duration,
         end: impl FnOnce(&mut Self, Outcome, Verdict) -> T,
     ) -> T {
-        if let Some(packet) = packet::plain_v4(frame, 0, frame_bytes) {
+        if let Some(packet) = packet::fast_path_v4(frame, 0, frame_bytes) {
             let verdict = judge_whole_v4(packet, &self.snapshot);
             self.carry_out(frame, frame_bytes, verdict, end)
-        } else if let Some(packet) = packet::plain_v6(frame, 0, frame_bytes) {
+        } else if let Some(packet) = packet::fast_path_v6(frame, 0, frame_bytes) {
             let verdict = judge_whole_v6(packet, &self.snapshot);
             self.carry_out(frame, frame_bytes, verdict, end)
         } else if packet::tag_bytes(frame) > 0 {
@@ -317,10 +317,10 @@ impl Forwarder {
         end: impl FnOnce(&mut Self, Outcome, Verdict) -> T,
     ) -> T {
         let tags = packet::tag_bytes(frame);
-        if let Some(packet) = packet::plain_v4(frame, tags, frame_bytes) {
+        if let Some(packet) = packet::fast_path_v4(frame, tags, frame_bytes) {
             let verdict = judge_whole_v4(packet, &self.snapshot);
             self.carry_out(frame, frame_bytes, verdict, end)
-        } else if let Some(packet) = packet::plain_v6(frame, tags, frame_bytes) {
+        } else if let Some(packet) = packet::fast_path_v6(frame, tags, frame_bytes) {
             let verdict = judge_whole_v6(packet, &self.snapshot);
             self.carry_out(frame, frame_bytes, verdict, end)
         } else {
@@ -360,8 +360,8 @@ impl Forwarder {
             self.tally.disagreed();
         }
         // One frame per batch and source MAC address is enough to learn the host's.
-        if source_end(frame) != self.host_seen {
-            self.see_host(frame, verdict.rule);
+        if source_end(frame) != self.last_host {
+            self.learn_host(frame, verdict.rule);
         }
         match verdict.egress {
             Egress::Uplink => end(self, Outcome::Forward(Role::Uplink), verdict),
@@ -387,10 +387,10 @@ impl Forwarder {
 
     #[cold]
     #[inline(never)]
-    fn see_host(&mut self, frame: &[u8], rule: Rule) {
+    fn learn_host(&mut self, frame: &[u8], rule: Rule) {
         if rule as usize > Rule::ForeignSource as usize {
             self.links.learn_host(frame);
-            self.host_seen = source_end(frame);
+            self.last_host = source_end(frame);
         }
     }
 

@@ -53,7 +53,7 @@ impl fmt::Debug for Frame {
 }
 
 /// The memory that holds the bytes of frames.
-pub trait Memory {
+pub trait FrameMemory {
     /// The bytes of a frame. The caller owns them because it holds the token.
     fn bytes(&mut self, frame: &Frame) -> &mut [u8];
 
@@ -113,9 +113,9 @@ impl FramePool {
 
     /// Whether no frame is in the pool twice. Slow; for tests and the shutdown.
     pub fn is_sound(&self) -> bool {
-        let mut seen = vec![false; self.total];
+        let mut found = vec![false; self.total];
         self.free
             .iter()
-            .all(|frame| !std::mem::replace(&mut seen[frame.chunk()], true))
+            .all(|frame| !std::mem::replace(&mut found[frame.chunk()], true))
     }
 }

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_worker_begins_with_nothing_under_way() {
+    fn a_new_worker_begins_with_nothing_in_flight() {
         let (cells, guard) = guard();
         hand_over(&cells, Role::Host, 5);
         assert!(guard.is_waiting());

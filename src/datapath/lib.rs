@@ -24,13 +24,14 @@ use std::fmt;
 pub use cells::Cells;
 pub use counters::{Counter, Counters, DropReason, Tally};
 pub use forward::{Forwarder, Outbox, Outcome};
-pub use frame::{Frame, FramePool, Memory};
+pub use frame::{Frame, FrameMemory, FramePool};
 
 pub use guard::{GUARD_NUMBERS, Guard};
 pub use kernel::contract::{self, MAX_QUEUES, SAMPLE_BYTES, SEVERAL_CHANGES};
 pub use kernel::{
-    AttachMode, Attachment, Buffers, Kernel, KernelCounts, KernelError, KernelSamples, PinError,
-    Pins, Ran, Undo, Watches, XdpAbilities, XdpState, kernel_version, run_live, xdp_state,
+    AttachMode, Attachment, Buffers, DropCounters, Kernel, KernelCounts, KernelError,
+    KernelSamples, PinError, Pins, Ran, Undo, XdpAbilities, XdpState, kernel_version, run_live,
+    xdp_state,
 };
 pub use links::{IncomingLink, LearntHosts, Links, Spill};
 pub use sample::{DecidedBy, Excerpt, Sample, Samples};
@@ -122,7 +123,7 @@ impl<T> std::ops::IndexMut<Role> for PerRole<T> {
 /// A frame that was passed on is unavailable until it is received or completed. No call blocks.
 pub trait Port {
     /// The memory of this port's frames.
-    type Memory: Memory;
+    type Memory: FrameMemory;
 
     /// Appends received frames to `arrived`, at most `limit`.
     fn receive(&mut self, memory: &mut Self::Memory, arrived: &mut Vec<Frame>, limit: usize);

@@ -1,10 +1,10 @@
 //! Link-layer state of the box's neighbours, and the settings of the XDP program; shared by all
 //! workers and the program.
 
-use super::contract::{HAND_OVER_ALL, HAND_OVER_ODD, ROLES, SEVERAL_CHANGES};
+use super::contract::{HAND_OVER_ALL, HAND_OVER_SLOW, ROLES, SEVERAL_CHANGES};
 use super::contract::{exitmark_links, index_of};
 use super::hosts::{HOST_SLOTS, HostKey, mac_in};
-use super::sample::Part;
+use super::sample::SamplingRate;
 use super::{Cells, PerRole, Role};
 use exitmark_policy::packet::{self, MacAddr, MacPair};
 use std::net::IpAddr;
@@ -72,11 +72,11 @@ pub(super) struct Steering {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spill {
     /// Timeout: a worker whose heartbeat is older than this counts as dead.
-    pub patience: Duration,
+    pub heartbeat_timeout: Duration,
     /// Backlog watermark in frames: from here on, some flows are handled by the kernel.
-    pub credit: u64,
+    pub soft_watermark: u64,
     /// Backlog watermark in frames: from here on, all flows are handled by the kernel.
-    pub hard_credit: u64,
+    pub hard_watermark: u64,
 }
 
 impl Links {
@@ -148,12 +148,13 @@ impl Links {
     /// Tells the XDP program which ports hand all frames to user space, and when it handles them
     /// itself instead.
     pub fn hand_over(&self, all: PerRole<bool>, spill: Spill) {
-        let patience = u64::try_from(spill.patience.as_nanos()).unwrap_or(u64::MAX);
-        self.set(cell!(patience), patience);
-        self.set(cell!(credit), spill.credit);
-        self.set(cell!(hard_credit), spill.hard_credit);
+        let heartbeat_timeout =
+            u64::try_from(spill.heartbeat_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.set(cell!(heartbeat_timeout), heartbeat_timeout);
+        self.set(cell!(soft_watermark), spill.soft_watermark);
+        self.set(cell!(hard_watermark), spill.hard_watermark);
         for (role, &all) in all.iter() {
-            let frames = [HAND_OVER_ODD, HAND_OVER_ALL][usize::from(all)];
+            let frames = [HAND_OVER_SLOW, HAND_OVER_ALL][usize::from(all)];
             self.set(cell!(hand_over) + role.index(), frames.into());
         }
     }
@@ -206,7 +207,7 @@ impl Links {
 
     /// Samples one decision in `one_in`; 0 turns sampling off.
     pub fn sample(&self, one_in: u32) {
-        self.set(cell!(sample), Part::one_in(one_in).0);
+        self.set(cell!(sample), SamplingRate::one_in(one_in).0);
     }
 
     /// Sets until when user space reads samples; the program makes none afterwards. `until` is
@@ -222,8 +223,8 @@ impl Links {
     }
 
     #[inline]
-    pub(super) fn sampled(&self) -> Part {
-        Part(self.get(cell!(sample)))
+    pub(super) fn sampled(&self) -> SamplingRate {
+        SamplingRate(self.get(cell!(sample)))
     }
 
     /// The host's MAC address, if it is known.

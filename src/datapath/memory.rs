@@ -1,7 +1,7 @@
 //! Ports in memory, without a kernel: everything except the two unsafe modules is tested and
 //! measured over these. They can simulate faults of NICs.
 
-use super::{Frame, FramePool, Held, Memory, Port};
+use super::{Frame, FrameMemory, FramePool, Held, Port};
 use std::collections::VecDeque;
 
 /// Chunks begin at cache lines, as those of a UMEM do.
@@ -64,7 +64,7 @@ const fn retoken(frame: &Frame, length: u16, more: bool) -> Frame {
     Frame::new(frame.chunk() as u32, length, more)
 }
 
-impl Memory for HeapMemory {
+impl FrameMemory for HeapMemory {
     #[inline]
     fn bytes(&mut self, frame: &Frame) -> &mut [u8] {
         let start = self.offset(frame);

@@ -16,9 +16,9 @@ const ROOM: usize = 512;
 
 /// The sampling rate, in units of 1/2^64; 0 is off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Part(pub(super) u64);
+pub(super) struct SamplingRate(pub(super) u64);
 
-impl Part {
+impl SamplingRate {
     /// The rate of one decision in `number`; 0 turns sampling off.
     pub(super) fn one_in(number: u32) -> Self {
         Self(u64::MAX.checked_div(number.into()).unwrap_or(0))
@@ -95,7 +95,7 @@ pub struct Sample {
     /// When the frame arrived, by CLOCK_MONOTONIC.
     pub arrived: Duration,
     /// Latency from arrival to decision, if it was measured with the sample.
-    pub residence: Option<Duration>,
+    pub latency: Option<Duration>,
     /// The port that received the frame.
     pub ingress: Role,
     /// What happened to the frame.
@@ -116,7 +116,7 @@ pub struct Sample {
 #[derive(Debug)]
 pub struct Samples {
     decisions: ArrayQueue<Sample>,
-    residences: ArrayQueue<Duration>,
+    latencies: ArrayQueue<Duration>,
     lost: AtomicU64,
 }
 
@@ -124,7 +124,7 @@ impl Default for Samples {
     fn default() -> Self {
         Self {
             decisions: ArrayQueue::new(ROOM),
-            residences: ArrayQueue::new(ROOM),
+            latencies: ArrayQueue::new(ROOM),
             lost: AtomicU64::new(0),
         }
     }
@@ -141,15 +141,15 @@ impl Samples {
         have_room
     }
 
-    pub(super) fn tell(&self, sample: Sample) {
+    pub(super) fn push(&self, sample: Sample) {
         if self.decisions.push(sample).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Records the latency of a frame, from the XDP program's hand-over until it was sent.
-    pub(super) fn resided(&self, time: Duration) {
-        let _ = self.residences.push(time);
+    pub(super) fn record_latency(&self, time: Duration) {
+        let _ = self.latencies.push(time);
     }
 
     /// Takes the oldest unread sample.
@@ -164,8 +164,8 @@ impl Samples {
 
     /// Takes the oldest unread latency of a frame in the worker: from the XDP program's hand-over
     /// until it was sent. These frames are chosen independently of the samples.
-    pub fn next_residence(&self) -> Option<Duration> {
-        self.residences.pop()
+    pub fn next_latency(&self) -> Option<Duration> {
+        self.latencies.pop()
     }
 
     /// The number of samples lost so far, for lack of room.
@@ -195,13 +195,13 @@ mod tests {
     #[test]
     fn samples_at_the_given_rate_and_aperiodically() {
         for one_in in [1, 2, 64, 4096, 1 << 20] {
-            let part = Part::one_in(one_in);
+            let part = SamplingRate::one_in(one_in);
             assert_eq!(part.is_one_in(), u64::from(one_in));
             let all = 64 * u64::from(one_in);
             let mut phase = 0;
             let chosen: Vec<_> = (1..=all)
                 .filter(|_| {
-                    phase = Part::next(phase);
+                    phase = SamplingRate::next(phase);
                     part.has(phase)
                 })
                 .collect();
@@ -215,8 +215,8 @@ mod tests {
                 assert!((16..48).contains(&odd), "{odd} odd of one in {one_in}");
             }
         }
-        assert_eq!(Part::one_in(0).is_one_in(), 0);
-        assert!((1..100_000).all(|phase| !Part::one_in(0).has(phase)));
+        assert_eq!(SamplingRate::one_in(0).is_one_in(), 0);
+        assert!((1..100_000).all(|phase| !SamplingRate::one_in(0).has(phase)));
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
         let sample = Sample {
             by: DecidedBy::Worker,
             arrived: Duration::ZERO,
-            residence: None,
+            latency: None,
             ingress: Role::Host,
             outcome: Outcome::Stack,
             rule: None,
@@ -236,12 +236,12 @@ mod tests {
         };
         for _ in 0..ROOM {
             assert!(samples.have_room());
-            samples.tell(sample);
+            samples.push(sample);
         }
         assert_eq!(samples.lost(), 0);
         assert!(!samples.have_room());
-        samples.tell(sample);
-        samples.tell(sample);
+        samples.push(sample);
+        samples.push(sample);
         assert_eq!(samples.lost(), 3);
         let first = samples.next().unwrap();
         assert_eq!((first.before.len(), first.after.len()), (60, SAMPLE_BYTES));

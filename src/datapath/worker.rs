@@ -274,7 +274,7 @@ impl<P: Port> Worker<P> {
                 if let Some(handed_at) = guard.done(role, packets)
                     && let Some(samples) = self.forwarder.samples()
                 {
-                    samples.resided(clock().saturating_sub(handed_at));
+                    samples.record_latency(clock().saturating_sub(handed_at));
                 }
             } else {
                 guard.idle(role, now);

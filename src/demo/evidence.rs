@@ -4,8 +4,8 @@
 //! Pure. The expected frame, checksum included, is computed with etherparse, never with the code
 //! under test.
 
+use super::captures::{ObservedFrame, Sightings};
 use super::plan::{FLOWS, Flow, Kind, MARK, addresses, flow_of, mac};
-use super::watch::{Seen, Sightings};
 use etherparse::{IpDscp, Ipv4Header, Ipv6Header};
 use exitmark_lab::site::{HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, TORNET_MAC};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -78,15 +78,15 @@ impl Evidence {
         let mut outbound = Ledger::new(host.sent.iter());
         let sides = [(Side::Uplink, clearnet), (Side::Incoming, tornet)];
         for (side, there) in sides {
-            for seen in &there.received {
+            for observed in &there.received {
                 // The box's own stack sends there too, for neighbour discovery.
-                if side == Side::Incoming && is_of_the_box(&seen.bytes) {
+                if side == Side::Incoming && is_of_the_box(&observed.bytes) {
                     continue;
                 }
-                if let Some(sent) = outbound.claim(seen)
+                if let Some(sent) = outbound.claim(observed)
                     && sent.counts
                 {
-                    rows[flow_of(&sent.bytes)].judge(&sent.bytes, &seen.bytes, side);
+                    rows[flow_of(&sent.bytes)].judge(&sent.bytes, &observed.bytes, side);
                 }
             }
         }
@@ -96,18 +96,18 @@ impl Evidence {
             row.bytes += sent.bytes.len() as u64;
         }
 
-        let to_host = |seen: &&Seen| is_for_the_host(&seen.bytes);
+        let to_host = |observed: &&ObservedFrame| is_for_the_host(&observed.bytes);
         let mut inbound_clearnet = Ledger::new(clearnet.sent.iter());
         let mut inbound_tornet = Ledger::new(tornet.sent.iter().filter(to_host));
         let mut from_clearnet = Answers::default();
         let mut from_tornet = Answers::default();
         let mut strays = outbound.strays;
-        for seen in &host.received {
-            if let Some(sent) = inbound_tornet.find(seen) {
-                from_tornet.judge(sent, seen, &routed(&sent.bytes));
-            } else if let Some(sent) = inbound_clearnet.find(seen) {
-                from_clearnet.judge(sent, seen, &sent.bytes);
-            } else if seen.counts {
+        for observed in &host.received {
+            if let Some(sent) = inbound_tornet.find(observed) {
+                from_tornet.judge(sent, observed, &routed(&sent.bytes));
+            } else if let Some(sent) = inbound_clearnet.find(observed) {
+                from_clearnet.judge(sent, observed, &sent.bytes);
+            } else if observed.counts {
                 strays += 1;
             }
         }
@@ -159,7 +159,7 @@ impl Row {
         }
     }
 
-    fn judge(&mut self, sent: &[u8], seen: &[u8], side: Side) {
+    fn judge(&mut self, sent: &[u8], observed: &[u8], side: Side) {
         match side {
             Side::Uplink => self.uplink += 1,
             Side::Incoming => self.incoming += 1,
@@ -169,17 +169,17 @@ impl Row {
             Kind::Relay => (Side::Incoming, Some(steered(sent))),
             Kind::Other => (Side::Uplink, Some(sent.to_vec())),
         };
-        if side == proper_side && proper.as_deref() == Some(seen) {
+        if side == proper_side && proper.as_deref() == Some(observed) {
             self.right += 1;
         }
-        let after = dscp(seen);
+        let after = dscp(observed);
         if after == Some(MARK) {
             self.marked += 1;
         }
         self.dscps.extend(dscp(sent).zip(after));
-        if seen.get(..12) == sent.get(..12) {
+        if observed.get(..12) == sent.get(..12) {
             self.new_macs.insert(false);
-        } else if seen.get(..12) == steered(sent).get(..12) {
+        } else if observed.get(..12) == steered(sent).get(..12) {
             self.new_macs.insert(true);
         }
     }
@@ -190,11 +190,11 @@ impl Answers {
         self.sent > 0 && self.right == self.sent
     }
 
-    fn judge(&mut self, sent: &Seen, seen: &Seen, proper: &[u8]) {
+    fn judge(&mut self, sent: &ObservedFrame, observed: &ObservedFrame, proper: &[u8]) {
         if sent.counts {
             self.sent += 1;
             self.bytes += sent.bytes.len() as u64;
-            self.right += u64::from(seen.bytes == proper);
+            self.right += u64::from(observed.bytes == proper);
         }
     }
 }
@@ -203,12 +203,12 @@ impl Answers {
 /// in which they were sent, except that frames between the markers match one another first:
 /// kernels send identical frames, and one sent before the other capture began is never received.
 struct Ledger<'a> {
-    open: HashMap<Vec<u8>, VecDeque<&'a Seen>>,
+    open: HashMap<Vec<u8>, VecDeque<&'a ObservedFrame>>,
     strays: u64,
 }
 
 impl<'a> Ledger<'a> {
-    fn new(sent: impl Iterator<Item = &'a Seen>) -> Self {
+    fn new(sent: impl Iterator<Item = &'a ObservedFrame>) -> Self {
         let mut open: HashMap<_, VecDeque<_>> = HashMap::new();
         for frame in sent {
             let same = open.entry(essence(&frame.bytes)).or_default();
@@ -217,15 +217,15 @@ impl<'a> Ledger<'a> {
         Self { open, strays: 0 }
     }
 
-    fn find(&mut self, seen: &Seen) -> Option<&'a Seen> {
-        let open = self.open.get_mut(&essence(&seen.bytes))?;
-        let like = open.iter().position(|sent| sent.counts == seen.counts);
+    fn find(&mut self, observed: &ObservedFrame) -> Option<&'a ObservedFrame> {
+        let open = self.open.get_mut(&essence(&observed.bytes))?;
+        let like = open.iter().position(|sent| sent.counts == observed.counts);
         open.remove(like.unwrap_or(0))
     }
 
-    fn claim(&mut self, seen: &Seen) -> Option<&'a Seen> {
-        let sent = self.find(seen);
-        self.strays += u64::from(sent.is_none() && seen.counts);
+    fn claim(&mut self, observed: &ObservedFrame) -> Option<&'a ObservedFrame> {
+        let sent = self.find(observed);
+        self.strays += u64::from(sent.is_none() && observed.counts);
         sent
     }
 
@@ -314,8 +314,8 @@ fn is_of_the_box(frame: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::captures::Sighting;
     use super::super::plan::{DNS, SSH, WEB};
-    use super::super::watch::Sighting;
     use super::*;
     use etherparse::PacketBuilder;
     use exitmark_lab::site::{CLEARNET_MAC, OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6};
@@ -382,16 +382,18 @@ mod tests {
         ]
     }
 
-    fn seen(frames: impl IntoIterator<Item = Vec<u8>>) -> Vec<Seen> {
+    fn observed(frames: impl IntoIterator<Item = Vec<u8>>) -> Vec<ObservedFrame> {
         let counts = true;
         let frames = frames.into_iter();
-        frames.map(|bytes| Seen { bytes, counts }).collect()
+        frames
+            .map(|bytes| ObservedFrame { bytes, counts })
+            .collect()
     }
 
     fn sighting(sent: Vec<Vec<u8>>, received: Vec<Vec<u8>>) -> Sighting {
         Sighting {
-            sent: seen(sent),
-            received: seen(received),
+            sent: observed(sent),
+            received: observed(received),
         }
     }
 
@@ -438,8 +440,8 @@ mod tests {
         assert_eq!((evidence.lost(), evidence.strays), (0, 0));
     }
 
-    fn mark(seen: &mut Seen) {
-        seen.bytes = marked(&seen.bytes).unwrap();
+    fn mark(observed: &mut ObservedFrame) {
+        observed.bytes = marked(&observed.bytes).unwrap();
     }
 
     #[test]
@@ -505,7 +507,7 @@ mod tests {
                 "frame doubled",
                 |s| {
                     let bytes = s.clearnet.received[0].bytes.clone();
-                    s.clearnet.received.extend(seen([bytes]));
+                    s.clearnet.received.extend(observed([bytes]));
                 },
                 [0, 1, 0],
             ),
@@ -523,8 +525,8 @@ mod tests {
             assert_eq!(evidence.lost(), lost, "{what}");
             assert_eq!(evidence.strays, strays, "{what}");
             let rows = evidence.rows.iter();
-            let wrong_seen: u64 = rows.map(|row| row.sent - row.lost() - row.right).sum();
-            assert_eq!(wrong_seen, wrong, "{what}");
+            let wrong_observed: u64 = rows.map(|row| row.sent - row.lost() - row.right).sum();
+            assert_eq!(wrong_observed, wrong, "{what}");
         }
     }
 
@@ -532,7 +534,7 @@ mod tests {
     fn ignores_frames_outside_the_markers() {
         let mut sightings = ideal();
         // Received before the capture at the host had begun, sent after it had ended.
-        let outside = |port| Seen {
+        let outside = |port| ObservedFrame {
             bytes: v4(SERVER_V4, (port, WEB)),
             counts: false,
         };
@@ -546,7 +548,10 @@ mod tests {
         let mut sightings = ideal();
         let bytes = sightings.host.sent[9].bytes.clone();
         let counts = false;
-        sightings.host.sent.insert(0, Seen { bytes, counts });
+        sightings
+            .host
+            .sent
+            .insert(0, ObservedFrame { bytes, counts });
         assert!(Evidence::weigh(&sightings).holds());
     }
 }

@@ -6,25 +6,26 @@
 //! however it ends: namespaces have no names, processes end with the threads that started them, and
 //! its directory is removed when the stack unwinds.
 //!
-//! `plan` lists the flows and the expected treatment of each; `traffic` generates them; `watch`
+//! `plan` lists the flows and the expected treatment of each; `traffic` generates them; `captures`
 //! captures; `evidence` compares the two sides frame by frame; [`Report`] is the output, as text
 //! or JSON. `needs` checks the machine, `interrupt` handles Ctrl-C.
 
 #![forbid(unsafe_code)]
 
+mod captures;
 mod evidence;
 mod interrupt;
 mod needs;
 mod plan;
 mod report;
 mod traffic;
-mod watch;
 
 pub use report::Report;
 
+use captures::MarkedCaptures;
 use evidence::Evidence;
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_lab::site::{
     HOST_V4, HOST_V6, Plan, RELAY_V4, RunningBox, SERVER_V4, SERVER_V6, Site, TORNET_MAC,
     relay_endpoints,
@@ -37,7 +38,6 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use traffic::Servers;
-use watch::Watch;
 
 /// Round trips over each of the two connections.
 const ROUNDS: u32 = 1_000;
@@ -130,17 +130,17 @@ fn stage(say: &dyn Fn(&str), interrupt: &Interrupt) -> Result<Report, DemoError>
 
     let servers = Servers::start(&site)?;
     say("capturing   on the links of the Tor host, the clearnet and the relay");
-    let watch = Watch::start(&site, interrupt)?;
+    let captures = MarkedCaptures::start(&site, interrupt)?;
     // Neighbour resolution is part of the captured traffic.
     site.host.ip("neigh flush dev eth0")?;
     say("sending     exit and relay TCP over IPv4 and IPv6, DNS, ssh, ping, non-IP frames");
-    watch.send_oddities()?;
+    captures.send_raw_frames()?;
     let trouble = match traffic::exchange(&site, interrupt) {
         Err(DemoError::Traffic(what, why)) => Some(format!("{what}: {why}")),
         done => done.map(|()| None)?,
     };
     say("comparing   sent and received frames byte by byte");
-    let evidence = Evidence::weigh(&watch.finish(interrupt)?);
+    let evidence = Evidence::weigh(&captures.finish(interrupt)?);
 
     if evidence.lost() > 0 {
         say_drops(&site, say)?;
@@ -179,8 +179,8 @@ fn say_drops(site: &Site, say: &dyn Fn(&str)) -> Result<(), DemoError> {
         let label = netns.label();
         say(&netns.ip(&format!("-s -s link show {link}"))?);
         for line in netns.command("ethtool", &["-S", link])?.lines() {
-            let tells = line.contains("drop") || line.contains("error");
-            if tells && !line.ends_with(": 0") {
+            let is_relevant = line.contains("drop") || line.contains("error");
+            if is_relevant && !line.ends_with(": 0") {
                 say(&format!("{label} {link} {}", line.trim()));
             }
         }
@@ -195,13 +195,13 @@ fn start_box(site: &Site, directory: &Path) -> Result<RunningBox, DemoError> {
         fresh_until: now + HOUR / 2,
         valid_until: now + HOUR * 5 / 2,
     };
-    let order = Order {
+    let builder = ConsensusBuilder {
         listed: relay_endpoints().to_vec(),
-        ..Order::full_size(Flavor::Microdesc, validity)
+        ..ConsensusBuilder::full_size(Flavor::Microdesc, validity)
     };
     let authorities = Authorities::new(9);
     let name = "cached-microdesc-consensus";
-    let consensus = publish(directory, name, &order, &authorities).map_err(DemoError::Files)?;
+    let consensus = publish(directory, name, &builder, &authorities).map_err(DemoError::Files)?;
     let text = format!(
         r#"
 [ports]

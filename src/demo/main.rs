@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use exitmark_demo::DemoError;
-use exitmark_service::process::unmet;
+use exitmark_service::process::exit_failure;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -29,10 +29,10 @@ fn main() -> ExitCode {
     let report = match exitmark_demo::run(&say) {
         Ok(report) => report,
         Err(error @ DemoError::Interrupted(signal)) => {
-            let _ = unmet(PROGRAM, error);
+            let _ = exit_failure(PROGRAM, error);
             return ExitCode::from(signal.saturating_add(128));
         }
-        Err(error) => return unmet(PROGRAM, error),
+        Err(error) => return exit_failure(PROGRAM, error),
     };
     let mut stdout = std::io::stdout();
     if arguments.json && !report.holds() {

@@ -16,12 +16,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// The timeout of connecting, reading and writing.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// The bytes that every TCP flow sends and receives.
 const PARCEL: usize = 500_000;
 /// The send buffer of a TCP flow in bytes. All flows together then fit in the box's rings, so that
 /// no frame is lost even while the box is not scheduled.
-const UNDER_WAY: usize = 32 << 10;
+const IN_FLIGHT: usize = 32 << 10;
 const QUERIES: u8 = 50;
 const BULK_TIME: Duration = Duration::from_secs(2);
 
@@ -123,17 +123,17 @@ impl Drop for Servers {
 }
 
 fn serve(mut stream: TcpStream, service: Service) -> io::Result<()> {
-    patient(&stream)?;
+    set_timeouts(&stream)?;
     if matches!(service, Service::Echo) {
-        setsockopt(&stream, sockopt::SndBuf, &UNDER_WAY)?;
+        setsockopt(&stream, sockopt::SndBuf, &IN_FLIGHT)?;
     }
     let mut buffer = vec![0; 1 << 16];
-    let mut heard: u64 = 0;
+    let mut received: u64 = 0;
     loop {
         let length = stream.read(&mut buffer)?;
-        heard += length as u64;
+        received += length as u64;
         match service {
-            Service::Sink if length == 0 => return stream.write_all(&heard.to_be_bytes()),
+            Service::Sink if length == 0 => return stream.write_all(&received.to_be_bytes()),
             Service::Echo if length == 0 => return Ok(()),
             Service::Echo => stream.write_all(&buffer[..length])?,
             Service::Sink => {}
@@ -141,15 +141,15 @@ fn serve(mut stream: TcpStream, service: Service) -> io::Result<()> {
     }
 }
 
-fn patient(stream: &TcpStream) -> io::Result<()> {
+fn set_timeouts(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    patient(&stream)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    set_timeouts(&stream)?;
     Ok(stream)
 }
 
@@ -203,7 +203,7 @@ pub(super) fn exchange(site: &Site, interrupt: &Interrupt) -> Result<(), DemoErr
 /// Sends a parcel and compares it with the data received back.
 fn echo(address: SocketAddr) -> io::Result<()> {
     let mut stream = connect(address)?;
-    setsockopt(&stream, sockopt::SndBuf, &UNDER_WAY)?;
+    setsockopt(&stream, sockopt::SndBuf, &IN_FLIGHT)?;
     let mut writer = stream.try_clone()?;
     let parcel: Vec<u8> = (0..=250).cycle().take(PARCEL).collect();
     let sent = parcel.clone();
@@ -211,11 +211,11 @@ fn echo(address: SocketAddr) -> io::Result<()> {
         writer.write_all(&sent)?;
         writer.shutdown(std::net::Shutdown::Write)
     });
-    let mut heard = Vec::new();
-    stream.read_to_end(&mut heard)?;
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received)?;
     let sent = sending.join();
     sent.map_err(|_| io::Error::other("the sender ended early"))??;
-    if heard != parcel {
+    if received != parcel {
         return Err(io::Error::other("the echoed bytes differ"));
     }
     Ok(())
@@ -229,7 +229,7 @@ fn ask(address: SocketAddr) -> io::Result<()> {
         Ipv6Addr::UNSPECIFIED.into()
     };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     socket.connect(address)?;
     for number in 0..QUERIES {
         let query = [number; 40];
@@ -253,9 +253,9 @@ pub(super) fn bulk(site: &Site, interrupt: &Interrupt) -> Result<f64, DemoError>
             stream.write_all(&block)?;
         }
         stream.shutdown(std::net::Shutdown::Write)?;
-        let mut heard = [0; 8];
-        stream.read_exact(&mut heard)?;
-        let kilobits = u64::from_be_bytes(heard) / 125;
+        let mut received = [0; 8];
+        stream.read_exact(&mut received)?;
+        let kilobits = u64::from_be_bytes(received) / 125;
         let kilobits = u32::try_from(kilobits).unwrap_or(u32::MAX);
         Ok(f64::from(kilobits) / 1e6 / start.elapsed().as_secs_f64())
     })?;

@@ -1,9 +1,9 @@
 //! Test directory authorities with working keys.
 //!
-//! They sign the documents of [`Order`](super::consensus::Order) as tor's authorities do, and write
-//! the key certificates that tor keeps in `cached-certs` (dir-spec, "Creating key certificates").
-//! Their private keys are derived from a small number and are not secret: never configure them on
-//! a box that carries real traffic.
+//! They sign the documents of [`ConsensusBuilder`](super::consensus::ConsensusBuilder) as tor's
+//! authorities do, and write the key certificates that tor keeps in `cached-certs` (dir-spec,
+//! "Creating key certificates"). Their private keys are derived from a small number and are not
+//! secret: never configure them on a box that carries real traffic.
 //!
 //! Deterministic: the same number gives the same keys. Generating a key takes tens of
 //! milliseconds, so each is generated once per process.
@@ -96,8 +96,8 @@ fn known(family: u32, number: u8) -> Arc<Authority> {
     let authority = known.entry((family, number)).or_insert_with(|| {
         let seed = u64::from(family) << 32 | u64::from(number) << 1;
         Arc::new(Authority {
-            identity: Key::generate(seed),
-            signing: Key::generate(seed | 1),
+            identity: SigningKey::generate(seed),
+            signing: SigningKey::generate(seed | 1),
         })
     });
     Arc::clone(authority)
@@ -105,8 +105,8 @@ fn known(family: u32, number: u8) -> Arc<Authority> {
 
 /// The identity key and the signing key of an authority.
 struct Authority {
-    identity: Key,
-    signing: Key,
+    identity: SigningKey,
+    signing: SigningKey,
 }
 
 impl Authority {
@@ -143,13 +143,13 @@ pub(super) fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, number.wrapping_add(1))
 }
 
-struct Key {
+struct SigningKey {
     private: RsaPrivateKey,
     /// The public key in PKCS #1 DER, the input of the fingerprint.
     der: Vec<u8>,
 }
 
-impl Key {
+impl SigningKey {
     /// The shortest key that tor accepts: fast to generate, and not secret.
     const BITS: usize = 1024;
 
@@ -225,8 +225,8 @@ mod tests {
     #[test]
     fn generates_the_same_key_for_the_same_number() {
         let known = known(0, 0);
-        assert_eq!(Key::generate(0).der, known.identity.der);
-        assert_eq!(Key::generate(1).der, known.signing.der);
+        assert_eq!(SigningKey::generate(0).der, known.identity.der);
+        assert_eq!(SigningKey::generate(1).der, known.signing.der);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Independent captures: runs `tcpdump` on an interface and parses its output.
 
-use super::{Child, LabError, Netns, PATIENCE, contained, join};
+use super::{Child, LabError, Netns, TIMEOUT, contained, join};
 use nix::sys::signal::Signal;
 use pcap_file::pcap::PcapReader;
 use std::io::{BufRead, BufReader, Read};
@@ -28,7 +28,7 @@ pub struct Capture {
     child: Child,
     arriving: mpsc::Receiver<CapturedFrame>,
     frames: Vec<CapturedFrame>,
-    words: thread::JoinHandle<String>,
+    stderr_text: thread::JoinHandle<String>,
 }
 
 impl Capture {
@@ -57,31 +57,34 @@ impl Capture {
         let stdout = child.process().stdout.take().ok_or_else(lost)?;
         let stderr = child.process().stderr.take().ok_or_else(lost)?;
         let (listening, ready) = mpsc::channel();
-        let words = thread::spawn(move || {
+        let stderr_text = thread::spawn(move || {
             let mut stderr = BufReader::new(stderr);
-            let mut words = String::new();
-            while stderr.read_line(&mut words).is_ok_and(|bytes| bytes > 0) {
-                if words.contains("listening on") {
+            let mut stderr_text = String::new();
+            while stderr
+                .read_line(&mut stderr_text)
+                .is_ok_and(|bytes| bytes > 0)
+            {
+                if stderr_text.contains("listening on") {
                     let _ = listening.send(());
                 }
             }
-            words
+            stderr_text
         });
-        let (seen, arriving) = mpsc::channel();
-        thread::spawn(move || read_frames(stdout, &seen));
-        if ready.recv_timeout(PATIENCE).is_err() {
+        let (sender, arriving) = mpsc::channel();
+        thread::spawn(move || read_frames(stdout, &sender));
+        if ready.recv_timeout(TIMEOUT).is_err() {
             drop(child);
-            let words = words.join().unwrap_or_default();
+            let stderr_text = stderr_text.join().unwrap_or_default();
             return Err(LabError(format!(
                 "tcpdump does not listen: {}",
-                words.trim()
+                stderr_text.trim()
             )));
         }
         Ok(Self {
             child,
             arriving,
             frames: Vec::new(),
-            words,
+            stderr_text,
         })
     }
 
@@ -106,15 +109,15 @@ impl Capture {
         true
     }
 
-    /// Waits until a frame with these bytes was captured; returns false after [`PATIENCE`].
+    /// Waits until a frame with these bytes was captured; returns false after [`TIMEOUT`].
     pub fn sees(&mut self, bytes: &[u8]) -> bool {
         let is_it = |frame: &CapturedFrame| frame.bytes == bytes;
-        self.wait_until(PATIENCE, |seen| seen.iter().any(is_it))
+        self.wait_until(TIMEOUT, |sender| sender.iter().any(is_it))
     }
 
-    /// Waits until this number of frames was captured; returns false after [`PATIENCE`].
+    /// Waits until this number of frames was captured; returns false after [`TIMEOUT`].
     pub fn counts(&mut self, number: usize) -> bool {
-        self.wait_until(PATIENCE, |seen| seen.len() >= number)
+        self.wait_until(TIMEOUT, |sender| sender.len() >= number)
     }
 
     /// The frames captured so far.
@@ -130,23 +133,23 @@ impl Capture {
     /// Fails if tcpdump dropped frames or died: the capture is then incomplete.
     pub fn finish(mut self) -> Result<Vec<CapturedFrame>, LabError> {
         self.child.signal(Signal::SIGINT)?;
-        self.child.wait(PATIENCE)?;
+        self.child.wait(TIMEOUT)?;
         self.frames.extend(self.arriving.iter());
-        let words = join(self.words, "a capture thread")?;
-        match words
+        let stderr_text = join(self.stderr_text, "a capture thread")?;
+        match stderr_text
             .lines()
             .any(|line| line.ends_with("dropped by kernel") && line.starts_with("0 "))
         {
             true => Ok(self.frames),
             false => Err(LabError(format!(
                 "tcpdump lost frames or died: {}",
-                words.trim()
+                stderr_text.trim()
             ))),
         }
     }
 }
 
-fn read_frames(pipe: impl Read, seen: &mpsc::Sender<CapturedFrame>) {
+fn read_frames(pipe: impl Read, sender: &mpsc::Sender<CapturedFrame>) {
     let Ok(mut reader) = PcapReader::new(BufReader::new(pipe)) else {
         return;
     };
@@ -155,7 +158,7 @@ fn read_frames(pipe: impl Read, seen: &mpsc::Sender<CapturedFrame>) {
             time: packet.timestamp,
             bytes: packet.data.into_owned(),
         };
-        if seen.send(frame).is_err() {
+        if sender.send(frame).is_err() {
             return;
         }
     }

@@ -68,7 +68,7 @@ fn relay6() -> Frame {
 }
 
 /// Cases that run one after the other with one configuration.
-pub struct Table {
+pub struct CaseTable {
     /// The subject of the table, for messages.
     pub name: &'static str,
     /// The configuration in TOML.
@@ -91,7 +91,7 @@ pub struct Case {
     pub after: Vec<u8>,
 }
 
-impl Table {
+impl CaseTable {
     /// Parses the configuration.
     ///
     /// # Errors
@@ -199,7 +199,7 @@ fn configuration(head: &str, host: &str, more: &str) -> String {
 const ADDRESSES: &str = "addresses = [\"192.0.2.10\", \"192.0.2.64/28\", \"2001:db8:1::10\"]";
 
 /// Every table.
-pub fn tables() -> Vec<Table> {
+pub fn tables() -> Vec<CaseTable> {
     let mut tables = by_relay_set();
     tables.extend(answers::tables());
     tables.extend(unrouted::tables());
@@ -207,7 +207,7 @@ pub fn tables() -> Vec<Table> {
     tables
 }
 
-fn by_relay_set() -> Vec<Table> {
+fn by_relay_set() -> Vec<CaseTable> {
     vec![
         classes(),
         marks(),
@@ -217,7 +217,7 @@ fn by_relay_set() -> Vec<Table> {
         relay_addresses(),
         own::relay(),
         own::resolver(),
-        Table {
+        CaseTable {
             name: "audit changes nothing",
             configuration: configuration("mode = \"audit\"", ADDRESSES, ""),
             cases: vec![
@@ -230,7 +230,7 @@ fn by_relay_set() -> Vec<Table> {
                 ),
             ],
         },
-        Table {
+        CaseTable {
             name: "strip leaves no mark on the uplink",
             configuration: configuration("", ADDRESSES, "[mark]\nat_uplink = \"strip\""),
             cases: vec![
@@ -240,7 +240,7 @@ fn by_relay_set() -> Vec<Table> {
                 steered("relay", relay4()),
             ],
         },
-        Table {
+        CaseTable {
             name: "without an incoming port relay traffic stays on the uplink",
             configuration: format!(
                 "[ports]\nhost = \"a\"\nuplink = \"b\"\n[host]\n{ADDRESSES}\n\
@@ -252,7 +252,7 @@ fn by_relay_set() -> Vec<Table> {
                 exit("exit", web4()),
             ],
         },
-        Table {
+        CaseTable {
             name: "exit traffic widened to UDP, with another mark",
             configuration: configuration(
                 "",
@@ -266,7 +266,7 @@ fn by_relay_set() -> Vec<Table> {
                 passed("udp to a relay's port", Exit, udp(HOST4, RELAY4).tos(0xb8)),
             ],
         },
-        Table {
+        CaseTable {
             name: "exit traffic widened to every protocol",
             configuration: configuration("", ADDRESSES, "[mark]\nprotocols = \"all\"\ntos = 0x28"),
             cases: vec![
@@ -282,12 +282,12 @@ fn by_relay_set() -> Vec<Table> {
     ]
 }
 
-fn classes() -> Table {
+fn classes() -> CaseTable {
     let host = format!(
         "{ADDRESSES}\nlisteners = [22, \"192.0.2.10:9001\", \"[2001:db8:1::10]:9001\"]\n\
          resolvers = [\"{RESOLVER}\", \"2620:fe::fe\"]\nexempt = [\"203.0.113.0/24\"]"
     );
-    Table {
+    CaseTable {
         name: "every class",
         configuration: configuration("", &host, ""),
         cases: vec![
@@ -346,9 +346,9 @@ fn classes() -> Table {
     }
 }
 
-fn marks() -> Table {
+fn marks() -> CaseTable {
     let host = format!("{ADDRESSES}\nlisteners = [22]\nresolvers = [\"{RESOLVER}\"]");
-    Table {
+    CaseTable {
         name: "the mark means exit and nothing else",
         configuration: configuration("", &host, ""),
         cases: vec![
@@ -371,7 +371,7 @@ fn marks() -> Table {
     }
 }
 
-fn shapes() -> Table {
+fn shapes() -> CaseTable {
     use extension::{DESTINATION, HOP_BY_HOP, ROUTING};
     let plain = web4().build();
     let with = |at: usize, byte: u8| {
@@ -387,7 +387,7 @@ fn shapes() -> Table {
         frame
     };
     let chain = |count: usize| web6().extensions(&vec![DESTINATION; count]);
-    Table {
+    CaseTable {
         name: "shapes of frames",
         configuration: configuration("", ADDRESSES, ""),
         cases: vec![
@@ -437,9 +437,9 @@ fn shapes() -> Table {
     }
 }
 
-fn ipv4_fragments() -> Table {
+fn ipv4_fragments() -> CaseTable {
     let host = format!("{ADDRESSES}\nresolvers = [\"{RESOLVER}\"]");
-    Table {
+    CaseTable {
         name: "IPv4 fragments follow their first one",
         configuration: configuration("", &host, ""),
         cases: vec![
@@ -488,9 +488,9 @@ fn ipv4_fragments() -> Table {
     }
 }
 
-fn ipv6_fragments() -> Table {
+fn ipv6_fragments() -> CaseTable {
     use extension::DESTINATION;
-    Table {
+    CaseTable {
         name: "IPv6 fragments follow their first one",
         configuration: configuration("", ADDRESSES, ""),
         cases: vec![
@@ -519,10 +519,10 @@ fn ipv6_fragments() -> Table {
     }
 }
 
-fn relay_addresses() -> Table {
+fn relay_addresses() -> CaseTable {
     let host = "addresses = [\"192.0.2.10\"]\nrelay_addresses = [\"192.0.2.11\", \"2001:db8:1::11\"]\n\
                 listeners = [9001]\nresolvers = [\"9.9.9.9\"]";
-    Table {
+    CaseTable {
         name: "addresses that carry Tor traffic only",
         configuration: configuration("", host, ""),
         cases: vec![

@@ -40,4 +40,4 @@ pub use publish::{CERTIFICATES, publish, replace};
 pub use random::Random;
 pub use raw::RawPort;
 pub use tier::{is_installed, is_root};
-pub use wait::{PATIENCE, eventually, wait_until};
+pub use wait::{TIMEOUT, eventually, wait_until};

@@ -2,7 +2,7 @@
 //! that a reader finds the old file or the new one, never a part.
 
 use super::authorities::Authorities;
-use super::consensus::Order;
+use super::consensus::ConsensusBuilder;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,14 +18,14 @@ pub const CERTIFICATES: &str = "cached-certs";
 pub fn publish(
     directory: &Path,
     name: &str,
-    order: &Order,
+    builder: &ConsensusBuilder,
     authorities: &Authorities,
 ) -> io::Result<PathBuf> {
     // Certificates first, so that a reader of the document can verify it.
-    let certificates = authorities.certificates_for(order.validity);
+    let certificates = authorities.certificates_for(builder.validity);
     replace(&directory.join(CERTIFICATES), &certificates)?;
     let path = directory.join(name);
-    replace(&path, &order.sign(authorities))?;
+    replace(&path, &builder.sign(authorities))?;
     Ok(path)
 }
 
@@ -53,14 +53,14 @@ mod tests {
         let validity = hours_from(SystemTime::UNIX_EPOCH, [1000, 1001, 1003]);
         let authorities = Authorities::new(1);
         for seed in [1, 2] {
-            let order = Order {
+            let builder = ConsensusBuilder {
                 seed,
                 relays: 2,
-                ..Order::full_size(Flavor::Ns, validity)
+                ..ConsensusBuilder::full_size(Flavor::Ns, validity)
             };
-            let path = publish(directory.path(), "cached-consensus", &order, &authorities);
+            let path = publish(directory.path(), "cached-consensus", &builder, &authorities);
             let text = fs::read_to_string(path.unwrap()).unwrap();
-            assert_eq!(text, order.sign(&authorities));
+            assert_eq!(text, builder.sign(&authorities));
         }
         let entries = fs::read_dir(directory.path()).unwrap();
         let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();

@@ -7,7 +7,7 @@
 //!                         └─────┘ incoming0 ─ eth0 ── tornet (router, relay)
 //! ```
 
-use super::{Child, LabError, Netns, PATIENCE, VethEnd, contained, poll, veth};
+use super::{Child, LabError, Netns, TIMEOUT, VethEnd, contained, poll, veth};
 use exitmark_box::control::{Client, ControlError, DEFAULT_SOCKET};
 use exitmark_box::observe::Report;
 use exitmark_datapath::Role;
@@ -327,13 +327,13 @@ pub struct RunningBox {
     lines: mpsc::Receiver<String>,
     log: Arc<Mutex<String>>,
     printed: Arc<Mutex<String>>,
-    words: Option<thread::JoinHandle<()>>,
+    log_reader: Option<thread::JoinHandle<()>>,
     /// Its `ready` line.
     pub ready: String,
 }
 
 /// The exit status and the final output of a box.
-pub struct LastWords {
+pub struct FinalState {
     /// The exit status of the process.
     pub status: ExitStatus,
     /// The final counters by name.
@@ -379,7 +379,7 @@ impl RunningBox {
                 let _ = line_out.send(line);
             }
         });
-        let words = thread::spawn(move || {
+        let log_reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 append(&log_in, &line);
             }
@@ -389,7 +389,7 @@ impl RunningBox {
             lines,
             log,
             printed,
-            words: Some(words),
+            log_reader: Some(log_reader),
             ready: String::new(),
         };
         match running.line("ready") {
@@ -399,7 +399,7 @@ impl RunningBox {
             }
             Err(_) => {
                 drop(running.child);
-                let _ = running.words.take().map(thread::JoinHandle::join);
+                let _ = running.log_reader.take().map(thread::JoinHandle::join);
                 let log = text_of(&running.log);
                 Err(LabError(format!(
                     "exitmark did not get ready: {}",
@@ -412,7 +412,7 @@ impl RunningBox {
     /// Waits for the next line on standard output that begins with `beginning`.
     fn line(&self, beginning: &str) -> Result<String, LabError> {
         loop {
-            let line = self.lines.recv_timeout(PATIENCE);
+            let line = self.lines.recv_timeout(TIMEOUT);
             let line = line.map_err(|_| LabError(format!("no line `{beginning}…` received")))?;
             if line.starts_with(beginning) {
                 return Ok(line);
@@ -462,28 +462,28 @@ impl RunningBox {
     /// # Errors
     /// Fails if the box does not end in time.
     pub fn ended(&mut self) -> Result<ExitStatus, LabError> {
-        self.child.wait(PATIENCE)
+        self.child.wait(TIMEOUT)
     }
 
     /// Stops the box with SIGTERM and waits for its end.
     ///
     /// # Errors
     /// Fails if the box does not end in time.
-    pub fn stop(self) -> Result<LastWords, LabError> {
+    pub fn stop(self) -> Result<FinalState, LabError> {
         self.signal(Signal::SIGTERM)?;
         let counters = numbers(&self.line("counters")?);
-        self.last_words(counters)
+        self.final_state(counters)
     }
 
     /// Stops the box; fails unless it ends well.
     ///
     /// # Errors
     /// As [`stop`](Self::stop), or if its exit status is not 0.
-    pub fn stop_well(self) -> Result<LastWords, LabError> {
+    pub fn stop_well(self) -> Result<FinalState, LabError> {
         let log = self.log();
         match self.stop() {
             Ok(last) if last.status.success() => Ok(last),
-            Ok(LastWords { status, log, .. }) => Err(LabError(format!(
+            Ok(FinalState { status, log, .. }) => Err(LabError(format!(
                 "the box ended with {status}: {}",
                 log.trim()
             ))),
@@ -498,15 +498,15 @@ impl RunningBox {
     ///
     /// # Errors
     /// As [`stop`](Self::stop).
-    pub fn end(self) -> Result<LastWords, LabError> {
+    pub fn end(self) -> Result<FinalState, LabError> {
         self.signal(Signal::SIGTERM)?;
-        self.last_words(BTreeMap::new())
+        self.final_state(BTreeMap::new())
     }
 
-    fn last_words(mut self, counters: BTreeMap<String, u64>) -> Result<LastWords, LabError> {
-        let status = self.child.wait(PATIENCE)?;
-        let _ = self.words.take().map(thread::JoinHandle::join);
-        Ok(LastWords {
+    fn final_state(mut self, counters: BTreeMap<String, u64>) -> Result<FinalState, LabError> {
+        let status = self.child.wait(TIMEOUT)?;
+        let _ = self.log_reader.take().map(thread::JoinHandle::join);
+        Ok(FinalState {
             status,
             counters,
             log: self.log(),

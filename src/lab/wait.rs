@@ -4,15 +4,15 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 /// The timeout of tests, longer than the box's own ones, such as that of a hung loader (10 s).
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Repeats an attempt until it succeeds, and returns its value.
 ///
 /// # Panics
-/// After [`PATIENCE`], with `what` and the last error.
+/// After [`TIMEOUT`], with `what` and the last error.
 #[track_caller]
 pub fn eventually<T, E: Display>(what: &str, mut attempt: impl FnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match attempt() {
             Ok(value) => return value,
@@ -25,7 +25,7 @@ pub fn eventually<T, E: Display>(what: &str, mut attempt: impl FnMut() -> Result
 /// Repeats a check until it holds. `state` describes what is there instead.
 ///
 /// # Panics
-/// After [`PATIENCE`], with `what` and the last state.
+/// After [`TIMEOUT`], with `what` and the last state.
 #[track_caller]
 pub fn wait_until<S: Display>(what: &str, mut holds: impl FnMut() -> bool, state: impl Fn() -> S) {
     eventually(what, || match holds() {

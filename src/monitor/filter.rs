@@ -6,8 +6,8 @@
 //! flow; such packets are counted separately, because the flows are then too few.
 
 use exitmark_policy::packet::{
-    Address, Dscp, Headers, Malformed, Packet, Version, parse, plain_v4, plain_v6, protocol,
-    tag_bytes, transport,
+    Address, Dscp, Headers, Malformed, Packet, Version, fast_path_v4, fast_path_v6, parse,
+    protocol, tag_bytes, transport,
 };
 use std::net::IpAddr;
 
@@ -32,16 +32,16 @@ pub struct Filter {
 
 /// A packet that counts: with the mark, and from a clearnet address of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum CountedPacket {
     /// An IPv4 packet, with its destination as a number in host byte order.
-    V4(Part<u32>),
+    V4(PacketFields<u32>),
     /// An IPv6 packet, with its destination as a number in host byte order.
-    V6(Part<u128>),
+    V6(PacketFields<u128>),
 }
 
 /// The counted properties of a packet, and its destination address for the look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part<A> {
+pub struct PacketFields<A> {
     /// The destination address, as a number in host byte order; only for the look-up.
     pub destination: A,
     /// The destination port; 0 for packets without ports, such as later fragments.
@@ -120,33 +120,33 @@ impl Filter {
     // Inlined for its one hot caller, where the fields that the monitor does not use are not read:
     // a seventh fewer instructions per packet.
     #[inline(always)]
-    pub fn judge(&self, packet: &Arrived<'_>) -> Result<Seen, Refusal> {
+    pub fn judge(&self, packet: &Arrived<'_>) -> Result<CountedPacket, Refusal> {
         let Arrived { bytes, whole } = *packet;
         let tags = tag_bytes(bytes);
-        if let Some(plain) = plain_v4(bytes, tags, whole) {
-            let l4 = plain.l3 + IPV4_HEADER_BYTES;
-            return self.part(bytes, &plain, Some(l4)).map(Seen::V4);
+        if let Some(packet) = fast_path_v4(bytes, tags, whole) {
+            let l4 = packet.l3 + IPV4_HEADER_BYTES;
+            return self.part(bytes, &packet, Some(l4)).map(CountedPacket::V4);
         }
-        if let Some(plain) = plain_v6(bytes, tags, whole) {
-            let l4 = plain.l3 + IPV6_HEADER_BYTES;
-            return self.part(bytes, &plain, Some(l4)).map(Seen::V6);
+        if let Some(packet) = fast_path_v6(bytes, tags, whole) {
+            let l4 = packet.l3 + IPV6_HEADER_BYTES;
+            return self.part(bytes, &packet, Some(l4)).map(CountedPacket::V6);
         }
         self.judge_others(bytes, whole)
     }
 
     /// The slow path: options, extension headers, fragments, other protocols, malformed packets.
     #[inline(never)]
-    fn judge_others(&self, bytes: &[u8], whole: usize) -> Result<Seen, Refusal> {
+    fn judge_others(&self, bytes: &[u8], whole: usize) -> Result<CountedPacket, Refusal> {
         match parse(bytes, whole) {
             Headers::NotIp => Err(Refusal::NotIp),
             Headers::Malformed(reason) => Err(Refusal::Malformed(reason)),
             Headers::V4(packet) => {
                 let l4 = transport(bytes, &packet);
-                self.part(bytes, &packet, l4).map(Seen::V4)
+                self.part(bytes, &packet, l4).map(CountedPacket::V4)
             }
             Headers::V6(packet) => {
                 let l4 = transport(bytes, &packet);
-                self.part(bytes, &packet, l4).map(Seen::V6)
+                self.part(bytes, &packet, l4).map(CountedPacket::V6)
             }
         }
     }
@@ -157,7 +157,7 @@ impl Filter {
         bytes: &[u8],
         packet: &Packet<A>,
         l4: Option<usize>,
-    ) -> Result<Part<A>, Refusal> {
+    ) -> Result<PacketFields<A>, Refusal> {
         if Dscp::of(packet.tos) != self.dscp {
             return Err(Refusal::Unmarked);
         }
@@ -170,7 +170,7 @@ impl Filter {
             Version::V6 => be16(bytes, packet.l3 + 4) + 40,
         };
         let end = packet.l3 + total as usize;
-        Ok(Part {
+        Ok(PacketFields {
             destination: packet.destination,
             port: packet.ports.destination,
             bytes: total,

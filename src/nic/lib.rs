@@ -7,11 +7,11 @@
 mod driver;
 mod error;
 mod link;
+mod next_hop;
 mod offloads;
 mod own;
 mod queues;
 mod relatives;
-mod way;
 
 use exitmark_policy::packet::MacAddr;
 use futures_util::stream::TryStreamExt;
@@ -31,11 +31,11 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use error::NicError;
 pub use link::{LinkState, LinkWatch, index_of};
+pub use next_hop::{NextHop, NextHopError, NextHopMonitor, NextHopState};
 pub use offloads::{Offload, OffloadState, Offloads};
 pub use own::Own;
 pub use queues::{common_queues, possible_cpus};
 pub use relatives::{Overview, Relative, Relatives, is_link_local};
-pub use way::{NextHop, NextHopError, Way, WayWatch};
 
 /// Ethernet's standard MTU, for which every driver receives a frame into one buffer.
 const STANDARD_MTU: u32 = 1500;
@@ -179,7 +179,7 @@ impl Nic {
             let mut here = entries
                 .iter()
                 .filter(|one| one.header.ifindex == self.index);
-            Ok(here.find_map(|entry| way::mac_of(entry, address)))
+            Ok(here.find_map(|entry| next_hop::mac_of(entry, address)))
         })
     }
 

@@ -4,7 +4,7 @@
 //! An option list ends with opt_endofopt or at the end of its block. An option that is too short
 //! for its value, or longer than the rest of its block, is ignored: the file stays readable.
 
-use super::format::{MAX_PACKET_BYTES, NANOS, Order, Step, Stuck, Timed, absurd};
+use super::format::{ByteOrder, MAX_PACKET_BYTES, NANOS, Step, Stuck, Timed, absurd};
 use super::input::MAX_RECORD_BYTES;
 use super::link::{Link, Record};
 
@@ -34,7 +34,7 @@ const MAX_INTERFACES: usize = 1 << 16;
 /// State of the current section.
 #[derive(Default)]
 pub struct Blocks {
-    order: Option<Order>,
+    order: Option<ByteOrder>,
     interfaces: Vec<Interface>,
 }
 
@@ -62,7 +62,7 @@ impl Blocks {
 
     #[inline]
     pub(super) fn step(&mut self, bytes: &[u8]) -> Result<Step, Stuck> {
-        let begins = Order::Little.word(bytes, 0).ok_or(Stuck::Incomplete)?;
+        let begins = ByteOrder::Little.word(bytes, 0).ok_or(Stuck::Incomplete)?;
         // A palindrome: the same number in either byte order.
         if begins == SECTION {
             return self.section(bytes);
@@ -95,9 +95,9 @@ impl Blocks {
 
     #[cold]
     fn section(&mut self, bytes: &[u8]) -> Result<Step, Stuck> {
-        let order = match Order::Little.word(bytes, 8).ok_or(Stuck::Incomplete)? {
-            BYTE_ORDER => Order::Little,
-            other if other.swap_bytes() == BYTE_ORDER => Order::Big,
+        let order = match ByteOrder::Little.word(bytes, 8).ok_or(Stuck::Incomplete)? {
+            BYTE_ORDER => ByteOrder::Little,
+            other if other.swap_bytes() == BYTE_ORDER => ByteOrder::Big,
             _ => {
                 return Err(broken(
                     "a section does not say in which order its bytes are",
@@ -119,7 +119,7 @@ impl Blocks {
     }
 
     #[cold]
-    fn describe(&mut self, body: &[u8], order: Order) -> Result<(), Stuck> {
+    fn describe(&mut self, body: &[u8], order: ByteOrder) -> Result<(), Stuck> {
         let (Some(link), Some(snaplen)) = (order.half(body, 0), order.word(body, 4)) else {
             return Err(broken("the description of an interface is too short"));
         };
@@ -138,8 +138,8 @@ impl Blocks {
                 (IF_TSRESOL, [value]) => interface.ticks = Ticks::of(*value),
                 (IF_TSOFFSET, value) => {
                     let whole = value.try_into().map(|bytes| match order {
-                        Order::Little => u64::from_le_bytes(bytes),
-                        Order::Big => u64::from_be_bytes(bytes),
+                        ByteOrder::Little => u64::from_le_bytes(bytes),
+                        ByteOrder::Big => u64::from_be_bytes(bytes),
                     });
                     interface.offset = whole.unwrap_or(interface.offset);
                 }
@@ -159,7 +159,7 @@ impl Blocks {
     /// Reads an enhanced or obsolete packet block; they differ in where the interface number is.
     /// Options are not read: parsing them costs more than everything else.
     #[inline]
-    fn packet(&self, body: &[u8], number: Option<u32>, order: Order) -> Result<Timed, Stuck> {
+    fn packet(&self, body: &[u8], number: Option<u32>, order: ByteOrder) -> Result<Timed, Stuck> {
         let number = number.ok_or_else(|| broken(SHORT))?;
         let interface = self.interface(number)?;
         let [_, high, low, kept, whole] = order.words(body).ok_or_else(|| broken(SHORT))?;
@@ -185,7 +185,7 @@ impl Blocks {
     }
 
     /// Reads a simple packet block: no time, interface 0.
-    fn simple(&self, body: &[u8], order: Order) -> Result<Timed, Stuck> {
+    fn simple(&self, body: &[u8], order: ByteOrder) -> Result<Timed, Stuck> {
         let interface = self.interface(0)?;
         let whole = order.word(body, 0).ok_or_else(|| broken(SHORT))? as usize;
         let room = body.len() - 4;
@@ -221,7 +221,7 @@ fn broken(what: &str) -> Stuck {
 /// Length of a block, if all of it is in `bytes`. Some writers do not count the padding in the
 /// block length; the copy of the length behind the padding shows it.
 #[inline]
-fn block_bytes(bytes: &[u8], order: Order, least: usize) -> Result<usize, Stuck> {
+fn block_bytes(bytes: &[u8], order: ByteOrder, least: usize) -> Result<usize, Stuck> {
     let length = order.word(bytes, 4).ok_or(Stuck::Incomplete)?;
     let taken = (length as usize).next_multiple_of(4);
     if taken < least || taken > MAX_RECORD_BYTES {
@@ -242,7 +242,7 @@ fn absurd_block(bytes: usize) -> Stuck {
 }
 
 /// Iterates over the options of a block as code and value.
-fn options(mut list: &[u8], order: Order) -> impl Iterator<Item = (u16, &[u8])> {
+fn options(mut list: &[u8], order: ByteOrder) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (code, bytes) = (order.half(list, 0)?, order.half(list, 2)?.into());
         let value = list.get(4..4 + bytes).filter(|_| code != 0)?;

@@ -22,7 +22,7 @@ const LONG_RECORD_BYTES: usize = 24;
 
 /// Byte order of a file or section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum ByteOrder {
     Little,
     Big,
 }
@@ -37,7 +37,7 @@ pub enum Format {
 
 /// The header of a pcap file: byte order, link type, unit of times, length of a record's header.
 pub struct Records {
-    order: Order,
+    order: ByteOrder,
     link: Link,
     nanos_per_tick: u64,
     record_bytes: usize,
@@ -75,7 +75,7 @@ pub enum Stuck {
     Broken(String),
 }
 
-impl Order {
+impl ByteOrder {
     #[inline]
     pub(super) fn word(self, bytes: &[u8], at: usize) -> Option<u32> {
         let bytes = *bytes.get(at..)?.first_chunk()?;
@@ -109,14 +109,14 @@ impl Format {
     /// Reads a file header and returns the format and the header's length; `None` for an unknown
     /// magic number.
     pub(super) fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, Stuck> {
-        let magic = Order::Little.word(bytes, 0).ok_or(Stuck::Incomplete)?;
+        let magic = ByteOrder::Little.word(bytes, 0).ok_or(Stuck::Incomplete)?;
         if Blocks::is_magic(magic) {
             // The section header is read as a block.
             return Ok(Some((Self::PcapNg(Blocks::default()), 0)));
         }
         let (order, magic) = match magic {
-            MICROSECONDS | NANOSECONDS | LONG_RECORDS => (Order::Little, magic),
-            _ => (Order::Big, magic.swap_bytes()),
+            MICROSECONDS | NANOSECONDS | LONG_RECORDS => (ByteOrder::Little, magic),
+            _ => (ByteOrder::Big, magic.swap_bytes()),
         };
         let (nanos_per_tick, record_bytes) = match magic {
             MICROSECONDS => (1000, RECORD_BYTES),

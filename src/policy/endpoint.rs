@@ -86,16 +86,16 @@ const ATTEMPTS: usize = 64;
 /// An immutable set of endpoints with a constant-time exact look-up.
 #[derive(Clone)]
 pub struct EndpointSet {
-    v4: Table<u64>,
-    v6: Table<(u128, u16)>,
+    v4: EndpointTable<u64>,
+    v6: EndpointTable<(u128, u16)>,
 }
 
 impl EndpointSet {
     /// A set without endpoints, as before the first document is verified.
     pub fn empty() -> Self {
         Self {
-            v4: Table::empty(),
-            v6: Table::empty(),
+            v4: EndpointTable::empty(),
+            v6: EndpointTable::empty(),
         }
     }
 
@@ -124,8 +124,8 @@ impl EndpointSet {
             return Err(EndpointSetError::TooMany(count));
         }
         Ok(Self {
-            v4: Table::new(&v4)?,
-            v6: Table::new(&v6)?,
+            v4: EndpointTable::new(&v4)?,
+            v6: EndpointTable::new(&v6)?,
         })
     }
 
@@ -144,11 +144,11 @@ impl EndpointSet {
         F::table(self).contains(address.key(port))
     }
 
-    pub(super) const fn v4(&self) -> &Table<u64> {
+    pub(super) const fn v4(&self) -> &EndpointTable<u64> {
         &self.v4
     }
 
-    pub(super) const fn v6(&self) -> &Table<(u128, u16)> {
+    pub(super) const fn v6(&self) -> &EndpointTable<(u128, u16)> {
         &self.v6
     }
 
@@ -189,9 +189,9 @@ impl fmt::Debug for EndpointSet {
     }
 }
 
-/// A key of a [`Table`], with a spare value for "empty". Port 0 is never stored, so the all-zero
-/// key is free.
-pub(super) trait Key: Copy + Eq {
+/// A key of an [`EndpointTable`], with a spare value for "empty". Port 0 is never stored, so the
+/// all-zero key is free.
+pub(super) trait TableKey: Copy + Eq {
     const VACANT: Self;
 
     /// The key in 64-bit words; a vacant slot is all zero.
@@ -202,7 +202,7 @@ pub(super) trait Key: Copy + Eq {
     fn hash(self, multipliers: &[u64; 3]) -> u64;
 }
 
-impl Key for u64 {
+impl TableKey for u64 {
     const VACANT: Self = 0;
 
     fn words(self) -> impl Iterator<Item = u64> {
@@ -215,7 +215,7 @@ impl Key for u64 {
     }
 }
 
-impl Key for (u128, u16) {
+impl TableKey for (u128, u16) {
     const VACANT: Self = (0, 0);
 
     fn words(self) -> impl Iterator<Item = u64> {
@@ -248,7 +248,7 @@ pub(super) const fn halves(address: u128) -> [u64; 2] {
 /// them with one load and a predictable branch; a probe ends at a different slot each time, which
 /// the processor mispredicts.
 #[derive(Clone)]
-pub(super) struct Table<K> {
+pub(super) struct EndpointTable<K> {
     pub(super) filter: Box<[u64]>,
     pub(super) slots: Box<[K]>,
     pub(super) shift: u32,
@@ -259,7 +259,7 @@ pub(super) struct Table<K> {
 /// Bits of the filter per slot of the table. The slot's index is that of the bit divided by this.
 pub const BITS_PER_SLOT: usize = 16;
 
-impl<K: Key> Table<K> {
+impl<K: TableKey> EndpointTable<K> {
     fn empty() -> Self {
         Self::with_room_for(0)
     }
@@ -428,9 +428,9 @@ mod tests {
     #[test]
     fn keys_that_collide_are_found_and_a_long_run_is_refused() {
         // With this multiplier the upper bits of the key are its slot.
-        let table = |len| Table::<u64> {
+        let table = |len| EndpointTable::<u64> {
             multipliers: [1; 3],
-            ..Table::with_room_for(len)
+            ..EndpointTable::with_room_for(len)
         };
         let shift = table(MAX_PROBES).shift;
         let keys: Vec<u64> = (1..=MAX_PROBES as u64).collect();
@@ -445,9 +445,9 @@ mod tests {
 
     #[test]
     fn a_run_wraps_around_at_the_end() {
-        let table = Table::<u64> {
+        let table = EndpointTable::<u64> {
             multipliers: [1; 3],
-            ..Table::with_room_for(4)
+            ..EndpointTable::with_room_for(4)
         };
         // All at the last of eight slots: the others wrap around.
         let keys = [1, 2, 3, 4].map(|low| u64::MAX << table.shift | low);
@@ -461,12 +461,12 @@ mod tests {
     #[test]
     fn a_table_is_at_most_half_full() {
         for (keys, slots) in [(0, 8), (4, 8), (5, 16), (8, 16), (9, 32), (65_536, 131_072)] {
-            let table = Table::<u64>::with_room_for(keys);
+            let table = EndpointTable::<u64>::with_room_for(keys);
             assert_eq!(table.slots.len(), slots, "{keys} keys");
             assert_eq!(table.filter.len() * 64, slots * BITS_PER_SLOT);
             assert_eq!(u64::MAX >> table.shift, (slots * BITS_PER_SLOT) as u64 - 1);
         }
-        let [a, b, c] = Table::<u64>::with_room_for(1).multipliers;
+        let [a, b, c] = EndpointTable::<u64>::with_room_for(1).multipliers;
         assert!(
             a & b & c & 1 == 1 && a != b && b != c,
             "odd, and each its own"

@@ -1,6 +1,6 @@
 //! Selects the part of a set that belongs to an address family, at compile time.
 
-use super::endpoint::{Key, Table};
+use super::endpoint::{EndpointTable, TableKey};
 use super::prefix::Ranges;
 use super::{EndpointSet, PrefixSet};
 use crate::packet::Address;
@@ -8,10 +8,10 @@ use crate::packet::Address;
 /// An address that can be searched in sets.
 pub(super) trait Family: Address {
     /// An endpoint of this family, as a key of a table.
-    type Key: Key;
+    type Key: TableKey;
 
     fn key(self, port: u16) -> Self::Key;
-    fn table(set: &EndpointSet) -> &Table<Self::Key>;
+    fn table(set: &EndpointSet) -> &EndpointTable<Self::Key>;
     fn ranges(set: &PrefixSet) -> &Ranges<Self>;
 }
 
@@ -24,7 +24,7 @@ impl Family for u32 {
     }
 
     #[inline]
-    fn table(set: &EndpointSet) -> &Table<u64> {
+    fn table(set: &EndpointSet) -> &EndpointTable<u64> {
         set.v4()
     }
 
@@ -43,7 +43,7 @@ impl Family for u128 {
     }
 
     #[inline]
-    fn table(set: &EndpointSet) -> &Table<(Self, u16)> {
+    fn table(set: &EndpointSet) -> &EndpointTable<(Self, u16)> {
         set.v6()
     }
 

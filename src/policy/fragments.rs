@@ -16,7 +16,7 @@ const WAYS: usize = 4;
 const SETS: usize = 1024;
 
 #[derive(Clone, Copy)]
-struct Entry {
+struct FragmentEntry {
     key: u64,
     expires: Duration,
     rule: Rule,
@@ -26,7 +26,7 @@ struct Entry {
 /// packets. A full set evicts its oldest entry.
 pub struct FragmentTable {
     key: RandomState,
-    sets: Box<[[Option<Entry>; WAYS]]>,
+    sets: Box<[[Option<FragmentEntry>; WAYS]]>,
 }
 
 impl Default for FragmentTable {
@@ -48,7 +48,7 @@ impl FragmentTable {
         now: Duration,
     ) {
         let key = self.hash(packet, fragment);
-        let entry = Some(Entry {
+        let entry = Some(FragmentEntry {
             key,
             expires: now + FRAGMENT_LIFETIME,
             rule,

@@ -3,7 +3,7 @@
 //! The layout is that of `struct exitmark_image` in bpf/exitmark.h. The tables are copied bit for
 //! bit from the snapshot: both sides use the same hash, filter and probing.
 
-use super::endpoint::{Key, Table, halves};
+use super::endpoint::{EndpointTable, TableKey, halves};
 use super::rules::Marking;
 use super::{ClassifyBy, Egress, PrefixSet, Rule, Snapshot};
 use crate::packet::{Dscp, Ecn, Version};
@@ -195,7 +195,7 @@ impl Draft {
         self.push(words);
     }
 
-    fn push_table<K: Key>(&mut self, at: usize, table: &Table<K>) {
+    fn push_table<K: TableKey>(&mut self, at: usize, table: &EndpointTable<K>) {
         self.put(at + offset_of!(HashTable, multipliers), &table.multipliers);
         self.put_number(at + offset_of!(HashTable, shift), table.shift as usize);
         self.put_number(at + offset_of!(HashTable, mask), table.slots.len() - 1);

@@ -135,8 +135,8 @@ fn verdict<F: Family>(
     (rule, disagreement): (Rule, bool),
     snapshot: &Snapshot,
 ) -> Verdict {
-    let bears = Dscp::of(packet.tos);
-    let dscp = snapshot.leaves.dscp(rule, bears);
+    let carried = Dscp::of(packet.tos);
+    let dscp = snapshot.leaves.dscp(rule, carried);
     // For untagged frames the offset is a constant in each hot caller.
     let egress = match snapshot.leaves.egress(rule, F::VERSION) {
         Egress::Incoming if packet.l3 != ETHERNET_HEADER_BYTES => Egress::Unrouted,
@@ -145,7 +145,7 @@ fn verdict<F: Family>(
     Verdict {
         rule,
         egress,
-        remark: (dscp != bears).then_some(Remark {
+        remark: (dscp != carried).then_some(Remark {
             l3: packet.l3,
             version: F::VERSION,
             dscp,

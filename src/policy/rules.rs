@@ -37,13 +37,13 @@ impl Rules {
     /// frames that carry it get 0, so that on the wire the mark means exit only. A host mark, if
     /// traffic is classified by it, is no longer needed and is cleared like the mark, on foreign
     /// frames too.
-    fn dscp(&self, marking: Marking, bears: Dscp) -> Dscp {
+    fn dscp(&self, marking: Marking, carried: Dscp) -> Dscp {
         let mark = self.actions.mark();
         match marking {
             Marking::Set => mark,
-            Marking::Clear if bears == mark => Dscp::DEFAULT,
-            Marking::Clear if self.classify_by == ClassifyBy::HostMark(bears) => Dscp::DEFAULT,
-            Marking::Clear | Marking::Leave => bears,
+            Marking::Clear if carried == mark => Dscp::DEFAULT,
+            Marking::Clear if self.classify_by == ClassifyBy::HostMark(carried) => Dscp::DEFAULT,
+            Marking::Clear | Marking::Leave => carried,
         }
     }
 
@@ -256,7 +256,7 @@ impl Leaves {
             v6: egress(Version::V6),
             dscp: Rule::ALL.map(|rule| {
                 let marking = rules.actions.of(rule).marking;
-                Dscp::ALL.map(|bears| rules.dscp(marking, bears))
+                Dscp::ALL.map(|carried| rules.dscp(marking, carried))
             }),
         }
     }
@@ -272,8 +272,8 @@ impl Leaves {
 
     /// The DSCP of a frame on departure, given the one on arrival.
     #[inline]
-    pub(super) const fn dscp(&self, rule: Rule, bears: Dscp) -> Dscp {
-        self.dscp[rule as usize][bears.bits() as usize]
+    pub(super) const fn dscp(&self, rule: Rule, carried: Dscp) -> Dscp {
+        self.dscp[rule as usize][carried.bits() as usize]
     }
 }
 

@@ -70,7 +70,7 @@ pub enum LoadError {
     },
     /// The loader process refused a document.
     #[error("{}: {reason}", path.display())]
-    Told {
+    Reported {
         /// The path of the consensus or certificates.
         path: PathBuf,
         /// The loader's reason, restricted to printable ASCII and 500 characters.

@@ -8,9 +8,9 @@
 //! [`Loader`] runs that in a confined process. [`UncheckedDocument`] is a parsed file,
 //! [`ConsensusDocument`] a verified or accepted one; [`Validity`] gives its age. [`LiveSet`] is the
 //! set in force: it refuses implausible successors, and keeps departed endpoints for a while.
-//! [`StateFile`] stores it across restarts, [`Watch`] waits for new files. [`Survey`], [`Status`]
-//! and [`Churn`] print documents, the live set, and the difference between two sets, as text or
-//! JSON.
+//! [`StateFile`] stores it across restarts, [`FileWatcher`] waits for new files. [`Survey`],
+//! [`Status`] and [`Churn`] print documents, the live set, and the difference between two sets, as
+//! text or JSON.
 
 #![forbid(unsafe_code)]
 
@@ -36,10 +36,10 @@ pub use document::{
 pub use error::{DocumentError, LoadError, LoaderFailure, MAX_DOCUMENT, SignatureError};
 pub use files::Version;
 pub use live::{CLOCK_SLACK, LiveSet, Refusal, Refused};
-pub use load::{Loaded, Source, SourceReport, Sources, Trust, load};
+pub use load::{DocumentFiles, Loaded, SourceReport, Sources, Trust, load};
 pub use loader::{COMMAND as LOADER_COMMAND, Confinement, Loader, confine, serve};
 pub use state::{StateError, StateFile};
 pub use status::Status;
 pub use survey::Survey;
 pub use validity::{Age, FETCH_SLACK, REASONABLY_LIVE, Validity, utc};
-pub use watch::Watch;
+pub use watch::FileWatcher;

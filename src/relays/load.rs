@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
     /// The consensus documents; the set is their union.
-    pub files: Vec<Source>,
+    pub files: Vec<DocumentFiles>,
     /// Endpoints that no consensus lists, e.g. a bridge authority or private relays.
     pub extra: Vec<Endpoint>,
     /// Whose signatures are trusted.
@@ -26,7 +26,7 @@ pub struct Sources {
 
 /// One consensus document and the certificates that go with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct DocumentFiles {
     /// tor's `cached-consensus` or `cached-microdesc-consensus`.
     pub consensus: PathBuf,
     /// tor's `cached-certs`. Not opened if signatures are not checked.
@@ -42,7 +42,7 @@ pub enum Trust {
     Anybody,
 }
 
-impl Source {
+impl DocumentFiles {
     /// A consensus with the `cached-certs` in the same directory.
     pub fn beside(consensus: PathBuf) -> Self {
         let certificates = consensus.with_file_name("cached-certs");
@@ -105,7 +105,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
     Ok(loaded)
 }
 
-fn read_certificates(source: &Source) -> Result<Vec<u8>, LoadError> {
+fn read_certificates(source: &DocumentFiles) -> Result<Vec<u8>, LoadError> {
     files::read(&source.certificates).map_err(files::about_certificates)
 }
 
@@ -156,7 +156,7 @@ pub(super) enum Problem {
 }
 
 impl Problem {
-    pub(super) fn of(self, source: &Source) -> LoadError {
+    pub(super) fn of(self, source: &DocumentFiles) -> LoadError {
         let path = match self {
             Self::Certificates(_) => source.certificates.clone(),
             _ => source.consensus.clone(),

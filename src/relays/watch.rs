@@ -1,4 +1,4 @@
-//! `Watch`: waits until files may have been replaced.
+//! `FileWatcher`: waits until files may have been replaced.
 //!
 //! Watches the directories, because replacing a file by a rename makes another file; and compares
 //! the files, because directories can be replaced too, and some file systems send no events.
@@ -15,15 +15,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A watch over files that may be replaced, written to, removed, or not exist yet.
-pub struct Watch {
+pub struct FileWatcher {
     /// `None` if no inotify instance is available: then only the files are compared.
     inotify: Option<Inotify>,
     wake: Arc<EventFd>,
     files: Vec<PathBuf>,
-    seen: Vec<Option<Version>>,
+    versions: Vec<Option<Version>>,
 }
 
-impl Watch {
+impl FileWatcher {
     /// Watches these files. All of them count as changed at first.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ impl Watch {
         let watch = Self {
             inotify: inotify.ok(),
             wake,
-            seen: Vec::new(),
+            versions: Vec::new(),
             files,
         };
         watch.look_at_directories();
@@ -91,8 +91,8 @@ impl Watch {
     /// Whether a file has changed since the last call.
     pub fn has_changed(&mut self) -> bool {
         let now: Vec<_> = self.files.iter().map(|path| Version::at(path)).collect();
-        let before = std::mem::replace(&mut self.seen, now);
-        before != self.seen
+        let before = std::mem::replace(&mut self.versions, now);
+        before != self.versions
     }
 
     fn look_at_directories(&self) {

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_relays::{Flavor, Validity};
 use std::error::Error;
 use std::path::PathBuf;
@@ -26,11 +26,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         fresh_until: valid_after + Duration::from_secs(HOUR),
         valid_until: valid_after + Duration::from_secs(3 * HOUR),
     };
-    let order = Order::full_size(Flavor::Microdesc, validity);
-    let authorities = Authorities::new(order.authorities);
+    let builder = ConsensusBuilder::full_size(Flavor::Microdesc, validity);
+    let authorities = Authorities::new(builder.authorities);
     fs::create_dir_all(&directory)?;
     let write = |name, text| fs::write(directory.join(name), text);
-    write("cached-microdesc-consensus", order.sign(&authorities))?;
+    write("cached-microdesc-consensus", builder.sign(&authorities))?;
     write("cached-certs", authorities.certificates_for(validity))?;
     for identity in authorities.identities() {
         println!("{identity}");

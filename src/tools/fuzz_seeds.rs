@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use exitmark_lab::cases::tables;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_relays::{Flavor, Validity};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,10 +35,10 @@ fn main() -> std::io::Result<()> {
     let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
     let hours = |number: u64| start + Duration::from_secs(number * 3600);
     for flavor in [Flavor::Ns, Flavor::Microdesc] {
-        let order = Order {
+        let builder = ConsensusBuilder {
             relays: 2,
             authorities: 1,
-            ..Order::full_size(
+            ..ConsensusBuilder::full_size(
                 flavor,
                 Validity {
                     valid_after: start,
@@ -47,7 +47,7 @@ fn main() -> std::io::Result<()> {
                 },
             )
         };
-        fs::write(corpus("consensus")?.join(flavor.name()), order.write())?;
+        fs::write(corpus("consensus")?.join(flavor.name()), builder.write())?;
     }
     Ok(())
 }

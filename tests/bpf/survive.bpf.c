@@ -63,11 +63,11 @@ struct chunk {
 	__u64 words[CHUNK_WORDS];
 };
 
-MAP(ARRAY, seen, CHUNKS, struct chunk);
+MAP(ARRAY, received, CHUNKS, struct chunk);
 MAP(ARRAY, tallies, SINKS, struct tally);
 MAP(ARRAY, sent, 1, __u64);
 MAP(ARRAY, exit_by, 1, __u32);
-MAP(ARRAY, ways, SINKS, __u32);
+MAP(ARRAY, egresses, SINKS, __u32);
 
 static __always_inline void count(__u64 *counter)
 {
@@ -120,7 +120,7 @@ static __always_inline int check(struct xdp_md *context, __u32 sink)
 		count(&tally->mismarked);
 
 	key = number * (SEQUENCES / CHUNK_BITS) + sequence / CHUNK_BITS;
-	chunk = bpf_map_lookup_elem(&seen, &key);
+	chunk = bpf_map_lookup_elem(&received, &key);
 	if (!chunk)
 		return XDP_ABORTED;
 	word = sequence / 64 % CHUNK_WORDS;
@@ -197,7 +197,7 @@ int faultless(struct xdp_md *context)
 {
 	__u8 *frame = (void *)(long)context->data;
 	struct record *record = (void *)(frame + HEADER_BYTES);
-	__u32 number, *way;
+	__u32 number, *egress;
 	struct flow *flow;
 
 	if (frame + FRAME_BYTES > (__u8 *)(long)context->data_end || record->magic != MAGIC)
@@ -206,11 +206,11 @@ int faultless(struct xdp_md *context)
 	flow = bpf_map_lookup_elem(&flows, &number);
 	if (!flow)
 		return XDP_DROP;
-	way = bpf_map_lookup_elem(&ways, &flow->sink);
-	if (!way)
+	egress = bpf_map_lookup_elem(&egresses, &flow->sink);
+	if (!egress)
 		return XDP_ABORTED;
 	__builtin_memcpy(frame, flow->after, HEADER_BYTES);
-	return bpf_redirect(*way, 0);
+	return bpf_redirect(*egress, 0);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -58,7 +58,7 @@ fn unknown_routes_are_answered_with_the_known_ones() {
 }
 
 #[test]
-fn a_reload_tells_what_changed_or_why_nothing_did() {
+fn a_reload_reports_what_changed_or_why_nothing_did() {
     let rig = Rig::new(Puppet::default());
     match rig.client().reload() {
         Err(ControlError::Refused(reason)) => assert_eq!(reason, "mark.dscp: 77 is no DSCP"),
@@ -179,13 +179,14 @@ fn at_start_runs_on_the_control_thread() {
         group: None,
         metrics: None,
     };
-    let (tell, told) = bounded(1);
+    let (sender, receiver) = bounded(1);
     let listeners = Listeners::open(&settings).unwrap();
     let server = listeners.serve(Arc::new(Puppet::default()), move || {
-        tell.send(thread::current().name().map(str::to_owned))
+        sender
+            .send(thread::current().name().map(str::to_owned))
             .unwrap();
     });
-    let name = told.recv_timeout(LONG).unwrap();
+    let name = receiver.recv_timeout(LONG).unwrap();
     assert_eq!(name.as_deref(), Some("exitmark-control"));
     Client::new(&settings.socket).status().unwrap();
     drop(server);

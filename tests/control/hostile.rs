@@ -86,7 +86,7 @@ fn sixteen_requests_are_served_at_a_time() {
         ..Puppet::default()
     });
     let question = b"GET /v1/status HTTP/1.1\r\nhost: box\r\nconnection: close\r\n\r\n";
-    let mut asking: Vec<_> = (0..24)
+    let mut clients: Vec<_> = (0..24)
         .map(|_| {
             let mut stream = rig.connect();
             stream.write_all(question).unwrap();
@@ -101,7 +101,7 @@ fn sixteen_requests_are_served_at_a_time() {
     for _ in 0..24 {
         say.send(()).unwrap();
     }
-    for stream in &mut asking {
+    for stream in &mut clients {
         assert!(rest(stream).starts_with("HTTP/1.1 200"));
     }
 }
@@ -186,9 +186,9 @@ fn held_connections_do_not_block_the_metrics() {
             stream.write_all(held).unwrap();
             holding.push(stream);
         }
-        let mut asking = at_metrics(address);
-        asking.write_all(whole).unwrap();
-        assert_begins(&mut asking);
+        let mut client = at_metrics(address);
+        client.write_all(whole).unwrap();
+        assert_begins(&mut client);
         // The first one was closed for it, before its five seconds were over.
         let mut first = Vec::new();
         let _ = holding[0].read_to_end(&mut first);
@@ -211,8 +211,8 @@ fn metrics_in_progress_are_not_interrupted() {
         ..Puppet::default()
     };
     let rig = Rig::with_metrics(puppet, Some(address));
-    let mut asking = at_metrics(address);
-    asking
+    let mut client = at_metrics(address);
+    client
         .write_all(b"GET /metrics HTTP/1.1\r\nhost: box\r\nconnection: close\r\n\r\n")
         .unwrap();
     called.recv_timeout(LONG).unwrap();
@@ -221,6 +221,6 @@ fn metrics_in_progress_are_not_interrupted() {
     let mut first = &silent[0];
     assert!(matches!(first.read(&mut [0]), Ok(0) | Err(_)));
     say.send(()).unwrap();
-    assert!(rest(&mut asking).starts_with("HTTP/1.1 200"));
+    assert!(rest(&mut client).starts_with("HTTP/1.1 200"));
     drop(rig);
 }

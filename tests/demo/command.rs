@@ -231,9 +231,9 @@ fn refuses_to_run_without_root() {
         .uid(65_534)
         .output()
         .unwrap();
-    let words = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{words}");
-    assert!(words.contains("requires root"), "{words}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("requires root"), "{message}");
 }
 
 #[test]
@@ -263,12 +263,15 @@ fn a_missing_program_is_named_with_its_package() {
             .env("PATH", directory.path())
             .output()
             .unwrap();
-        let words = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{words}");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(
-            words.contains(&format!("`{missing}` is not installed")),
-            "{words}"
+            message.contains(&format!("`{missing}` is not installed")),
+            "{message}"
         );
-        assert!(words.contains(&format!("apt install {package}")), "{words}");
+        assert!(
+            message.contains(&format!("apt install {package}")),
+            "{message}"
+        );
     }
 }

@@ -2,10 +2,10 @@
 //! copy mode, which veth supports.
 
 use exitmark_datapath::{
-    AttachMode, Frame, FramePool, Kernel, Links, Memory, PerRole, Pins, Port, Role, Spill, Umem,
-    XskSettings,
+    AttachMode, Frame, FrameMemory, FramePool, Kernel, Links, PerRole, Pins, Port, Role, Spill,
+    Umem, XskSettings,
 };
-use exitmark_lab::{Netns, PATIENCE, RawPort, VethEnd, needs_root, veth, wait_until};
+use exitmark_lab::{Netns, RawPort, TIMEOUT, VethEnd, needs_root, veth, wait_until};
 use exitmark_nic::Nic;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -73,9 +73,9 @@ fn receives_into_chunks_filled_before_the_bind() {
         let kernel = Kernel::load().unwrap();
         let links = Links::over(kernel.links().unwrap(), None, None);
         let spill = Spill {
-            patience: PATIENCE,
-            credit: u64::from(RING),
-            hard_credit: u64::from(RING),
+            heartbeat_timeout: TIMEOUT,
+            soft_watermark: u64::from(RING),
+            hard_watermark: u64::from(RING),
         };
         links.hand_over(PerRole::from_fn(|_| true), spill);
         kernel.admit(Role::Host, 0, port.as_fd()).unwrap();

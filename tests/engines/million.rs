@@ -50,7 +50,7 @@ fn both_engines_agree_about_every_frame() {
     let enough = outcome.frames / 10_000;
     // These two need extension headers, which the kernel does not parse.
     let unread = [Malformed::ShortExtension, Malformed::TooManyExtensions];
-    let seen = (Class::ALL.into_iter().map(Counter::Class))
+    let observed = (Class::ALL.into_iter().map(Counter::Class))
         .chain([Counter::Marked, Counter::Cleared, Counter::Disagreement])
         .chain([Counter::NoUserSpace])
         .chain(
@@ -58,7 +58,7 @@ fn both_engines_agree_about_every_frame() {
                 .filter(|reason| !unread.contains(reason))
                 .map(Counter::Malformed),
         );
-    for counter in seen {
+    for counter in observed {
         let count = outcome.tally.of(counter);
         assert!(count > enough, "only {count} of {counter}");
     }

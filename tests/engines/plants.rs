@@ -143,7 +143,7 @@ fn a_bit_in_the_kernel_is_found() {
         ("frames without it are not steered", action(Rule::NotHostMarked, 1)),
         ("replies keep the mark", action(Rule::FromListener, 4)),
         ("malformed frames are steered", action(Rule::BadLength, 1)),
-        ("odd frames keep the mark", action(Rule::NoUserSpace, 4)),
+        ("slow-path frames keep the mark", action(Rule::NoUserSpace, 4)),
         ("an IPv4 address range", Flip::LastAddress(ADDRESSES, 1)),
         ("an IPv6 address range", Flip::LastAddress(ADDRESSES + v6, 4)),
         ("a relay address range", Flip::LastAddress(RELAY_ADDRESSES, 1)),

@@ -1,7 +1,7 @@
 //! Runs single frames through the kernel engine and reads its counters.
 
 use exitmark_datapath::{Buffers, Counter, IncomingLink, Kernel, KernelCounts, Links, Ran, Role};
-use exitmark_lab::cases::Table;
+use exitmark_lab::cases::CaseTable;
 use exitmark_lab::kernel::KernelEngine;
 use exitmark_lab::{Netns, is_root};
 use exitmark_policy::Snapshot;
@@ -37,7 +37,7 @@ impl Rig {
     }
 
     /// A rig with the configuration of a table of cases, and its snapshot.
-    pub(crate) fn of(table: &Table, buffers: Buffers) -> (Self, Arc<Snapshot>) {
+    pub(crate) fn of(table: &CaseTable, buffers: Buffers) -> (Self, Arc<Snapshot>) {
         let settings = table.settings().unwrap();
         let snapshot = Arc::new(table.snapshot(&settings));
         let incoming = table.incoming(&settings);
@@ -48,7 +48,7 @@ impl Rig {
     }
 
     /// The same for the program for several buffers, which samples every frame.
-    pub(crate) fn sampling(table: &Table) -> (Self, Arc<Snapshot>) {
+    pub(crate) fn sampling(table: &CaseTable) -> (Self, Arc<Snapshot>) {
         let (rig, snapshot) = Self::of(table, Buffers::Several);
         rig.links.sample(1);
         (rig, snapshot)

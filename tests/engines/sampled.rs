@@ -2,9 +2,9 @@
 //! samples match the decisions.
 
 use crate::rig::{Rig, in_namespace};
-use exitmark_box::witness::{Auditor, Fault};
+use exitmark_box::audit::{Auditor, Fault};
 use exitmark_datapath::{DecidedBy, KernelSamples, Links, Outcome, Role, SAMPLE_BYTES, contract};
-use exitmark_lab::cases::{Table, tables};
+use exitmark_lab::cases::{CaseTable, tables};
 use exitmark_lab::differential::{Engines, Generator, Scenario};
 use exitmark_lab::{Random, frames, pin_to};
 use exitmark_policy::packet::Dscp;
@@ -20,7 +20,7 @@ const FRAMES: usize = 2_000;
 const BATCH: usize = 500;
 
 /// The auditor of a table's rig, with links of its own.
-fn auditor_of(table: &Table, snapshot: &Arc<Snapshot>) -> Auditor {
+fn auditor_of(table: &CaseTable, snapshot: &Arc<Snapshot>) -> Auditor {
     let links = Arc::new(table.links(&table.settings().unwrap()));
     auditor(&links, Arc::clone(snapshot))
 }
@@ -45,9 +45,9 @@ fn samples_match_the_decision_of_every_case() {
             for case in table.cases.iter().filter(|case| case.before.len() >= 14) {
                 let title = format!("{}: {}", table.name, case.name);
                 let (ran, counted) = rig.run(Role::Host, &case.before);
-                let told: Vec<_> = samples.take(10).collect();
-                assert_eq!(told.len(), 1, "{title}");
-                let sample = &told[0];
+                let sampled: Vec<_> = samples.take(10).collect();
+                assert_eq!(sampled.len(), 1, "{title}");
+                let sample = &sampled[0];
                 assert!(*sample.before == *beginning(&case.before), "{title}");
                 assert!(*sample.after == *beginning(&ran.frame), "{title}");
                 assert_eq!(sample.frame_bytes, case.before.len(), "{title}");
@@ -61,7 +61,7 @@ fn samples_match_the_decision_of_every_case() {
                     assert!(ran.frame == case.after, "{title}");
                 }
                 counted.assert_forwarded(Role::Host, port_of(sample.outcome), &title);
-                let time = sample.residence.unwrap();
+                let time = sample.latency.unwrap();
                 assert!(sample.arrived > time && !time.is_zero(), "{title}");
                 assert_eq!(auditor.check(sample), [], "{title}");
             }
@@ -87,7 +87,7 @@ fn sampling_changes_no_frame_and_raises_no_alarm() {
         let mut random = Random::new(11);
         let mut engines = Engines::new().unwrap();
         let mut samples = engines.kernel.samples().unwrap();
-        let (mut told, mut skipped) = (0, 0);
+        let (mut sampled, mut skipped) = (0, 0);
         for _ in 0..SCENARIOS {
             let scenario = Scenario::some(&mut random);
             engines.set(&scenario).unwrap();
@@ -104,16 +104,16 @@ fn sampling_changes_no_frame_and_raises_no_alarm() {
                 // The auditor would miss a host that moves twice between two reads.
                 if number % BATCH == 0 || engines.host_mac() != known {
                     assert_eq!(engines.compare_counters().unwrap(), None);
-                    told += audit(&mut auditor, &engines, &mut samples);
-                    look(engines.links(), told);
+                    sampled += audit(&mut auditor, &engines, &mut samples);
+                    look(engines.links(), sampled);
                 }
             }
             let faults: u64 = auditor.report().mismatches.iter().map(|it| it.frames).sum();
             assert_eq!(faults, 0);
             skipped += auditor.skipped();
         }
-        assert_eq!(told, SCENARIOS * FRAMES);
-        assert!(skipped < 50, "{skipped} of {told} could not be judged");
+        assert_eq!(sampled, SCENARIOS * FRAMES);
+        assert!(skipped < 50, "{skipped} of {sampled} could not be judged");
         assert_eq!(samples.lost(), 0);
     });
 }
@@ -125,9 +125,9 @@ fn look(links: &Links, number: usize) {
 }
 
 fn audit(auditor: &mut Auditor, engines: &Engines, samples: &mut KernelSamples) -> usize {
-    let told: Vec<_> = samples.take(2 * BATCH).collect();
+    let sampled: Vec<_> = samples.take(2 * BATCH).collect();
     auditor.look(Duration::from_secs(1));
-    for sample in &told {
+    for sample in &sampled {
         let faults = auditor.check(sample);
         assert_eq!(
             faults,
@@ -138,7 +138,7 @@ fn audit(auditor: &mut Auditor, engines: &Engines, samples: &mut KernelSamples) 
             engines.links()
         );
     }
-    told.len()
+    sampled.len()
 }
 
 /// The kernel's policy has another mark than the auditor's.
@@ -185,14 +185,14 @@ fn samples_per_read_are_bounded() {
         pin_to([nix::sched::sched_getcpu().unwrap()]).unwrap();
         for number in 1..=3 {
             look(&rig.links, number);
-            let mut told = 0;
+            let mut sampled = 0;
             for _ in 0..MOST + 100 {
                 let ran = rig.kernel.run(Role::Host, &case.before).unwrap();
                 assert!(ran.frame == case.after);
                 // Read often, so that the ring buffer always has room.
-                told += samples.take(10).count();
+                sampled += samples.take(10).count();
             }
-            assert_eq!(told, MOST, "look {number}");
+            assert_eq!(sampled, MOST, "look {number}");
             assert_eq!(samples.lost(), 100 * number as u64);
         }
     });

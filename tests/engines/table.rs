@@ -2,19 +2,19 @@
 
 use crate::rig::{Rig, in_namespace};
 use exitmark_datapath::{Buffers, Counter, Role};
-use exitmark_lab::cases::{Case, Table, tables};
-use exitmark_lab::differential::{Odd, odd};
+use exitmark_lab::cases::{Case, CaseTable, tables};
+use exitmark_lab::differential::{SlowPath, slow_path};
 use exitmark_policy::packet::{Dscp, Version, set_dscp};
 use exitmark_policy::{Class, ClassifyBy};
 
 /// The expected class, egress and bytes of a case's frame.
 fn expected(case: &Case, marks: &[Dscp]) -> (Class, Role, Vec<u8>) {
-    let Some(odd) = odd(&case.before) else {
+    let Some(slow_path) = slow_path(&case.before) else {
         return (case.class, case.egress, case.after.clone());
     };
     // Without a worker the frame is forwarded, and a mark on it is cleared.
     let mut after = case.before.clone();
-    if let Odd::Ip(at, version) = odd {
+    if let SlowPath::Ip(at, version) = slow_path {
         let tos = match version {
             Version::V4 => after[at + 1],
             Version::V6 => after[at] << 4 | after[at + 1] >> 4,
@@ -28,7 +28,7 @@ fn expected(case: &Case, marks: &[Dscp]) -> (Class, Role, Vec<u8>) {
 
 /// Runs every case of a table, with the frame in one buffer or, for each of `firsts`, with that many
 /// bytes in the first of several. The program is loaded once.
-fn try_table(table: &Table, buffers: Buffers, firsts: &[Option<usize>]) {
+fn try_table(table: &CaseTable, buffers: Buffers, firsts: &[Option<usize>]) {
     let settings = table.settings().unwrap();
     let mark = settings.rules.actions.mark();
     let marks = match settings.rules.classify_by {
@@ -58,9 +58,9 @@ fn try_table(table: &Table, buffers: Buffers, firsts: &[Option<usize>]) {
             let (expected, name) = (u64::from(other == class), other.name());
             assert_eq!(count, expected, "{title}: {name}");
         }
-        let is_odd = u64::from(odd(&case.before).is_some());
-        assert_eq!(counted.of(Counter::NoUserSpace), is_odd, "{title}");
-        assert_eq!(counted.spilled(Role::Host), is_odd, "{title}");
+        let is_slow = u64::from(slow_path(&case.before).is_some());
+        assert_eq!(counted.of(Counter::NoUserSpace), is_slow, "{title}");
+        assert_eq!(counted.spilled(Role::Host), is_slow, "{title}");
     }
 }
 

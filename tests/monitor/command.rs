@@ -32,10 +32,10 @@ fn run(directory: &Path, arguments: &[&str]) -> Output {
 fn counted(directory: &Path, files: &[&str]) -> (Option<i32>, String) {
     let start = ["capture", "--address", "192.0.2.10", "--out", "periods"];
     let output = run(directory, &[&start[..], &["--pcap"], files].concat());
-    (output.status.code(), words(&output))
+    (output.status.code(), output_text(&output))
 }
 
-fn words(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr].concat();
     String::from_utf8(text).unwrap()
 }
@@ -174,7 +174,7 @@ fn counts_captured_files_into_periods_and_a_page() {
     refused("b.pcap, packet 2201", "exit-20251122T000000Z-1.jsonl");
 
     let reported = run(here, &["report", "periods", "--out", "page", "--json"]);
-    assert!(reported.status.success(), "{}", words(&reported));
+    assert!(reported.status.success(), "{}", output_text(&reported));
     let json: Value = serde_json::from_slice(&reported.stdout).unwrap();
     let text = json.to_string();
     says(&text, "\"flows\":1200");
@@ -231,7 +231,7 @@ fn exits_with_2_for_wrong_usage_and_1_for_unmet_preconditions() {
     ];
     for (arguments, status, expected) in table {
         let output = run(here, arguments);
-        let said = words(&output);
+        let said = output_text(&output);
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
         assert!(said.contains(expected), "{arguments:?}: {expected}\n{said}");
     }
@@ -271,7 +271,7 @@ fn reports_why_captures_cannot_be_counted() {
     for (number, (files, out, expected, periods)) in table.into_iter().enumerate() {
         let start = ["capture", "--address", "192.0.2.10", "--out", out, "--pcap"];
         let output = run(here, &[&start, files].concat());
-        let said = words(&output);
+        let said = output_text(&output);
         let status = if number < 9 { 1 } else { 0 };
         assert_eq!(output.status.code(), Some(status), "{files:?}: {said}");
         assert!(said.contains(expected), "{files:?}: {expected}\n{said}");
@@ -321,7 +321,7 @@ fn counts_many_captures_at_once() {
     command.args(["capture", "--address", "192.0.2.10", "--out", "periods"]);
     command.arg("--pcap").args(&names).current_dir(here);
     let output = command.output().unwrap();
-    let said = words(&output);
+    let said = output_text(&output);
     assert!(output.status.success(), "{said}");
     says(&said, "60 packets in 60 files; counted: 60");
 }

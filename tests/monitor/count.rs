@@ -17,7 +17,7 @@ use super::places::{CSV, load_bytes};
 use exitmark_lab::Random;
 use exitmark_lab::frames::{self, Frame, extension, tcp, udp};
 use exitmark_monitor::cell::{Cell, Counts, Place};
-use exitmark_monitor::filter::{Arrived, Filter, Refusal, Seen};
+use exitmark_monitor::filter::{Arrived, CountedPacket, Filter, Refusal};
 use exitmark_monitor::ledger::Ledger;
 use exitmark_monitor::places::Places;
 use exitmark_monitor::tally::Counter;
@@ -87,7 +87,7 @@ const fn counts(packets: u64, bytes: u64, flows: u64) -> Counts {
 }
 
 /// Why a frame is refused, or what it counts as.
-fn judged(frame: &[u8]) -> Result<Seen, Refusal> {
+fn judged(frame: &[u8]) -> Result<CountedPacket, Refusal> {
     filter().judge(&whole(frame))
 }
 
@@ -210,8 +210,8 @@ fn counts_truncated_packets_that_have_their_ports() {
             for whole in [frame.len(), usize::MAX] {
                 let bytes = &frame[..kept];
                 let (port, flow) = match filter().judge(&Arrived { bytes, whole }) {
-                    Ok(Seen::V4(seen)) => (seen.port, seen.flow),
-                    Ok(Seen::V6(seen)) => (seen.port, seen.flow),
+                    Ok(CountedPacket::V4(fields)) => (fields.port, fields.flow),
+                    Ok(CountedPacket::V6(fields)) => (fields.port, fields.flow),
                     Err(_) => {
                         assert!(kept < l4 + 4, "{kept} bytes are enough");
                         continue;
@@ -269,8 +269,8 @@ fn a_segment_without_flags_begins_no_flow() {
     let frame = segment("1.2.3.4:443", SYN).payload(8).padding(18);
     let mut frame = frame.build();
     frame[34 + 13] = SYN;
-    let Ok(Seen::V4(seen)) = judged(&frame) else {
+    let Ok(CountedPacket::V4(fields)) = judged(&frame) else {
         panic!("it counts");
     };
-    assert_eq!((seen.bytes, seen.flow), (28, Some(false)));
+    assert_eq!((fields.bytes, fields.flow), (28, Some(false)));
 }

@@ -84,7 +84,7 @@ pub(crate) fn rows(ledger: &Ledger, settings: &PublishSettings) -> Vec<Row> {
 }
 
 /// A row's key and numbers on one line.
-fn told(row: &Row) -> String {
+fn text(row: &Row) -> String {
     let columns = [
         row.port.map(|port| port.to_string()),
         row.asn.map(|asn| format!("AS{asn}")),
@@ -99,9 +99,9 @@ fn told(row: &Row) -> String {
     format!("{dimension:?} {columns} {flows} {bytes} {packets}")
 }
 
-fn told_of(rows: &[Row], dimension: Dimension) -> Vec<String> {
+fn texts_of(rows: &[Row], dimension: Dimension) -> Vec<String> {
     let rows = rows.iter().filter(|row| row.dimension == dimension);
-    rows.map(told).collect()
+    rows.map(text).collect()
 }
 
 fn day() -> Ledger {
@@ -144,7 +144,7 @@ fn a_day_is_published_as_computed_by_hand() {
     });
     let mut singles = published.clone();
     singles.retain(|row| row.dimension != Dimension::Encryption);
-    assert_eq!(singles.iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(singles.iter().map(text).collect::<Vec<_>>(), expected);
 
     let total = &published[0];
     let about = total.about.as_ref().unwrap();
@@ -178,7 +178,7 @@ fn a_row_of_encryption_is_shown_beside_a_large_rest() {
     };
     // One row a dimension: the other port, and the other kind of encryption, are the rest.
     let rows = rows(&ledger, &plain(100, 1));
-    let mut shown = told_of(&rows, Dimension::Encryption);
+    let mut shown = texts_of(&rows, Dimension::Encryption);
     shown.retain(|row| !row.contains("other"));
     assert_eq!(shown.len(), 1, "{shown:?}");
 }
@@ -199,14 +199,14 @@ fn too_small_a_rest_withdraws_another_row() {
         "Port 80 300 1000 10",
         "Port other 201 3040 31",
     ];
-    assert_eq!(told_of(&published, Dimension::Port), expected);
+    assert_eq!(texts_of(&published, Dimension::Port), expected);
     // A dimension with a single cell has no `other`.
-    let countries = told_of(&published, Dimension::Country);
+    let countries = texts_of(&published, Dimension::Country);
     assert_eq!(countries, ["Country ?? 1001 13040 131"]);
 
     let top = rows(&ledger, &plain(100, 1));
     let expected = ["Port 443 500 9000 90", "Port other 501 4040 41"];
-    assert_eq!(told_of(&top, Dimension::Port), expected);
+    assert_eq!(texts_of(&top, Dimension::Port), expected);
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn packets_without_a_connection_are_only_in_the_total() {
     let after = rows(&ledger, &PublishSettings::default());
     assert_eq!(after[1..], before[1..]);
     let total = format!("Total  856 {} {}", 7 << 20, 7 << 10);
-    assert_eq!(told(&after[0]), total);
+    assert_eq!(text(&after[0]), total);
     let about = after[0].about.as_ref().unwrap();
     assert_eq!(about.unattributed_bytes, 3 << 20);
     assert_eq!(about.unattributed_packets, 2 << 10);
@@ -241,7 +241,7 @@ fn too_few_flows_in_a_period_publish_a_zero_total() {
     let many_bytes = counts(99, 5_000_000_000, 9_000_000);
     few.cells = vec![(cell(443, 1, "US", Version::V4), many_bytes)];
     let [silent, few] = [silent, few].map(|ledger| rows(&ledger, &PublishSettings::default()));
-    assert_eq!(told(&silent[0]), "Total  0 0 0");
+    assert_eq!(text(&silent[0]), "Total  0 0 0");
     assert_eq!(silent, few, "no flows look like a few");
     assert_eq!(few.len(), 1);
 
@@ -252,9 +252,9 @@ fn too_few_flows_in_a_period_publish_a_zero_total() {
         (cell, counts(3, 100, 4))
     }));
     let published = rows(&spread, &plain(100, 50));
-    let ports = told_of(&published, Dimension::Port);
+    let ports = texts_of(&published, Dimension::Port);
     assert_eq!(ports, ["Port other 150 5000 200"]);
-    let systems = told_of(&published, Dimension::System);
+    let systems = texts_of(&published, Dimension::System);
     assert_eq!(systems, ["System other 150 5000 200"]);
 }
 
@@ -273,14 +273,16 @@ fn spilled_counts_are_only_in_single_tables() {
         ..plain(100, 50)
     };
     let published = rows(&ledger, &settings);
-    assert_eq!(told(&published[0]), "Total  1154 11650999 11807");
+    assert_eq!(text(&published[0]), "Total  1154 11650999 11807");
     assert!(published[0].about.as_ref().unwrap().spilled);
-    let ports = told_of(&published, Dimension::Port);
+    let ports = texts_of(&published, Dimension::Port);
     assert_eq!(ports[0], "Port 443 900 11500000 11500");
-    assert!(told_of(&published, Dimension::System).contains(&"System AS9 300 7000000 7000".into()));
-    let countries = told_of(&published, Dimension::Country);
+    assert!(
+        texts_of(&published, Dimension::System).contains(&"System AS9 300 7000000 7000".into())
+    );
+    let countries = texts_of(&published, Dimension::Country);
     assert_eq!(countries[0], "Country DE 500 8500000 8500");
-    let versions = told_of(&published, Dimension::IpVersion);
+    let versions = texts_of(&published, Dimension::IpVersion);
     assert_eq!(versions[0], "IpVersion IPv6 500 8500000 8500");
     let expected = [
         "PortCountry 443 US 400 3000000 3000",
@@ -288,7 +290,7 @@ fn spilled_counts_are_only_in_single_tables() {
         "PortCountry 80 US 150 100000 200",
         "PortCountry other 404 7050999 7107",
     ];
-    assert_eq!(told_of(&published, Dimension::PortCountry), expected);
+    assert_eq!(texts_of(&published, Dimension::PortCountry), expected);
 }
 
 #[test]
@@ -306,7 +308,7 @@ fn a_cross_table_leaves_nothing_to_subtract_from_a_single_one() {
         cross: vec![Dimension::PortCountry],
         ..plain(100, 50)
     };
-    let mut crossed = told_of(&rows(&ledger, &settings), Dimension::PortCountry);
+    let mut crossed = texts_of(&rows(&ledger, &settings), Dimension::PortCountry);
     assert!(crossed.contains(&"PortCountry 443 US 900 9000 90".to_owned()));
     crossed.retain(|row| row.contains("443 DE"));
     assert_eq!(crossed, [""; 0]);
@@ -322,7 +324,7 @@ fn systems_and_countries_leave_nothing_to_subtract_from_each_other() {
         (cell(443, 3, "DE", V4), counts(300, 3000, 30)),
         (cell(443, 4, "FR", V4), counts(400, 4000, 40)),
     ]);
-    let systems = |ledger: &Ledger| told_of(&rows(ledger, &plain(100, 50)), Dimension::System);
+    let systems = |ledger: &Ledger| texts_of(&rows(ledger, &plain(100, 50)), Dimension::System);
     let expected = [
         "System AS4 400 4000 40",
         "System AS3 300 3000 30",
@@ -346,7 +348,7 @@ fn systems_and_countries_leave_nothing_to_subtract_from_each_other() {
         (cell(443, 2, "US", V4), counts(900, 9000, 90)),
         (cell(443, 3, "US", V4), counts(900, 8000, 80)),
     ]);
-    let mut countries = told_of(&rows(&ledger, &plain(100, 50)), Dimension::Country);
+    let mut countries = texts_of(&rows(&ledger, &plain(100, 50)), Dimension::Country);
     countries.retain(|row| row.contains("IT"));
     assert_eq!(countries, [""; 0]);
 }
@@ -373,7 +375,7 @@ fn a_withdrawn_system_makes_another_one_be_withdrawn() {
     // AS9 and AS3 seem to lie in `other`, which is smaller than both together. Once AS9 is
     // withdrawn, `other` minus AS3 would reveal the ten flows.
     assert_eq!(
-        told_of(&rows(&ledger, &plain(100, 50)), Dimension::System),
+        texts_of(&rows(&ledger, &plain(100, 50)), Dimension::System),
         ["System AS1 400 4000 40", "System other 910 9100 91"]
     );
 }

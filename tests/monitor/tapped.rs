@@ -7,7 +7,7 @@
 
 mod filter;
 mod generic;
-mod heard;
+mod received;
 mod refused;
 
 use exitmark_lab::tap::{SPAN, TAP, TapSite};
@@ -16,7 +16,7 @@ use exitmark_monitor::tap::{Tap, TapCounters, TapError, TapSettings};
 use exitmark_policy::packet::Dscp;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const MARK: u8 = 0x28;
 const HOST_V4: &str = "192.0.2.10";
 const HOST_V6: &str = "2001:db8:1::10";
@@ -81,7 +81,7 @@ impl Rig {
 }
 
 fn receive(tap: &mut Tap, count: usize) -> Vec<Vec<u8>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut packets = Vec::new();
     while packets.len() < count {
         assert!(Instant::now() < deadline, "{} of {count}", packets.len());

@@ -86,7 +86,7 @@ CUTS = [
         name="rule",
         mutated=["src/policy"],
         copied="""src/service/lib.rs src/service/config.rs src/box/lib.rs src/box/settings
-            src/nic/way/next_hop.rs src/relays/authorities.rs src/lab/lib.rs src/lab/cases.rs
+            src/nic/next_hop/configured.rs src/relays/authorities.rs src/lab/lib.rs src/lab/cases.rs
             src/lab/cases src/lab/frames.rs src/datapath/lib.rs src/datapath/cells.rs bpf
             src/datapath/build.rs src/datapath/kernel/contract.rs
             src/datapath/counters.rs src/datapath/cut.rs src/datapath/forward.rs

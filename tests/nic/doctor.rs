@@ -26,7 +26,7 @@ fn amiss(output: &Output) -> Vec<(String, String, String, Option<String>)> {
     let text = String::from_utf8_lossy(&output.stdout);
     let findings: Vec<Value> = serde_json::from_str(&text).unwrap();
     let word = |finding: &Value, key: &str| finding[key].as_str().map(str::to_owned);
-    let told = findings.iter().map(|finding| {
+    let reported = findings.iter().map(|finding| {
         assert_eq!(finding.as_object().unwrap().len(), 5, "{finding}");
         (
             word(finding, "severity").unwrap(),
@@ -35,7 +35,7 @@ fn amiss(output: &Output) -> Vec<(String, String, String, Option<String>)> {
             word(finding, "fix"),
         )
     });
-    told.filter(|(severity, ..)| severity != "ok").collect()
+    reported.filter(|(severity, ..)| severity != "ok").collect()
 }
 
 /// A site, and a configuration for it whose next hop is resolved.

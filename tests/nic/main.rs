@@ -1,4 +1,4 @@
 //! Tier: root. The box's NICs: the next hop of steered frames, and the findings of the doctor.
 
 mod doctor;
-mod way;
+mod next_hop;

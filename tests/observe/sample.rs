@@ -2,7 +2,7 @@
 
 use exitmark_box::observe::{
     AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameAudit, FrameCount,
-    MalformedCount, PortReport, RelaySetReport, RelaySource, Report, Residence, SteeringReport,
+    LatencyReport, MalformedCount, PortReport, RelaySetReport, RelaySource, Report, SteeringReport,
     SteeringState, Warning, WorkerReport,
 };
 
@@ -70,7 +70,7 @@ pub(crate) fn report() -> Report {
             unaccounted: 0,
         }],
         unaccounted_frames: 0,
-        residence: vec![Residence {
+        residence: vec![LatencyReport {
             engine: "af_xdp".to_owned(),
             samples: 10,
             sum_seconds: 0.000_05,

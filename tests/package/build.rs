@@ -62,8 +62,8 @@ fn pack(manual: &Path, out: &Path, version: &str) -> Vec<PathBuf> {
         .env("DPKG_DEB_COMPRESSOR_TYPE", "none")
         .output()
         .unwrap();
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{message}");
     let paths = String::from_utf8(output.stdout).unwrap();
     let paths: Vec<_> = paths.lines().map(PathBuf::from).collect();
     assert_eq!(paths.len(), 2, "{paths:?}");

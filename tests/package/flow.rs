@@ -67,16 +67,17 @@ impl Flow {
     pub(crate) fn assert_all_marked(mut self) {
         self.ends.store(true, Ordering::Relaxed);
         let sent = self.sender.join().unwrap();
-        self.eye.wait_until(TIMEOUT, |seen| seen.len() >= sent);
-        let seen = self.eye.finish().unwrap();
-        let marked: Vec<_> = seen
+        self.eye
+            .wait_until(TIMEOUT, |captured| captured.len() >= sent);
+        let captured = self.eye.finish().unwrap();
+        let marked: Vec<_> = captured
             .iter()
             .filter(|frame| frame.bytes[TOS] == MARK)
             .map(|frame| [frame.bytes[PORT], frame.bytes[PORT + 1]])
             .collect();
         let ports: BTreeSet<_> = marked.iter().collect();
         println!("{sent} frames sent, {} arrived marked", marked.len());
-        assert_eq!(seen.len(), sent, "frames that arrived");
+        assert_eq!(captured.len(), sent, "frames that arrived");
         assert_eq!(marked.len(), sent, "frames that arrived marked");
         assert_eq!(ports.len(), sent, "different frames that arrived marked");
     }

@@ -2,7 +2,7 @@
 //! site. It exists in one thread's mount namespace, and ends with it.
 
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_lab::site::Site;
 use exitmark_lab::{LabError, publish};
 use exitmark_relays::{Flavor, Validity};
@@ -131,16 +131,16 @@ impl Machine {
             fresh_until: now + hour / 2,
             valid_until: now + 2 * hour,
         };
-        let order = Order {
+        let builder = ConsensusBuilder {
             relays: 4,
-            ..Order::full_size(Flavor::Microdesc, validity)
+            ..ConsensusBuilder::full_size(Flavor::Microdesc, validity)
         };
         let authorities = Authorities::new(3);
         let line = authorities.toml();
         self.files("/var/lib/tor", move |directory| {
             fs::create_dir_all(directory).unwrap();
             let name = "cached-microdesc-consensus";
-            publish(directory, name, &order, &authorities).unwrap();
+            publish(directory, name, &builder, &authorities).unwrap();
         });
         self.run("chown", &["-R", "debian-tor:debian-tor", "/var/lib/tor"]);
         self.run("chmod", &["2750", "/var/lib/tor"]);

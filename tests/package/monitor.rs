@@ -42,8 +42,8 @@ pub(crate) const INSTALLED: &[&str] = &[
 /// Checks the package against its units, as far as possible without systemd.
 pub(crate) fn is_as_its_units_say(machine: &Machine) {
     let version = concat!("exitmark-monitor ", env!("CARGO_PKG_VERSION"));
-    let told = machine.run("exitmark-monitor", &["--version"]);
-    assert_eq!(told.trim(), version);
+    let printed = machine.run("exitmark-monitor", &["--version"]);
+    assert_eq!(printed.trim(), version);
     let home = "/var/lib/exitmark-monitor:/usr/sbin/nologin";
     let user = machine.run("getent", &["passwd", "exitmark-monitor"]);
     assert!(user.trim().ends_with(home), "{user}");

@@ -3,7 +3,7 @@
 
 use crate::site::{Site, authorities, loader, plan};
 use crate::{FLAVORS, listed};
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_lab::replace;
 use exitmark_relays::{Flavor, LoadError, Loaded, load};
 use std::fs::{self, OpenOptions};
@@ -41,13 +41,13 @@ fn in_halves(path: &Path, text: &str) {
 /// Loads repeatedly while another thread writes two versions in turn. Returns how many loads gave a
 /// whole version, and how many were refused.
 fn race(flavor: Flavor, write: Writing, rounds: u32) -> [u32; 2] {
-    let orders = [1, 2].map(|seed| Order {
+    let builders = [1, 2].map(|seed| ConsensusBuilder {
         seed,
         relays: 400,
         ..plan(flavor)
     });
-    let texts = orders.clone().map(|order| order.sign(&authorities()));
-    let [one, other] = orders.map(|order| listed(&Site::of(&order).load().unwrap()));
+    let texts = builders.clone().map(|builder| builder.sign(&authorities()));
+    let [one, other] = builders.map(|builder| listed(&Site::of(&builder).load().unwrap()));
     assert_ne!(one, other);
     let site = Site::new(flavor);
     in_place(&site.consensus, &texts[0]);

@@ -1,8 +1,8 @@
 //! The output and exit status of `exitmark relays`.
 
 use crate::site::{Site, authorities, checked};
-use crate::{START, at, file, names_an_address, order, small};
-use exitmark_lab::consensus::Order;
+use crate::{START, at, builder, file, names_an_address, small};
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_relays::{Flavor, LiveSet, StateFile, load};
 use std::fs;
 use std::process::{Command, Output};
@@ -73,14 +73,14 @@ fn the_command_writes_json() {
 #[test]
 fn exits_by_whether_an_endpoint_is_contained() {
     let directory = TempDir::new().unwrap();
-    let order = Order {
+    let builder = ConsensusBuilder {
         listed: vec![
             "203.0.113.9:22".parse().unwrap(),
             "[2001:db8:9::9]:25".parse().unwrap(),
         ],
-        ..order(Flavor::Ns, 4)
+        ..builder(Flavor::Ns, 4)
     };
-    let path = file(&directory, "consensus", order.write());
+    let path = file(&directory, "consensus", builder.write());
     let path = path.to_str().unwrap();
     for (endpoint, expected) in [
         ("203.0.113.9:22", 0),

@@ -2,8 +2,8 @@
 
 use crate::command::{code, exitmark};
 use crate::real::{EARLIER, MICRODESC, RealSite};
-use crate::{FLAVORS, HOUR, START, at, file, names_an_address, order, valid_from};
-use exitmark_lab::consensus::Order;
+use crate::{FLAVORS, HOUR, START, at, builder, file, names_an_address, valid_from};
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_relays::{Churn, Flow, Loaded, load};
 use serde_json::Value;
 use std::io::Write;
@@ -11,11 +11,11 @@ use std::path::Path;
 use tempfile::TempDir;
 
 /// A document with four relays and these endpoints, valid from this hour on.
-fn listing(flavor: exitmark_relays::Flavor, hour: u32, endpoints: &[&str]) -> Order {
-    Order {
+fn listing(flavor: exitmark_relays::Flavor, hour: u32, endpoints: &[&str]) -> ConsensusBuilder {
+    ConsensusBuilder {
         listed: endpoints.iter().map(|text| text.parse().unwrap()).collect(),
         validity: valid_from(at(START) + hour * HOUR),
-        ..order(flavor, 4)
+        ..builder(flavor, 4)
     }
 }
 

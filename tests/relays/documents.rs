@@ -1,7 +1,7 @@
 //! Parsing: each kind of endpoint comes from its own field, and each kind of bad document is
 //! refused with its line or field.
 
-use crate::{FLAVORS, assert_names_no_address, names_an_address, order, other_than, small};
+use crate::{FLAVORS, assert_names_no_address, builder, names_an_address, other_than, small};
 use exitmark_policy::Endpoint;
 use exitmark_relays::{ConsensusDocument, DocumentError, Flavor, UncheckedDocument};
 
@@ -258,6 +258,6 @@ fn times_out_of_order_and_an_empty_network_are_refused() {
     });
     assert_eq!(refusal(bad), DocumentError::Lifetime);
     for flavor in FLAVORS {
-        assert_eq!(refusal(order(flavor, 0).write()), DocumentError::NoRelays);
+        assert_eq!(refusal(builder(flavor, 0).write()), DocumentError::NoRelays);
     }
 }

@@ -1,8 +1,8 @@
 //! Loading paths into a set: sources are united, and some files are refused before parsing.
 
 use crate::site::{loader, unchecked};
-use crate::{assert_names_no_address, elements, file, listed, order, small};
-use exitmark_lab::consensus::Order;
+use crate::{assert_names_no_address, builder, elements, file, listed, small};
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_policy::{Endpoint, MAX_ENDPOINTS};
 use exitmark_relays::{DocumentError, Flavor, LoadError, Loaded, MAX_DOCUMENT, Sources, load};
 use std::collections::BTreeSet;
@@ -21,10 +21,10 @@ fn load_refusal(path: &Path) -> LoadError {
 #[test]
 fn unites_sources_and_extras() {
     let directory = TempDir::new().unwrap();
-    let one = order(Flavor::Ns, 100);
-    let other = Order {
+    let one = builder(Flavor::Ns, 100);
+    let other = ConsensusBuilder {
         seed: 2,
-        ..order(Flavor::Microdesc, 50)
+        ..builder(Flavor::Microdesc, 50)
     };
     let sources = [
         file(&directory, "cached-consensus", one.write()),
@@ -76,7 +76,7 @@ fn extras_alone_make_a_set() {
 #[test]
 fn holds_64_000_endpoints_and_refuses_70_000() {
     let directory = TempDir::new().unwrap();
-    let text = order(Flavor::Microdesc, 48_500).write();
+    let text = builder(Flavor::Microdesc, 48_500).write();
     let sources = unchecked([file(&directory, "large", text)]);
     let loaded = load(&sources).unwrap();
     let count = loaded.with(&[]).unwrap().len();
@@ -84,7 +84,11 @@ fn holds_64_000_endpoints_and_refuses_70_000() {
     assert_eq!(listed(&by_loader), listed(&loaded));
     assert!((64_000..=MAX_ENDPOINTS).contains(&count), "{count}");
 
-    let huge = file(&directory, "huge", order(Flavor::Microdesc, 53_200).write());
+    let huge = file(
+        &directory,
+        "huge",
+        builder(Flavor::Microdesc, 53_200).write(),
+    );
     match load_refusal(&huge) {
         LoadError::Document {
             problem: DocumentError::TooMany(count),
@@ -98,11 +102,11 @@ fn holds_64_000_endpoints_and_refuses_70_000() {
 fn a_union_beyond_the_limit_is_refused_as_a_union() {
     let directory = TempDir::new().unwrap();
     let sources = [1, 2].map(|seed| {
-        let order = Order {
+        let builder = ConsensusBuilder {
             seed,
-            ..order(Flavor::Microdesc, 26_000)
+            ..builder(Flavor::Microdesc, 26_000)
         };
-        file(&directory, &seed.to_string(), order.write())
+        file(&directory, &seed.to_string(), builder.write())
     });
     let sources = unchecked(&sources);
     for refused in [load(&sources), loader().load(&sources)] {

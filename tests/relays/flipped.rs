@@ -6,7 +6,7 @@ use crate::real::{CERTIFICATES, EARLIER, MICRODESC, NS, real};
 use crate::site::{authorities, certificates, parsed_certificates, pinned, plan, signed};
 use crate::{FLAVORS, assert_names_no_address};
 use exitmark_lab::Random;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_relays::{Authorities, Certificates, UncheckedDocument};
 use std::io::Write;
 
@@ -107,11 +107,11 @@ fn every_byte_of_a_small_document_counts() {
 fn any_byte_of_a_full_sized_document_counts() {
     let (certificates, trusted) = (parsed_certificates(), pinned(&authorities()));
     for flavor in FLAVORS {
-        let order = Order {
+        let builder = ConsensusBuilder {
             relays: 7_000,
             ..plan(flavor)
         };
-        let text = order.sign(&authorities());
+        let text = builder.sign(&authorities());
         let samples = anywhere(text.len(), SAMPLES);
         let what = format!("full size, {flavor}");
         all_are_refused(&what, text.as_bytes(), &samples, &certificates, &trusted);

@@ -48,12 +48,12 @@ fn a_document_cut_where_a_section_begins_is_refused_by_both() {
     for flavor in FLAVORS {
         let text = signed(flavor);
         let site = Site::new(flavor);
-        let mut seen = Vec::new();
+        let mut keywords = Vec::new();
         let mut start = 0;
         for line in text.split_inclusive('\n') {
             let keyword = line.split([' ', '\n']).next().unwrap();
-            if !seen.contains(&keyword) {
-                seen.push(keyword);
+            if !keywords.contains(&keyword) {
+                keywords.push(keyword);
                 site.write(&text[..start]);
                 let error = site.refusal();
                 let said = error.to_string();
@@ -62,7 +62,7 @@ fn a_document_cut_where_a_section_begins_is_refused_by_both() {
             }
             start += line.len();
         }
-        assert!(seen.len() > 20, "{seen:?}");
+        assert!(keywords.len() > 20, "{keywords:?}");
     }
 }
 
@@ -234,7 +234,7 @@ fn a_document_that_exhausts_memory_ends_only_the_loader() {
     ] {
         let site = Site::holding(enormous(Flavor::Microdesc, keyword, line), certificates());
         let error = loader().load(&site.sources()).unwrap_err();
-        let is_it = matches!(error, LoadError::Told { .. } | LoadError::Loader(_));
+        let is_it = matches!(error, LoadError::Reported { .. } | LoadError::Loader(_));
         assert!(is_it, "{error}");
         println!("{line:?} before {keyword:?}: {error}");
         assert_names_no_address(&error);

@@ -3,11 +3,11 @@
 
 use crate::site::{Site, certificates, plan};
 use crate::{FLAVORS, other_than};
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_relays::{Flavor, load};
 
-fn lean(flavor: Flavor) -> Order {
-    Order {
+fn lean(flavor: Flavor) -> ConsensusBuilder {
+    ConsensusBuilder {
         has_params: false,
         ..plan(flavor)
     }

@@ -4,9 +4,9 @@
 use crate::site::{Site, loader, plan};
 use crate::{FLAVORS, HOUR, START, assert_names_no_address, at, elements, valid_from};
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_policy::Endpoint;
-use exitmark_relays::{Flavor, LiveSet, Refused, Source, Sources, Trust};
+use exitmark_relays::{DocumentFiles, Flavor, LiveSet, Refused, Sources, Trust};
 use std::time::{Duration, SystemTime};
 
 fn hour(number: u32) -> SystemTime {
@@ -14,8 +14,8 @@ fn hour(number: u32) -> SystemTime {
 }
 
 /// The document of this hour, of a network of this many relays.
-fn in_hour(flavor: Flavor, number: u32, relays: u32) -> Order {
-    Order {
+fn in_hour(flavor: Flavor, number: u32, relays: u32) -> ConsensusBuilder {
+    ConsensusBuilder {
         relays,
         validity: valid_from(hour(number)),
         ..plan(flavor)
@@ -37,16 +37,16 @@ impl Stage {
     }
 
     /// Writes this document, loads it, and offers it to the live set.
-    fn offer(&mut self, order: &Order, now: SystemTime) -> Result<(), Refused> {
-        self.site.publish(order);
+    fn offer(&mut self, builder: &ConsensusBuilder, now: SystemTime) -> Result<(), Refused> {
+        self.site.publish(builder);
         let loaded = loader().load(&self.site.sources()).unwrap();
         self.live.offer(loaded, now)
     }
 
     /// Asserts that this document is refused and changes nothing.
-    fn refusal(&mut self, order: &Order, now: SystemTime) -> Refused {
+    fn refusal(&mut self, builder: &ConsensusBuilder, now: SystemTime) -> Refused {
         let before = self.live.clone();
-        let refused = self.offer(order, now).unwrap_err();
+        let refused = self.offer(builder, now).unwrap_err();
         assert_eq!(self.live, before);
         assert_names_no_address(&refused);
         let path = self.site.consensus.to_str().unwrap();
@@ -88,7 +88,7 @@ fn one_refused_document_of_two_refuses_both() {
     let other = Site::of(&in_hour(Flavor::Microdesc, 10, 100));
     let sources = Sources {
         files: [&one, &other]
-            .map(|site| Source::beside(site.consensus.clone()))
+            .map(|site| DocumentFiles::beside(site.consensus.clone()))
             .into(),
         ..one.sources()
     };
@@ -111,7 +111,7 @@ fn departed_relays_count_until_forgotten_and_extras_always() {
     let mut stage = Stage::new(Flavor::Microdesc);
     let relay: Endpoint = "203.0.113.1:1".parse().unwrap();
     let extra: Endpoint = "203.0.113.2:2".parse().unwrap();
-    let with = Order {
+    let with = ConsensusBuilder {
         listed: vec![relay],
         ..in_hour(Flavor::Microdesc, 0, 50)
     };
@@ -136,8 +136,8 @@ fn departed_relays_count_until_forgotten_and_extras_always() {
 #[test]
 fn for_sources_drops_sets_of_other_sources_and_authorities() {
     let mut stage = Stage::new(Flavor::Ns);
-    let order = in_hour(Flavor::Ns, 10, 100);
-    stage.offer(&order, hour(10)).unwrap();
+    let builder = in_hour(Flavor::Ns, 10, 100);
+    stage.offer(&builder, hour(10)).unwrap();
     let sources = stage.site.sources();
     stage.live.believe(&sources.trust);
     let live = &stage.live;
@@ -145,7 +145,7 @@ fn for_sources_drops_sets_of_other_sources_and_authorities() {
     assert_eq!(kept(&sources, hour(10)), Some(live.clone()));
     // A set is dropped for another document,
     let other = Sources {
-        files: vec![Source::beside("/other/cached-consensus".into())],
+        files: vec![DocumentFiles::beside("/other/cached-consensus".into())],
         ..sources.clone()
     };
     assert_eq!(kept(&other, hour(10)), None);

@@ -143,7 +143,7 @@ fn reports_a_loader_that_cannot_be_started() {
 }
 
 /// Loads by a program that sends this answer to any request.
-fn told(site: &Site, answer: &Value) -> Result<Loaded, LoadError> {
+fn load_answer(site: &Site, answer: &Value) -> Result<Loaded, LoadError> {
     let path = site.directory.path().join("answer");
     fs::write(&path, answer.to_string()).unwrap();
     let loader = Loader::of("/bin/cat".into(), vec![path.into()], LONG);
@@ -161,7 +161,7 @@ fn refuses_sets_that_no_document_can_make() {
     let site = Site::new(Flavor::Microdesc);
     let loaded = site.load().unwrap();
     let truth = truth(&loaded);
-    assert_eq!(told(&site, &truth).unwrap().listed, loaded.listed);
+    assert_eq!(load_answer(&site, &truth).unwrap().listed, loaded.listed);
     let set = &truth["set"];
     let (source, endpoints) = (&set["sources"][0], &set["endpoints"]);
     let last = loaded.listed.len() - 1;
@@ -207,7 +207,7 @@ fn refuses_sets_that_no_document_can_make() {
     ] {
         let answer = with_value(truth.clone(), &format!("/set/{path}"), value);
         assert_ne!(answer, truth, "{what}");
-        let error = told(&site, &answer).unwrap_err();
+        let error = load_answer(&site, &answer).unwrap_err();
         let LoadError::Loader(LoaderFailure::Nonsense(_)) = error else {
             panic!("{what}: {error}");
         };
@@ -228,7 +228,7 @@ fn refuses_too_many_endpoints() {
     let mut answer = truth(&loaded);
     let many = (0..70_000_u32).map(|n| format!("{}:1", std::net::Ipv4Addr::from(n)));
     answer["set"]["endpoints"] = many.collect();
-    let error = told(&site, &answer).unwrap_err();
+    let error = load_answer(&site, &answer).unwrap_err();
     assert!(matches!(error, LoadError::TooMany(70_000)), "{error}");
 }
 
@@ -239,10 +239,10 @@ fn reports_printable_reasons_about_requested_files_only() {
         let answer = json!({"refused": {
             "source": source, "of_certificates": of_certificates, "reason": reason,
         }});
-        told(&site, &answer).unwrap_err()
+        load_answer(&site, &answer).unwrap_err()
     };
     let named = |error: LoadError, expected: &Path| match error {
-        LoadError::Told { path, reason } => {
+        LoadError::Reported { path, reason } => {
             assert_eq!(path, expected);
             reason
         }

@@ -31,7 +31,7 @@ mod state;
 mod status;
 mod watch;
 
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_policy::{Endpoint, EndpointSet};
 use exitmark_relays::{Flavor, Loaded, Validity};
 use serde_json::Value;
@@ -61,11 +61,11 @@ fn valid_from(valid_after: SystemTime) -> Validity {
     }
 }
 
-fn order(flavor: Flavor, relays: u32) -> Order {
-    Order {
+fn builder(flavor: Flavor, relays: u32) -> ConsensusBuilder {
+    ConsensusBuilder {
         relays,
         authorities: 2,
-        ..Order::full_size(flavor, valid_from(at(START)))
+        ..ConsensusBuilder::full_size(flavor, valid_from(at(START)))
     }
 }
 
@@ -85,7 +85,7 @@ fn with_value(mut document: Value, path: &str, value: Value) -> Value {
 
 /// Four relays, two of them with an `a` line, and two authorities.
 fn small(flavor: Flavor) -> String {
-    order(flavor, 4).write()
+    builder(flavor, 4).write()
 }
 
 fn names_an_address(text: &str) -> bool {

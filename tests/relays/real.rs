@@ -4,7 +4,8 @@
 use crate::site::{both, unchecked};
 use crate::{FLAVORS, at, file, listed, valid_from};
 use exitmark_relays::{
-    Authorities, Certificates, Counts, Signatures, Source, Sources, Trust, UncheckedDocument, load,
+    Authorities, Certificates, Counts, DocumentFiles, Signatures, Sources, Trust,
+    UncheckedDocument, load,
 };
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -69,7 +70,12 @@ impl RealSite {
 
     fn sources(&self) -> Sources {
         Sources {
-            files: self.paths.iter().cloned().map(Source::beside).collect(),
+            files: self
+                .paths
+                .iter()
+                .cloned()
+                .map(DocumentFiles::beside)
+                .collect(),
             extra: Vec::new(),
             trust: Trust::MostOf(Authorities::tor_network()),
         }

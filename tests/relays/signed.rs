@@ -4,7 +4,7 @@
 use crate::site::plan;
 use crate::{FLAVORS, START, at};
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_relays::Flavor;
 use tor_netdoc::doc::authcert::{AuthCert, AuthCertUnverified};
 use tor_netdoc::doc::netstatus::{md, plain};
@@ -64,7 +64,7 @@ fn a_signed_document_is_valid_in_both_flavours() {
         for flavor in FLAVORS {
             let text = plan(flavor).sign(&authorities);
             holds(flavor, &text, &authorities, &certificates).unwrap();
-            let invented = Order {
+            let invented = ConsensusBuilder {
                 authorities: count,
                 ..plan(flavor)
             };

@@ -20,9 +20,9 @@ fn by(
     signers: &[u8],
     trusted: &Authorities,
 ) -> Result<Signatures, SignatureError> {
-    let order = plan(flavor);
-    let text = order.sign_by(all, signers.iter().copied());
-    let site = Site::holding(&text, all.certificates_for(order.validity));
+    let builder = plan(flavor);
+    let text = builder.sign_by(all, signers.iter().copied());
+    let site = Site::holding(&text, all.certificates_for(builder.validity));
     let sources = site.sources_of(trusted);
     // The loader process reports the same message.
     let _ = both(&sources);
@@ -102,11 +102,11 @@ fn advises_an_upgrade_if_unknown_authorities_have_signed() {
     let (five, three) = (Authorities::new(5), authorities());
     for flavor in FLAVORS {
         let text = plan(flavor).sign_by(&five, [0, 3, 4]);
-        let told = |certificates: String| {
+        let load_with = |certificates: String| {
             let site = Site::holding(&text, certificates);
             both(&site.sources_of(&three)).unwrap_err().to_string()
         };
-        let with = told(five.certificates_for(plan(flavor).validity));
+        let with = load_with(five.certificates_for(plan(flavor).validity));
         for word in [
             "1 authorities that are known",
             "2 are needed",
@@ -115,7 +115,7 @@ fn advises_an_upgrade_if_unknown_authorities_have_signed() {
         ] {
             assert!(with.contains(word), "{with}");
         }
-        let without = told(certificates());
+        let without = load_with(certificates());
         assert!(!without.contains("upgrade"), "{without}");
         let words = "certificates of authorities are missing";
         assert!(without.contains(words), "{without}");
@@ -150,7 +150,7 @@ fn refuses_a_signer_that_the_document_does_not_list() {
 #[test]
 fn a_signature_of_another_document_is_bad_even_where_enough_are_good() {
     for flavor in FLAVORS {
-        let other = exitmark_lab::consensus::Order {
+        let other = exitmark_lab::consensus::ConsensusBuilder {
             seed: 9,
             ..plan(flavor)
         };
@@ -172,14 +172,14 @@ fn a_signature_of_another_document_is_bad_even_where_enough_are_good() {
 #[test]
 fn a_checkable_signature_of_a_stranger_must_be_good() {
     let five = Authorities::new(5);
-    let order = plan(Flavor::Ns);
-    let text = order.sign(&five);
+    let builder = plan(Flavor::Ns);
+    let text = builder.sign(&five);
     let all = signatures(&text);
     // The fourth's signature under the fifth's identity: neither of them counts, but it is bad.
     let (line, _) = all[4].split_once('\n').unwrap();
     let (_, words) = all[3].split_once('\n').unwrap();
     let wrong = text.replace(all[4], &format!("{line}\n{words}"));
-    let known = Site::holding(&wrong, five.certificates_for(order.validity));
+    let known = Site::holding(&wrong, five.certificates_for(builder.validity));
     let error = known.refusal().to_string();
     assert!(error.contains("signature 5"), "{error}");
     // Without a certificate it cannot be checked, and does not count.
@@ -194,13 +194,13 @@ fn a_checkable_signature_of_a_stranger_must_be_good() {
 fn a_stranger_with_a_certificate_signs_with_the_key_that_it_names() {
     let five = Authorities::new(5);
     for flavor in FLAVORS {
-        let order = plan(flavor);
-        let text = order.sign(&five);
+        let builder = plan(flavor);
+        let text = builder.sign(&five);
         let line = signatures(&text)[4].lines().next().unwrap();
         let (words, key) = line.rsplit_once(' ').unwrap();
         let other = format!("{words} {}", "AB".repeat(key.len() / 2));
         let wrong = text.replace(line, &other);
-        let known = Site::holding(&wrong, five.certificates_for(order.validity));
+        let known = Site::holding(&wrong, five.certificates_for(builder.validity));
         let problem = problem_of(&known);
         let is_it = matches!(problem, SignatureError::NoCertificate { number: 5, .. });
         assert!(is_it, "{problem}");

@@ -1,12 +1,12 @@
 //! A tor data directory with documents signed by the lab's authorities, and both ways to load it.
 
-use crate::{assert_names_no_address, file, order};
+use crate::{assert_names_no_address, builder, file};
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_lab::{CERTIFICATES, publish};
 use exitmark_relays::{
-    self, Certificates, Flavor, LOADER_COMMAND, LoadError, Loaded, Loader, Source, Sources, Trust,
-    load,
+    self, Certificates, DocumentFiles, Flavor, LOADER_COMMAND, LoadError, Loaded, Loader, Sources,
+    Trust, load,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,8 +28,8 @@ pub(crate) fn pinned(authorities: &Authorities) -> exitmark_relays::Authorities 
 }
 
 /// A document with four relays.
-pub(crate) fn plan(flavor: Flavor) -> Order {
-    order(flavor, 4)
+pub(crate) fn plan(flavor: Flavor) -> ConsensusBuilder {
+    builder(flavor, 4)
 }
 
 /// A document with four relays, signed by the three authorities.
@@ -58,9 +58,9 @@ impl Site {
         Self::of(&plan(flavor))
     }
 
-    pub(crate) fn of(order: &Order) -> Self {
+    pub(crate) fn of(builder: &ConsensusBuilder) -> Self {
         let site = Self::holding("", "");
-        site.publish(order);
+        site.publish(builder);
         site
     }
 
@@ -98,9 +98,9 @@ impl Site {
     }
 
     /// Writes this document, signed, and its certificates.
-    pub(crate) fn publish(&self, order: &Order) {
+    pub(crate) fn publish(&self, builder: &ConsensusBuilder) {
         let directory = self.directory.path();
-        publish(directory, "cached-consensus", order, &authorities()).unwrap();
+        publish(directory, "cached-consensus", builder, &authorities()).unwrap();
     }
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn checked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Sou
 
 /// Documents whose signatures are not checked.
 pub(crate) fn unchecked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Sources {
-    let source = |path: P| Source::beside(path.as_ref().to_owned());
+    let source = |path: P| DocumentFiles::beside(path.as_ref().to_owned());
     Sources {
         files: files.into_iter().map(source).collect(),
         extra: Vec::new(),
@@ -146,7 +146,7 @@ pub(crate) fn both(sources: &Sources) -> Result<Loaded, LoadError> {
             assert_eq!(here.to_string(), there.to_string());
             assert_names_no_address(here);
             assert_names_no_address(there);
-            let path = |source: &Source| {
+            let path = |source: &DocumentFiles| {
                 let (consensus, certificates) = (&source.consensus, &source.certificates);
                 let said = here.to_string();
                 [consensus, certificates].map(|path| said.starts_with(&*path.to_string_lossy()))

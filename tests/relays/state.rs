@@ -2,7 +2,7 @@
 
 use crate::site::{LONG, Site, plan};
 use crate::{START, assert_names_no_address, at, file, with_value};
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_relays::{Flavor, LiveSet, StateError, StateFile};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 /// A set with a departed endpoint and a refusal.
 fn live() -> LiveSet {
     let mut live = LiveSet::default();
-    let with = Order {
+    let with = ConsensusBuilder {
         listed: vec![
             "203.0.113.1:1".parse().unwrap(),
             "[2001:db8:9::9]:25".parse().unwrap(),

@@ -1,9 +1,9 @@
-//! `Watch`: any operation on a file ends a wait, but only a new version counts as a change.
+//! `FileWatcher`: any operation on a file ends a wait, but only a new version counts as a change.
 
 use crate::file;
 use crate::site::LONG;
 use exitmark_lab::replace;
-use exitmark_relays::Watch;
+use exitmark_relays::FileWatcher;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -11,21 +11,21 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A watch that has seen the current files.
-fn watch(files: &[&Path]) -> Watch {
-    let mut watch = Watch::new(files.iter().map(|&path| path.to_owned()).collect()).unwrap();
+fn watch(files: &[&Path]) -> FileWatcher {
+    let mut watch = FileWatcher::new(files.iter().map(|&path| path.to_owned()).collect()).unwrap();
     assert!(watch.has_changed(), "at first every file is new");
     assert!(!watch.has_changed());
     watch
 }
 
 /// Waits for an event; fails on timeout.
-fn wait(watch: &Watch) {
+fn wait(watch: &FileWatcher) {
     let started = Instant::now();
     watch.wait(LONG).unwrap();
     assert!(started.elapsed() < LONG, "no event");
 }
 
-fn wait_for_change(watch: &mut Watch) {
+fn wait_for_change(watch: &mut FileWatcher) {
     wait(watch);
     // A change may cause several events.
     while !watch.has_changed() {
@@ -55,7 +55,7 @@ fn every_operation_on_a_file_ends_the_wait() {
         // All events of this operation have been received.
         watch.wait(Duration::ZERO).unwrap();
         watch.has_changed();
-        println!("{what}: told");
+        println!("{what}: notified");
     }
 }
 

@@ -3,10 +3,11 @@
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use exitmark_box::settings::Settings;
 use exitmark_datapath::{Counter, Forwarder, Outcome, Role};
-use exitmark_lab::cases::{Table, tables};
+use exitmark_lab::cases::{CaseTable, tables};
 use exitmark_lab::frames::{extension, of_protocol};
 use exitmark_policy::packet::{
-    Address, Headers, Packet, ipv4_header_checksum_is_good, parse, plain_v4, plain_v6, tag_bytes,
+    Address, Headers, Packet, fast_path_v4, fast_path_v6, ipv4_header_checksum_is_good, parse,
+    tag_bytes,
 };
 use exitmark_policy::{FragmentTable, Snapshot, judge, judge_whole_v4, judge_whole_v6};
 use proptest::prelude::*;
@@ -86,8 +87,8 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// The tables' configurations, parsed once.
-static POLICIES: LazyLock<Vec<(Table, Settings, Arc<Snapshot>)>> = LazyLock::new(|| {
-    let policy = |table: Table| {
+static POLICIES: LazyLock<Vec<(CaseTable, Settings, Arc<Snapshot>)>> = LazyLock::new(|| {
+    let policy = |table: CaseTable| {
         let settings = table.settings().unwrap();
         let snapshot = Arc::new(table.snapshot(&settings));
         (table, settings, snapshot)
@@ -178,7 +179,7 @@ proptest! {
         let headers = parse(&frame, length);
         let verdict = judge(&headers, snapshot, &mut FragmentTable::default(), Duration::ZERO);
         let tags = tag_bytes(&frame);
-        match (plain_v4(&frame, tags, length), plain_v6(&frame, tags, length)) {
+        match (fast_path_v4(&frame, tags, length), fast_path_v6(&frame, tags, length)) {
             (Some(packet), None) => {
                 prop_assert_eq!(headers, Headers::V4(packet));
                 prop_assert_eq!(judge_whole_v4(packet, snapshot), verdict);
@@ -190,7 +191,7 @@ proptest! {
             (None, None) => {
                 // Long enough for TCP's control bits, for any protocol.
                 let word = |at: usize| usize::from(frame[at]) << 8 | usize::from(frame[at + 1]);
-                let plain = match headers {
+                let is_fast_path = match headers {
                     Headers::V4(packet) => frame[packet.l3] == 0x45
                         && packet.fragment.is_none() && matches!(packet.protocol, 6 | 17)
                         && word(packet.l3 + 2) >= 20 + 14
@@ -200,7 +201,7 @@ proptest! {
                         && frame.len() >= packet.l3 + 40 + 14,
                     _ => false,
                 };
-                prop_assert!(!plain || length < frame.len(), "{headers:?}");
+                prop_assert!(!is_fast_path || length < frame.len(), "{headers:?}");
             }
             both => prop_assert!(false, "{both:?}"),
         }

@@ -2,12 +2,12 @@
 
 use exitmark_datapath::memory::{HeapMemory, MemoryPort};
 use exitmark_datapath::{Counter, Forwarder, Outcome, PerRole, Role, Worker, WorkerLimits};
-use exitmark_lab::cases::{Table, tables};
+use exitmark_lab::cases::{CaseTable, tables};
 use exitmark_policy::Class;
 use std::sync::Arc;
 use std::time::Duration;
 
-fn forwarder(table: &Table) -> Forwarder {
+fn forwarder(table: &CaseTable) -> Forwarder {
     let settings = table.settings().unwrap();
     Forwarder::new(
         Arc::new(table.snapshot(&settings)),

@@ -223,13 +223,13 @@ fn doubted() -> Vec<(String, Option<[&'static str; 3]>)> {
 #[test]
 fn doubtful_combinations_give_one_warning() {
     for (text, words) in doubted() {
-        let told = doubts(&text);
+        let reported = doubts(&text);
         match words {
-            None => assert_eq!(told, [""; 0], "{text}"),
+            None => assert_eq!(reported, [""; 0], "{text}"),
             Some(words) => {
-                assert_eq!(told.len(), 1, "{text}: {told:?}");
+                assert_eq!(reported.len(), 1, "{text}: {reported:?}");
                 for word in words {
-                    assert!(told[0].contains(word), "no `{word}` in: {told:?}");
+                    assert!(reported[0].contains(word), "no `{word}` in: {reported:?}");
                 }
             }
         }
@@ -366,9 +366,9 @@ fn a_configuration_that_conflicts_with_the_machine_is_objected_to() {
             Some((is_fatal, words)) => {
                 assert_eq!(objections.len(), 1, "{text}: {objections:?}");
                 assert_eq!(objections[0].is_fatal, is_fatal, "{objections:?}");
-                let told = objections[0].what.to_string();
+                let reported = objections[0].what.to_string();
                 for word in words {
-                    assert!(told.contains(word), "no `{word}` in: {told}");
+                    assert!(reported.contains(word), "no `{word}` in: {reported}");
                 }
             }
         }
@@ -383,15 +383,15 @@ fn a_configuration_that_conflicts_with_the_machine_is_objected_to() {
         ),
     ] {
         let objections = parse(&text).unwrap().objections(&nics);
-        let told: Vec<_> = objections.iter().map(|one| one.what.to_string()).collect();
-        let found = told.iter().any(|text| text.contains("is not steered"));
-        assert_eq!(found, expected, "{text}: {told:?}");
+        let reported: Vec<_> = objections.iter().map(|one| one.what.to_string()).collect();
+        let found = reported.iter().any(|text| text.contains("is not steered"));
+        assert_eq!(found, expected, "{text}: {reported:?}");
     }
     let unaddressed = [nic("eth2", 2, &["fe80::2/64"])];
     let objections = parse(&hop("203.0.113.1")).unwrap().objections(&unaddressed);
-    let told = objections[0].what.to_string();
+    let reported = objections[0].what.to_string();
     assert!(
-        !objections[0].is_fatal && told.contains("eth2 has no IPv4 address"),
-        "{told}"
+        !objections[0].is_fatal && reported.contains("eth2 has no IPv4 address"),
+        "{reported}"
     );
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The file names of one version of cgroups.
 struct Names {
@@ -108,7 +108,7 @@ impl Drop for MemoryCgroup {
     fn drop(&mut self) {
         let begin = Instant::now();
         // It is busy until its last process is reaped.
-        while fs::remove_dir(&self.path).is_err() && begin.elapsed() < PATIENCE {
+        while fs::remove_dir(&self.path).is_err() && begin.elapsed() < TIMEOUT {
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -1,5 +1,5 @@
-//! Tier: root. What the box survives, and what that costs: frames cross while its process is
-//! killed, stopped, starved, replaced or given other relay sets, and while its links go down.
+//! Tier: root. What the box survives, and what that costs: frames are forwarded while its process
+//! is killed, stopped, starved, replaced or given other relay sets, and while its links go down.
 //!
 //! ```text
 //!            paced: 20,000/s            ┌─────┐ uplink0 ──── eth0  sink: exit marked,
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! 64 flows leave the host: exit traffic, traffic to listed relays and to other ports of theirs,
-//! answers of a listener, UDP; IPv4 and IPv6; some bear the mark before. 16 flows come back.
+//! answers of a listener, UDP; IPv4 and IPv6; some carry the mark before. 16 flows come back.
 //! Each frame has its flow's number and its own behind its headers. The far ends are sinks: an
 //! XDP program on each holds every frame's headers against what they must be, byte for byte,
 //! remembers each in a bitmap, and drops it. So every count is exact: lost is what was sent less

@@ -2,7 +2,7 @@
 
 use crate::flows::listed;
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::{Order, hours_from};
+use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
 use exitmark_lab::{LabError, replace};
 use exitmark_policy::{Endpoint, EndpointSet};
 use exitmark_relays::{Flavor, UncheckedDocument};
@@ -24,25 +24,25 @@ pub(crate) struct Sets {
 impl Sets {
     pub(crate) fn invent() -> Self {
         let authorities = Authorities::new(3);
-        let certificates = authorities.certificates_for(order(1, 16).validity);
+        let certificates = authorities.certificates_for(builder(1, 16).validity);
         Self {
             certificates,
-            small: [1, 2].map(|seed| order(seed, 16).sign(&authorities)),
+            small: [1, 2].map(|seed| builder(seed, 16).sign(&authorities)),
             large: [3, 4].map(|seed| large(seed, &authorities)),
             authorities,
         }
     }
 }
 
-fn order(seed: u32, relays: u32) -> Order {
+fn builder(seed: u32, relays: u32) -> ConsensusBuilder {
     // One time for all: a document must not be older than the one in force.
     static NOW: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
     let validity = hours_from(*NOW - Duration::from_secs(3600), [0, 2, 3]);
-    Order {
+    ConsensusBuilder {
         seed,
         relays,
         listed: listed(),
-        ..Order::full_size(Flavor::Microdesc, validity)
+        ..ConsensusBuilder::full_size(Flavor::Microdesc, validity)
     }
 }
 
@@ -53,14 +53,14 @@ fn endpoints(document: &str) -> EndpointSet {
 
 /// A document with exactly the number of endpoints of a large set.
 fn large(seed: u32, authorities: &Authorities) -> String {
-    let mut order = order(seed, 8_000);
-    let more = LARGE - endpoints(&order.sign(authorities)).len();
+    let mut builder = builder(seed, 8_000);
+    let more = LARGE - endpoints(&builder.sign(authorities)).len();
     // Shared address space (RFC 6598), without generated relays and flows of the test.
     let base = 0x6440_0000 + (seed << 16);
     let addresses = (base..).take(more).map(std::net::Ipv4Addr::from);
     let fill = addresses.map(|address| Endpoint::new(address.into(), 443));
-    order.listed.extend(fill);
-    let document = order.sign(authorities);
+    builder.listed.extend(fill);
+    let document = builder.sign(authorities);
     assert_eq!(endpoints(&document).len(), LARGE);
     document
 }

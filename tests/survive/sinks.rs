@@ -76,7 +76,8 @@ impl Sinks {
     /// Attaches the faultless box between the interfaces of the middle.
     pub(crate) fn attach_faultless(&self, netns: &Netns) -> Result<(), LabError> {
         for (sink, interface) in Sink::ALL.into_iter().zip(["uplink0", "incoming0", "host0"]) {
-            self.programs.aim("ways", sink.number(), netns, interface)?;
+            self.programs
+                .aim("egresses", sink.number(), netns, interface)?;
         }
         self.programs.attach("faultless", netns, "host0")?;
         self.programs.attach("faultless", netns, "uplink0")
@@ -129,7 +130,7 @@ impl Sinks {
         for flow in 0..flows {
             let first = flow * CHUNKS_PER_FLOW;
             let chunks = first..first + used.min(CHUNKS_PER_FLOW);
-            let bytes = chunks.map(|chunk| self.programs.value("seen", chunk));
+            let bytes = chunks.map(|chunk| self.programs.value("received", chunk));
             memory.push(bytes.collect::<Result<Vec<_>, _>>()?.concat());
             debug_assert!(memory.iter().all(|flow| flow.len() % CHUNK_BYTES == 0));
         }

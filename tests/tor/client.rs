@@ -1,7 +1,7 @@
 //! A stock Tor client with paths chosen by the test: circuits built through its control port, and
 //! streams attached to them.
 
-use crate::network::{Network, PATIENCE, Tor, wait};
+use crate::network::{Network, TIMEOUT, Tor, wait};
 use crate::socks;
 use crate::web::Page;
 use exitmark_lab::Netns;
@@ -69,7 +69,7 @@ impl Client {
             stream.is_some()
         });
         let stream = stream.unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut client = Self {
             tor,
             control: BufReader::new(stream),
@@ -86,7 +86,7 @@ impl Client {
         let path: Vec<_> = path.collect();
         let command = format!("EXTENDCIRCUIT 0 {}", path.join(","));
         // First the client needs a consensus with all of these relays, and their descriptors.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Ok(answer) = self.ask(&command) {
                 let number = answer.rsplit(' ').next().unwrap();
@@ -100,8 +100,8 @@ impl Client {
             }
             assert!(
                 Instant::now() < deadline,
-                "waited for {PATIENCE:?} in vain: {command}\n{}",
-                self.tor.last_words()
+                "waited for {TIMEOUT:?} in vain: {command}\n{}",
+                self.tor.log_tail()
             );
             thread::sleep(Duration::from_millis(200));
         }
@@ -152,9 +152,9 @@ impl Client {
     fn line(&mut self) -> String {
         let mut line = String::new();
         if let Err(error) = self.control.read_line(&mut line) {
-            panic!("the control port: {error}\n{}", self.tor.last_words());
+            panic!("the control port: {error}\n{}", self.tor.log_tail());
         }
-        assert!(!line.is_empty(), "tor ended\n{}", self.tor.last_words());
+        assert!(!line.is_empty(), "tor ended\n{}", self.tor.log_tail());
         line.trim_end().to_owned()
     }
 }

@@ -1,8 +1,8 @@
 //! An exit host: its tor, with one of the three configurations of source addresses, and its box.
 
-use crate::flows::Watch;
+use crate::flows::FlowCapture;
 use crate::ground::{Dual, Lot, RESOLVER};
-use crate::network::{DOCUMENTS, Network, PATIENCE, Tor, avoid_newcomer, listening};
+use crate::network::{DOCUMENTS, Network, TIMEOUT, Tor, avoid_newcomer, listening};
 use crate::truth;
 use exitmark_lab::site::RunningBox;
 use exitmark_lab::{Config, Netns};
@@ -84,7 +84,7 @@ pub(crate) struct Exit<'a> {
     pub(crate) lot: &'a Lot,
     pub(crate) tor: Tor,
     pub(crate) running: RunningBox,
-    pub(crate) watch: Watch,
+    pub(crate) watch: FlowCapture,
 }
 
 impl<'a> Exit<'a> {
@@ -103,7 +103,7 @@ impl<'a> Exit<'a> {
         for file in DOCUMENTS.iter().chain(&["cached-certs"]) {
             fs::copy(newest.join(file), directory.join(file)).unwrap();
         }
-        let watch = Watch::start(world, lot);
+        let watch = FlowCapture::start(world, lot);
         let configuration = network.path(&format!("{name}.toml"));
         let relays = relays(network, &directory, fleet);
         let config = binding.configure(lot).relays(relays);
@@ -137,13 +137,13 @@ impl<'a> Exit<'a> {
 
     /// Waits until the box steers to the relay at this endpoint, which its tor's consensus lists.
     pub(crate) fn takes_on(&mut self, endpoint: SocketAddr) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !self.knows(endpoint) {
             assert!(
                 Instant::now() < deadline,
-                "waited for {PATIENCE:?} in vain: the box steers to {endpoint}\n{}{}",
+                "waited for {TIMEOUT:?} in vain: the box steers to {endpoint}\n{}{}",
                 self.running.log(),
-                self.tor.last_words()
+                self.tor.log_tail()
             );
         }
     }

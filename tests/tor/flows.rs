@@ -39,7 +39,7 @@ enum Kind {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct FlowFrame {
     source: SocketAddr,
     destination: SocketAddr,
     marked: bool,
@@ -47,7 +47,7 @@ struct Seen {
     probe: Option<u32>,
 }
 
-impl Seen {
+impl FlowFrame {
     /// Parses leniently, because captures truncate frames that the kernel has merged.
     fn read(frame: &CapturedFrame) -> Option<Self> {
         let packet = LaxSlicedPacket::from_ethernet(&frame.bytes).ok()?;
@@ -90,12 +90,12 @@ impl Seen {
     }
 
     fn is_probe(frame: &CapturedFrame, number: u32) -> bool {
-        Self::read(frame).is_some_and(|seen| seen.probe == Some(number))
+        Self::read(frame).is_some_and(|observed| observed.probe == Some(number))
     }
 }
 
 /// The captures behind one box, and the raw port of its host for probes.
-pub(crate) struct Watch {
+pub(crate) struct FlowCapture {
     uplink: Capture,
     incoming: Capture,
     port: RawPort,
@@ -119,7 +119,7 @@ pub(crate) struct Flows {
     pub(crate) unmarked_uplink: Vec<(SocketAddr, SocketAddr)>,
 }
 
-impl Watch {
+impl FlowCapture {
     pub(crate) fn start(world: &Netns, lot: &Lot) -> Self {
         let capture = |link| Capture::start(world, link, "in", "ip or ip6").unwrap();
         Self {
@@ -135,8 +135,8 @@ impl Watch {
         let number = self.send_segment(lot, from, endpoint);
         // A marker behind the probe, which always leaves by the uplink.
         let line = self.send_datagram(lot);
-        let seen = sees_probe(&mut self.uplink, LIMIT, line);
-        assert!(seen, "a probe was lost on {}", lot.uplink);
+        let observed = sees_probe(&mut self.uplink, LIMIT, line);
+        assert!(observed, "a probe was lost on {}", lot.uplink);
         if sees_probe(&mut self.uplink, Duration::ZERO, number) {
             return false;
         }
@@ -154,9 +154,9 @@ impl Watch {
         ];
         let links = [&mut self.uplink, &mut self.incoming];
         for (capture, number) in links.into_iter().zip(numbers) {
-            let seen = sees_probe(capture, LIMIT, number);
+            let observed = sees_probe(capture, LIMIT, number);
             let host = lot.host.label();
-            assert!(seen, "a line is lost behind the box of {host}");
+            assert!(observed, "a line is lost behind the box of {host}");
         }
         numbers
     }
@@ -168,11 +168,11 @@ impl Watch {
         let links = [(self.uplink, true), (self.incoming, false)];
         for ((capture, is_uplink), number) in links.into_iter().zip(line) {
             let frames = capture.finish().unwrap();
-            let is_before = |frame: &&CapturedFrame| !Seen::is_probe(frame, number);
+            let is_before = |frame: &&CapturedFrame| !FlowFrame::is_probe(frame, number);
             let before = frames.iter().take_while(is_before);
-            for seen in before.filter_map(Seen::read) {
-                if own.contains(&seen.source.ip()) && seen.probe.is_none() {
-                    flows.count(seen, is_uplink);
+            for observed in before.filter_map(FlowFrame::read) {
+                if own.contains(&observed.source.ip()) && observed.probe.is_none() {
+                    flows.count(observed, is_uplink);
                 }
             }
         }
@@ -203,20 +203,20 @@ impl Watch {
 
 /// Waits for a probe; returns false on timeout.
 fn sees_probe(capture: &mut Capture, limit: Duration, number: u32) -> bool {
-    let is_it = |frame: &CapturedFrame| Seen::is_probe(frame, number);
+    let is_it = |frame: &CapturedFrame| FlowFrame::is_probe(frame, number);
     // The newest frames are at the end.
     capture.wait_until(limit, |frames| frames.iter().rev().any(is_it))
 }
 
 impl Flows {
-    fn count(&mut self, seen: Seen, is_uplink: bool) {
-        let Seen {
+    fn count(&mut self, observed: FlowFrame, is_uplink: bool) {
+        let FlowFrame {
             source,
             destination,
             marked,
             kind,
             ..
-        } = seen;
+        } = observed;
         if marked && !is_uplink {
             self.marked_incoming += 1;
         }

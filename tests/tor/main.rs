@@ -116,10 +116,10 @@ fn marked_and_steered_flows_equal_the_counts_of_tor() {
         port: WEB_PORTS[0],
     };
     let mut pages = Vec::new();
-    let mut under_way = Vec::new();
+    let mut in_flight = Vec::new();
     for exit in &exits {
         let circuit = client.circuit(&[&relays[0], &relays[1], &exit.tor]);
-        under_way.push(client.fetch(&circuit, &Place::Address(WEB.v4.into()), slow));
+        in_flight.push(client.fetch(&circuit, &Place::Address(WEB.v4.into()), slow));
         pages.push(fetch_all(&mut client, &circuit));
         say(&format!("pages through {}", exit.tor.name));
     }
@@ -139,10 +139,10 @@ fn marked_and_steered_flows_equal_the_counts_of_tor() {
     }
     say("the exits have been entries");
     let late = follow_a_change(&ground, &network, &mut exits, &newcomer, &mut pages, door);
-    let is_over = under_way.iter().any(Download::is_finished);
+    let is_over = in_flight.iter().any(Download::is_finished);
     assert!(!is_over, "a slow page ended before the change");
     web.let_go();
-    for (pages, slow) in pages.iter_mut().zip(under_way) {
+    for (pages, slow) in pages.iter_mut().zip(in_flight) {
         pages.push(slow);
     }
     verdict::pronounce(exits, pages, &newcomer, &web, monitor);

@@ -20,7 +20,7 @@ pub(crate) const DOCUMENTS: [&str; 2] = ["cached-consensus", "cached-microdesc-c
 const LAST_LINES: usize = 12;
 
 /// The timeout of every step, a few rounds of votes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Votes every 20 s, the least that two busy cores keep up with.
 pub(crate) const COMMON: &str = "TestingTorNetwork 1
@@ -58,7 +58,7 @@ pub(crate) struct Tor {
 }
 
 impl Tor {
-    pub(crate) fn last_words(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
@@ -82,18 +82,18 @@ impl Tor {
     /// Ends tor with a signal, as an operator does.
     pub(crate) fn stop(mut self) {
         self.child.signal(Signal::SIGTERM).unwrap();
-        self.child.wait(PATIENCE).unwrap();
+        self.child.wait(TIMEOUT).unwrap();
     }
 }
 
 /// Waits for a condition; on timeout fails with the logs of these tors.
 #[track_caller]
 pub(crate) fn wait(what: &str, tors: &[&Tor], mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition() {
         if Instant::now() > deadline {
-            let words: String = tors.iter().map(|tor| tor.last_words()).collect();
-            panic!("waited for {PATIENCE:?} in vain: {what}\n{words}");
+            let words: String = tors.iter().map(|tor| tor.log_tail()).collect();
+            panic!("waited for {TIMEOUT:?} in vain: {what}\n{words}");
         }
         thread::sleep(Duration::from_millis(50));
     }

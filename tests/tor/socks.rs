@@ -1,7 +1,7 @@
 //! Downloads through a SOCKS 5 proxy (RFC 1928), compared with the expected content.
 
 use crate::client::Place;
-use crate::network::PATIENCE;
+use crate::network::TIMEOUT;
 use crate::web::Page;
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ const IPV6: u8 = 4;
 /// Fetches a page and compares its bytes.
 pub(crate) fn fetch(proxy: &Path, place: &Place, page: Page) -> Result<()> {
     let mut stream = UnixStream::connect(proxy)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(&[VERSION, 1, NO_AUTHENTICATION])?;
     let mut choice = [0; 2];
     stream.read_exact(&mut choice)?;

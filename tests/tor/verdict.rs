@@ -88,7 +88,7 @@ pub(crate) fn pronounce(
         "{} things do not hold:\n{}\n{}",
         complaints.len(),
         complaints.join("\n"),
-        newcomer.last_words()
+        newcomer.log_tail()
     );
 }
 
@@ -166,7 +166,7 @@ fn check_row(row: &Row, dials: Dials, flows: &Flows, complain: &mut impl FnMut(S
         ("dials are steered flows", row.tor_or_dir == row.steered),
         ("something was marked", row.marked > 0),
         ("relays and directories were dialled", dials.or > 0 && dials.directory > 0),
-        ("the resolver was asked", row.resolver > 0),
+        ("the resolver was queried", row.resolver > 0),
         ("no mark is steered", row.mismarked_incoming == 0),
         ("no exit frame is unmarked", row.unmarked_exit == 0),
         ("every page is whole", row.pages_ok == row.pages),

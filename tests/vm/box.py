@@ -315,8 +315,8 @@ class Box:
         # If a worker wakes late, as under emulation, slow-path frames are forwarded unchanged: send
         # these again. Any other difference is a fault.
         for _ in range(LATE_WAKES if late else 0):
-            odd = [change(case) for case in self.numbers.all() if case.odd]
-            again = [(case, fault) for case, fault in self.transfer(odd) if case.name in late]
+            slow = [change(case) for case in self.numbers.all() if case.slow]
+            again = [(case, fault) for case, fault in self.transfer(slow) if case.name in late]
             bad += [(case, fault) for case, fault in again if fault != LATE]
             late = {case.name for case, fault in again if fault == LATE}
             self.result.late += 1
@@ -398,7 +398,7 @@ class Box:
 def _fault_or_late(case, got):
     """Like `_fault`, but returns LATE if no worker woke for a slow-path frame."""
     fault = _fault(case, got)
-    if fault and case.odd and not _fault(frames.without_user_space(case), got):
+    if fault and case.slow and not _fault(frames.without_user_space(case), got):
         return LATE
     return fault
 

@@ -65,7 +65,7 @@ class Case:
     leaves: str | None
     after: bytes
     # A slow-path frame; without a process it is forwarded unchanged.
-    odd: bool = False
+    slow: bool = False
 
 
 def number_of(frame):
@@ -163,23 +163,23 @@ class Builder:
         self._next += 1
         return label.ljust(size, b".")
 
-    def up(self, name, make, tos=(0, 0), odd=False, tags=(), size=0):
+    def up(self, name, make, tos=(0, 0), slow=False, tags=(), size=0):
         """From the host to the uplink. `make` gets the payload and the ToS byte."""
         payload = self._label(size)
         before, after = (ethernet(GATEWAY, HOST, *make(payload, t), tags) for t in tos)
-        return Case(name, "h", before, "u", after, odd)
+        return Case(name, "h", before, "u", after, slow)
 
     def exit(self, name, make=None, tos=0, **options):
         """Like `up`, leaving with the mark and its ECN bits."""
         return self.up(name, make or self.to(WEB_4, 443), (tos, MARK | tos & 3), **options)
 
-    def steer(self, name, make=None, tos=(0, 0), odd=False, tags=(), size=0):
+    def steer(self, name, make=None, tos=(0, 0), slow=False, tags=(), size=0):
         """From the host to the router on incoming."""
         payload = self._label(size)
         make = make or self.to(RELAY_4, RELAY_PORT)
         before = ethernet(GATEWAY, HOST, *make(payload, tos[0]), tags)
         after = ethernet(ROUTER, BOX["i"], *make(payload, tos[1]), tags)
-        return Case(name, "h", before, "i", after, odd)
+        return Case(name, "h", before, "i", after, slow)
 
     def down(self, name, kind, make, destination=HOST, tags=(), size=0):
         """From the uplink to the host, unchanged."""
@@ -220,9 +220,9 @@ class Builder:
 
     def all(self):
         """Yields a case for every distinction of the rule."""
-        return [*self._plain(), *self._tagged(), *self._odd(), *self._inbound(), *self._arriving()]
+        return [*self._fast(), *self._tagged(), *self._slow(), *self._inbound(), *self._arriving()]
 
-    def _plain(self):
+    def _fast(self):
         to, full = self.to, self.mtu - 40
         cleared = (MARK | 1, 1)
         yield self.up("non_ip: ARP", lambda p, _: (
@@ -268,30 +268,30 @@ class Builder:
         yield self.exit("exit, tag", tags=(TAG,))
         yield self.exit("exit IPv6, QinQ", to(WEB_6, 443), tags=both)
         yield self.exit("exit, tag, full size", size=full, tags=(TAG,))
-        yield self.exit("exit, three tags", tags=(OUTER_TAG, TAG, TAG), odd=True)
+        yield self.exit("exit, three tags", tags=(OUTER_TAG, TAG, TAG), slow=True)
         relay = to(RELAY_4, RELAY_PORT)
         yield self.up("relay, tag: not routed", relay, tags=(TAG,))
         yield self.up("relay, QinQ: not routed", relay, tags=both)
         yield self.up("resolver, tag", to(RESOLVER, 53, protocol=UDP), tags=(TAG,))
 
-    def _odd(self):
+    def _slow(self):
         number = self._next & 0xFFFF
         first = {"identification": number, "fragment": 0x2000}
         rest = {"identification": number, "fragment": 6}
-        yield self.exit("exit, first fragment", self.to(WEB_4, 443, **first), size=28, odd=True)
+        yield self.exit("exit, first fragment", self.to(WEB_4, 443, **first), size=28, slow=True)
         yield self.exit("exit, later fragment", lambda p, t: (
-            IPV4, ipv4(HOST_4, WEB_4, TCP, p, t, **rest)), odd=True)  # fmt: skip
+            IPV4, ipv4(HOST_4, WEB_4, TCP, p, t, **rest)), slow=True)  # fmt: skip
         for name, kind in (("hop-by-hop", 0), ("destination", 60)):
             header = b"\0\x01\x04\0\0\0\0"
             make = self.extended(WEB_6, 443, kind, header)
-            yield self.exit(f"exit IPv6, {name} options", make, odd=True)
+            yield self.exit(f"exit IPv6, {name} options", make, slow=True)
             make = self.extended(RELAY_6, RELAY_PORT, kind, header)
-            yield self.up(f"relay IPv6, {name} options", make, odd=True)
+            yield self.up(f"relay IPv6, {name} options", make, slow=True)
         first, rest = (struct.pack("!BHI", 0, offset, number) for offset in (1, 48))
         make = self.extended(WEB_6, 443, 44, first)
-        yield self.exit("exit IPv6, first fragment", make, size=28, odd=True)
+        yield self.exit("exit IPv6, first fragment", make, size=28, slow=True)
         yield self.exit("exit IPv6, later fragment", lambda p, t: (
-            IPV6, ipv6(HOST_6, WEB_6, 44, bytes([TCP]) + rest + p, t)), odd=True)  # fmt: skip
+            IPV6, ipv6(HOST_6, WEB_6, 44, bytes([TCP]) + rest + p, t)), slow=True)  # fmt: skip
 
     def _inbound(self):
         def reply(payload):
@@ -342,7 +342,7 @@ def from_relay(payload):
 
 def without_user_space(case):
     """Returns the case without a process: a slow-path frame is forwarded unchanged."""
-    if not case.odd:
+    if not case.slow:
         return case
     return dataclasses.replace(case, leaves="u", after=case.before)
 

@@ -63,11 +63,11 @@ def started(command, **options):
 
 def end(process):
     """Ends a session leader and its children: with SIGTERM, later with SIGKILL."""
-    for number, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
+    for number, timeout in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+            process.wait(timeout)
             return
 
 

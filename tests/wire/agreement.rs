@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Frames of the host besides its real connections, for every rule.
-fn oddities() -> Vec<Vec<u8>> {
+fn raw_frames() -> Vec<Vec<u8>> {
     let mut frames = vec![
         ethernet(CLEARNET_MAC, HOST_MAC, &[], 0x88b5, &noise(1, 46)),
         ethernet(CLEARNET_MAC, HOST_MAC, &[VLAN], 0x0800, &noise(2, 46)),
@@ -72,7 +72,7 @@ fn explain_and_the_wire_agree_byte_for_byte() {
             converse(&site.host, &site.clearnet, server, 80, 100_000);
             converse(&site.host, &site.tornet, relay, OR_PORT, 100_000);
         }
-        for frame in oddities() {
+        for frame in raw_frames() {
             port.send(&frame).unwrap();
         }
         // Fragments may go through user space, and be overtaken by later frames.
@@ -111,21 +111,21 @@ fn explain_and_the_wire_agree_byte_for_byte() {
         assert!(explained.len() > 300 && explained.len() == sent.len());
         let is_steered = |frame: &Vec<u8>| frame[6..12] == mac(INCOMING_MAC);
         let (steered, to_uplink): (Vec<_>, Vec<_>) = explained.into_iter().partition(is_steered);
-        let seen = |frames: Vec<CapturedFrame>| frames.into_iter().map(|frame| frame.bytes);
-        assert_same(to_uplink, seen(uplink).collect());
+        let captured = |frames: Vec<CapturedFrame>| frames.into_iter().map(|frame| frame.bytes);
+        assert_same(to_uplink, captured(uplink).collect());
         // The box's own stack sends on incoming too, from the same MAC, but not from the host's
         // address.
-        let of_host = seen(incoming).filter(|frame| steered.contains(frame));
+        let of_host = captured(incoming).filter(|frame| steered.contains(frame));
         assert_same(steered.clone(), of_host.collect());
     });
 }
 
 /// Compares frames as multisets: two CPUs may have raced for the order.
-fn assert_same(mut explained: Vec<Vec<u8>>, mut seen: Vec<Vec<u8>>) {
+fn assert_same(mut explained: Vec<Vec<u8>>, mut captured: Vec<Vec<u8>>) {
     explained.sort();
-    seen.sort();
-    for (explained, seen) in explained.iter().zip(&seen) {
-        assert!(explained == seen, "{explained:02x?}\n{seen:02x?}");
+    captured.sort();
+    for (explained, captured) in explained.iter().zip(&captured) {
+        assert!(explained == captured, "{explained:02x?}\n{captured:02x?}");
     }
-    assert_eq!(explained.len(), seen.len());
+    assert_eq!(explained.len(), captured.len());
 }

@@ -44,7 +44,7 @@ pub(crate) fn ethernet(
 
 /// The fragment fields of a packet; the offset is in units of 8 bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Part {
+pub(crate) struct FragmentFields {
     pub(crate) id: u16,
     pub(crate) offset: u16,
     pub(crate) more: bool,
@@ -58,7 +58,7 @@ pub(crate) struct Packet {
     pub(crate) tos: u8,
     pub(crate) hops: u8,
     pub(crate) protocol: u8,
-    pub(crate) part: Option<Part>,
+    pub(crate) part: Option<FragmentFields>,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -81,7 +81,7 @@ impl Packet {
     }
 
     pub(crate) fn part(mut self, id: u16, offset: u16, more: bool) -> Self {
-        self.part = Some(Part { id, offset, more });
+        self.part = Some(FragmentFields { id, offset, more });
         self
     }
 

@@ -50,10 +50,10 @@ fn a_reload_that_empties_the_relay_set_is_refused() {
 fn a_narrow_margin_of_signatures_is_a_warning() {
     needs_root!();
     let [first, _] = servers();
-    let order = listing(relay(first));
-    let tor = Tor::with(&order);
+    let builder = listing(relay(first));
+    let tor = Tor::with(&builder);
     // Two of three sign, and two are required.
-    let text = order.sign_by(&AUTHORITIES, [0, 2]);
+    let text = builder.sign_by(&AUTHORITIES, [0, 2]);
     replace(&tor.consensus(), text.as_bytes());
     let rig = Rig::silent(Plan::default(), &tor.config(""));
     let signed = "signed by 2 of 3 known authorities, 2 are needed";
@@ -75,7 +75,7 @@ fn a_narrow_margin_of_signatures_is_a_warning() {
     }
 
     // All three sign again.
-    replace(&tor.consensus(), order.sign(&AUTHORITIES).as_bytes());
+    replace(&tor.consensus(), builder.sign(&AUTHORITIES).as_bytes());
     rig.running.signal(Signal::SIGHUP).unwrap();
     rig.said("relay set confirmed", 1..=1);
     assert_eq!(rig.status().warnings, []);

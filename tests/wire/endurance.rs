@@ -6,7 +6,7 @@ use crate::rig::{
     Config, Counters, PACE, Rig, Side, assert_moved, both_engines, count, moved, needs_root,
     wait_until,
 };
-use exitmark_lab::site::{FAR_END, HOST_MAC, LastWords, Plan, Site};
+use exitmark_lab::site::{FAR_END, FinalState, HOST_MAC, Plan, Site};
 use exitmark_lab::{Capture, CapturedFrame, Netns, RawPort};
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -51,8 +51,8 @@ impl Eye {
     fn catch_up(&mut self, missing: usize) {
         let wanted = self.expected.saturating_sub(missing);
         if !self.capture.counts(wanted) {
-            let seen = self.capture.so_far().len();
-            panic!("{seen} of {wanted} frames arrived");
+            let captured = self.capture.so_far().len();
+            panic!("{captured} of {wanted} frames arrived");
         }
     }
 }
@@ -110,18 +110,18 @@ fn outbound_kinds() -> Vec<Kind> {
     kinds
 }
 
-fn assert_arrived(what: &str, seen: &[CapturedFrame], expected: impl Iterator<Item = Vec<u8>>) {
+fn assert_arrived(what: &str, captured: &[CapturedFrame], expected: impl Iterator<Item = Vec<u8>>) {
     let mut count = 0;
     for (index, frame) in expected.enumerate() {
-        let seen = seen.get(index).map(|frame| &frame.bytes);
-        let is_right = seen == Some(&frame);
+        let captured = captured.get(index).map(|frame| &frame.bytes);
+        let is_right = captured == Some(&frame);
         assert!(
             is_right,
-            "{what}, frame {index}: {seen:02x?}\nexpected\n{frame:02x?}"
+            "{what}, frame {index}: {captured:02x?}\nexpected\n{frame:02x?}"
         );
         count += 1;
     }
-    assert_eq!(seen.len(), count, "{what}");
+    assert_eq!(captured.len(), count, "{what}");
 }
 
 #[test]
@@ -153,14 +153,14 @@ fn under_load_every_frame_arrives_once_and_in_order() {
         let in_order = !last.counters.contains_key("host_spilled");
         for (index, eye) in eyes.into_iter().enumerate() {
             let stream = &streams[index / 2];
-            let mut seen = eye.capture.finish().unwrap();
+            let mut captured = eye.capture.finish().unwrap();
             let mut expected: Vec<_> = stream.expected(index).collect();
             if !in_order {
                 println!("not in order: the machine was too busy for the worker");
-                seen.sort_by(|one, other| one.bytes.cmp(&other.bytes));
+                captured.sort_by(|one, other| one.bytes.cmp(&other.bytes));
                 expected.sort();
             }
-            assert_arrived(&format!("eye {index}"), &seen, expected.into_iter());
+            assert_arrived(&format!("eye {index}"), &captured, expected.into_iter());
         }
         let half = FRAMES as u64 / 2;
         let eighth = half / 8;
@@ -232,7 +232,7 @@ fn workers_alone(more: &str) -> Config {
 }
 
 /// Tests a link of which this end is down.
-fn dead_egress(netns: fn(&Site) -> &Netns, interface: &str) -> LastWords {
+fn dead_egress(netns: fn(&Site) -> &Netns, interface: &str) -> FinalState {
     let config = workers_alone("").steer("on_unavailable = \"drop\"");
     let rig = Rig::silent(Plan::default(), &config);
     let mut eyes = [Side::Clearnet, Side::Tornet].map(|side| Eye::open(&rig, side));
@@ -258,7 +258,7 @@ fn dead_egress(netns: fn(&Site) -> &Netns, interface: &str) -> LastWords {
     let (late, arrives) = (late.outbound(&[]), late.steered());
     let is_back = || {
         relays.send(&late).unwrap();
-        let back = |seen: &[CapturedFrame]| seen.iter().any(|frame| frame.bytes == arrives);
+        let back = |captured: &[CapturedFrame]| captured.iter().any(|frame| frame.bytes == arrives);
         eyes[1].capture.wait_until(PACE, back)
     };
     wait_until("steering after the link came back", is_back, || "no frame");
@@ -290,7 +290,7 @@ fn a_dead_nic_of_incoming_stalls_no_other_port() {
 }
 
 /// Until the box detects the dead link, its ring fills and further frames are dropped.
-fn assert_dropped_by_name(last: &LastWords) {
+fn assert_dropped_by_name(last: &FinalState) {
     let counters = &last.counters;
     let count = |name: &str| count(counters, name);
     let dropped = count("dropped_incoming_tx_full") + count("dropped_steer_unavailable");
@@ -325,7 +325,8 @@ fn frames_that_a_nic_rejects_are_counted_in_the_kernel() {
     let mut eye = Eye::open(&rig, Side::Clearnet);
     let is_back = || {
         port.send(&exit(0, 60).outbound(&[])).unwrap();
-        eye.capture.wait_until(PACE, |seen| !seen.is_empty())
+        eye.capture
+            .wait_until(PACE, |captured| !captured.is_empty())
     };
     wait_until("the wire after the link came back", is_back, || "no frame");
     rig.stop();
@@ -396,16 +397,16 @@ fn a_vanished_nic_affects_no_other_port() {
     let mut rig = Rig::silent(Plan::default(), &Config::default());
     let mut eye = Eye::open(&rig, Side::Clearnet);
     let port = rig.port(Side::Host);
-    let mut cross = |number| {
+    let mut forward_one = |number| {
         port.send(&relay(0, 50).outbound(&[])).unwrap();
         port.send(&exit(0, 50).outbound(&[])).unwrap();
         eye.catch_all(number);
     };
-    cross(1);
+    forward_one(1);
     rig.ip("link del incoming0");
-    (2..100).for_each(&mut cross);
+    (2..100).for_each(&mut forward_one);
     let used = ticks_while_idle(&mut rig, Duration::from_secs(1));
     assert!(used <= 5, "{used} of 100 ticks with no traffic");
-    cross(100);
+    forward_one(100);
     rig.stop();
 }

@@ -190,7 +190,7 @@ fn later_fragments_follow_the_first() {
 }
 
 #[test]
-fn jumbo_frames_cross_in_several_buffers() {
+fn jumbo_frames_are_forwarded_in_several_buffers() {
     both_engines(|| {
         let mut cases = Vec::new();
         let mut bytes_sent = 0;
@@ -258,7 +258,7 @@ fn no_frame_leaves_marked_with_strip() {
 }
 
 #[test]
-fn full_frames_cross_at_every_size_where_buffers_change() {
+fn full_frames_are_forwarded_at_every_size_where_buffers_change() {
     both_engines(|| {
         // The largest MTU of a small buffer, of a linear frame in the driver, and of one buffer;
         // each with the next larger one.

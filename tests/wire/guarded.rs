@@ -1,7 +1,7 @@
 //! Whether worker or kernel decides while a worker is alive, stopped, behind, and recovered.
 
 use crate::craft::{ethernet, exit};
-use crate::rig::{Case, Config, PATIENCE, Rig, Side, count, needs_root, passes, wait_until};
+use crate::rig::{Case, Config, Rig, Side, TIMEOUT, count, needs_root, passes, wait_until};
 use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, Plan};
 use exitmark_lab::{Capture, RawPort};
 use nix::sys::signal::Signal;
@@ -21,9 +21,9 @@ fn decided(rig: &Rig) -> (u64, u64) {
 }
 
 /// Sends an exit frame, which arrives marked with either engine.
-fn cross(port: &RawPort, uplink: &mut Capture, number: usize) {
+fn forward_one(port: &RawPort, uplink: &mut Capture, number: usize) {
     port.send(&exit(0, 60).outbound(&[])).unwrap();
-    let arrived = uplink.wait_until(PATIENCE, |seen| seen.len() == number);
+    let arrived = uplink.wait_until(TIMEOUT, |captured| captured.len() == number);
     assert!(arrived, "frame {number}");
 }
 
@@ -32,7 +32,7 @@ fn worker_is_back(rig: &Rig, port: &RawPort, uplink: &mut Capture, sent: &mut us
     let is_back = || {
         let (before, _) = decided(rig);
         *sent += 1;
-        cross(port, uplink, *sent);
+        forward_one(port, uplink, *sent);
         decided(rig).0 > before
     };
     let state = || "the kernel still does";
@@ -54,23 +54,25 @@ fn the_kernel_replaces_a_stopped_worker_until_it_continues() {
     let takes_over = || {
         port.send(&exit(0, 60).outbound(&[])).unwrap();
         sent += 1;
-        uplink.wait_until(Duration::from_millis(1), |seen| seen.len() >= waiting + 50)
+        uplink.wait_until(Duration::from_millis(1), |captured| {
+            captured.len() >= waiting + 50
+        })
     };
     wait_until("the kernel takes over", takes_over, || "it does not");
     // A frame per millisecond: far fewer than the backlog watermark.
     let stuck = sent - waiting - 50;
     assert!(stuck < 500, "{stuck} frames waited for a stopped worker");
     rig.running.signal(Signal::SIGCONT).unwrap();
-    let arrived = uplink.wait_until(PATIENCE, |seen| seen.len() == sent);
+    let arrived = uplink.wait_until(TIMEOUT, |captured| captured.len() == sent);
     assert!(arrived, "the waiting frames arrive");
     // On a busy machine the worker may have decided a few of them before it stopped.
     assert!(decided(&rig).1 > 0, "the kernel took over");
     worker_is_back(&rig, &port, &mut uplink, &mut sent);
     rig.stop();
     let marked = exit(0, 60).marked();
-    let seen = uplink.finish().unwrap();
-    assert!(seen.iter().all(|frame| frame.bytes == marked));
-    assert_eq!(seen.len(), sent);
+    let captured = uplink.finish().unwrap();
+    assert!(captured.iter().all(|frame| frame.bytes == marked));
+    assert_eq!(captured.len(), sent);
 }
 
 #[test]
@@ -82,7 +84,7 @@ fn a_worker_that_keeps_up_gets_its_frames() {
     // More than the backlog watermark: completed frames must lower the backlog.
     const FRAMES: usize = 3000;
     for number in 1..=FRAMES {
-        cross(&port, &mut uplink, number);
+        forward_one(&port, &mut uplink, number);
     }
     let (by_worker, _) = decided(&rig);
     // If other load delays the worker, the kernel takes over for a moment.

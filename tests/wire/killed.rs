@@ -60,7 +60,7 @@ impl Ground {
         (ground, file)
     }
 
-    fn words<'a>(&'a self, command: &[&'a str]) -> Vec<&'a str> {
+    fn arguments<'a>(&'a self, command: &[&'a str]) -> Vec<&'a str> {
         let program = self.program.to_str().unwrap();
         let words = SETPRIV.split(' ').chain([program]);
         words.chain(command.iter().copied()).collect()
@@ -68,7 +68,7 @@ impl Ground {
 
     /// Starts a box, and checks that an exit frame leaves marked.
     fn start(&self, configuration: &str, after: &str) -> RunningBox {
-        let words = self.words(&["run", "--config", configuration]);
+        let words = self.arguments(&["run", "--config", configuration]);
         let mut command = contained(words[0]);
         command.args(&words[1..]);
         let running = RunningBox::start_by(&self.site.middle, command);
@@ -84,7 +84,7 @@ impl Ground {
         let command = [command, &["--config", file]].concat();
         for step in steps().take_while(|&step| step < MANY) {
             prepare();
-            let words = self.words(&command);
+            let words = self.arguments(&command);
             match killed_at(&self.site.middle, &words, step).unwrap() {
                 Ending::Killed(call) => {
                     println!("killed at {call}");
@@ -138,7 +138,7 @@ fn a_takeover_and_a_stop_that_keeps() {
     needs_root!();
     let (ground, file) = Ground::with_stopped_box();
     ground.at_every_step(&["run"], &file, 30, || ());
-    let detach = ground.words(&["detach", "--config", &file]);
+    let detach = ground.arguments(&["detach", "--config", &file]);
     ground.site.middle.command(detach[0], &detach[1..]).unwrap();
     assert_eq!(nics(&ground.site), ground.untouched);
 }

@@ -84,7 +84,7 @@ struct Ends {
     host: RawPort,
     uplink: Capture,
     incoming: Capture,
-    crossed: usize,
+    forwarded: usize,
 }
 
 impl Ends {
@@ -93,27 +93,27 @@ impl Ends {
             host: port(site, Side::Host),
             uplink: watch(site, Side::Clearnet),
             incoming: watch(site, Side::Tornet),
-            crossed: 0,
+            forwarded: 0,
         }
     }
 
     /// Sends an exit frame and a relay frame, and checks that both arrive.
-    fn cross(&mut self) {
+    fn forward_one(&mut self) {
         self.host.send(&exit(0, 60).outbound(&[])).unwrap();
         self.host.send(&relay(1, 60).outbound(&[])).unwrap();
-        self.crossed += 1;
-        let crossed = self.crossed;
+        self.forwarded += 1;
+        let forwarded = self.forwarded;
         for eye in [&mut self.uplink, &mut self.incoming] {
-            assert!(eye.counts(crossed));
+            assert!(eye.counts(forwarded));
         }
     }
 
     fn finish(self) {
         let (marked, steered) = (exit(0, 60).marked(), relay(1, 60).steered());
         for (eye, frame) in [(self.uplink, marked), (self.incoming, steered)] {
-            let seen = eye.finish().unwrap();
-            assert!(seen.iter().all(|one| one.bytes == frame));
-            assert_eq!(seen.len(), self.crossed);
+            let captured = eye.finish().unwrap();
+            assert!(captured.iter().all(|one| one.bytes == frame));
+            assert_eq!(captured.len(), self.forwarded);
         }
     }
 }
@@ -155,7 +155,7 @@ fn a_hundred_starts_and_stops_leave_nothing() {
         let is_seen = || objects.left() == objects;
         wait_until("what runs is seen", is_seen, || format!("{objects:?}"));
         all.add(objects);
-        ends.cross();
+        ends.forward_one();
         let moved = moved(&running.stop().unwrap());
         // Counters continue after a takeover.
         let lives = cycle + 1;
@@ -169,7 +169,7 @@ fn a_hundred_starts_and_stops_leave_nothing() {
     // Programs are new every time. Those on the NICs keep their three links; the two that trace
     // drops get new ones.
     assert_eq!((all.programs.len(), all.links.len()), (500, 203));
-    ends.cross();
+    ends.forward_one();
     assert_eq!(pins(&site), ["exitmark"]);
     assert!(detach(&site).starts_with("detached"));
     all.assert_gone();
@@ -191,13 +191,13 @@ fn a_killed_box_leaves_nothing_and_starts_again() {
     for _ in 0..5 {
         let mut running = site.run(EXITMARK, &configuration).unwrap();
         let objects = Objects::of(running.pid());
-        ends.cross();
+        ends.forward_one();
         running.signal(Signal::SIGKILL).unwrap();
         // The box still works without its process.
-        ends.cross();
+        ends.forward_one();
         // The killed process holds the queue for a while; the next one waits for it.
         let next: RunningBox = site.run(EXITMARK, &configuration).unwrap();
-        ends.cross();
+        ends.forward_one();
         drop(running);
         let programs = Objects {
             programs: objects.programs.clone(),

@@ -16,6 +16,7 @@
 )]
 
 mod agreement;
+mod audit;
 mod blind;
 mod bundles;
 mod craft;
@@ -47,5 +48,4 @@ mod takeover;
 mod unnamed;
 mod unrouted;
 mod without_relays;
-mod witness;
 mod wrong_turns;

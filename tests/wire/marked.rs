@@ -3,7 +3,7 @@
 use crate::craft::{AF11, Packet, QINQ, UDP, VLAN, exit, families, noise, segment};
 use crate::rig::{Case, Config, Rig, both_engines, count};
 use crate::stacks::{
-    TCP_FILTER, all_of, assert_none, connect, converse_bearing, counters, ping_with, tcp_at, tos,
+    TCP_FILTER, all_of, assert_none, connect, converse_with_tos, counters, ping_with, tcp_at, tos,
 };
 use exitmark_lab::Capture;
 use exitmark_lab::site::{HOST_V4, HOST_V6, Plan};
@@ -122,9 +122,9 @@ fn tcp_of_a_patched_host_goes_by_the_mark_of_its_sockets() {
             let [host, clearnet, tornet] = rig.ends();
             let (exits, relays) = (tcp_at(clearnet), tcp_at(tornet));
             for (_, server, relay) in families() {
-                converse_bearing(AF11, host, clearnet, server, 80, 300_000);
+                converse_with_tos(AF11, host, clearnet, server, 80, 300_000);
                 // No set lists this relay; an unmarked socket connects to it.
-                converse_bearing(0, host, tornet, relay, 443, 300_000);
+                converse_with_tos(0, host, tornet, relay, 443, 300_000);
             }
             let (exits, relays) = (all_of(exits, 2), all_of(relays, 2));
             for (frames, dscp) in [(&exits, leaves), (&relays, 0)] {

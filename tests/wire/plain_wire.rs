@@ -3,7 +3,7 @@
 use crate::craft::{answer, exit, relay};
 use crate::leaks::pins;
 use crate::rig::{
-    Case, Config, EXITMARK, PATIENCE, Rig, Side, arrives, assert_says, eventually, moved,
+    Case, Config, EXITMARK, Rig, Side, TIMEOUT, arrives, assert_says, eventually, moved,
     needs_root, passes, port, silent, wait_until, watch,
 };
 use exitmark_lab::site::{Plan, Site};
@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 fn wire(site: &Site, file: &str, more: &[&str]) -> Result<String, LabError> {
-    let words = [&["wire", "--config", file], more].concat();
-    site.middle.command(EXITMARK, &words)
+    let arguments = [&["wire", "--config", file], more].concat();
+    site.middle.command(EXITMARK, &arguments)
 }
 
 /// Checks that exit traffic, relay traffic and answers are forwarded unchanged.
@@ -48,9 +48,9 @@ fn nothing_is_lost(site: &Site, work: impl FnOnce()) {
     ends.store(true, Ordering::Relaxed);
     let sent = sender.join().unwrap();
     eye.counts(sent);
-    let seen = eye.finish().unwrap().len();
-    println!("{sent} frames sent, {} lost", sent - seen);
-    assert!(seen == sent && sent > 50, "{seen} of {sent}");
+    let captured = eye.finish().unwrap().len();
+    println!("{sent} frames sent, {} lost", sent - captured);
+    assert!(captured == sent && sent > 50, "{captured} of {sent}");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     let link = site.middle.ip("link show host0").unwrap();
     assert!(!link.contains(",UP"), "changed too early: {link}");
     site.middle.ip("link set eth9 name uplink0").unwrap();
-    assert!(waiting.wait(PATIENCE).unwrap().success());
+    assert!(waiting.wait(TIMEOUT).unwrap().success());
     for nic in ["host0", "uplink0"] {
         let addresses = site.middle.ip(&format!("-6 addr show dev {nic}")).unwrap();
         assert_eq!(addresses, "", "a wire sends nothing by itself");
@@ -99,8 +99,8 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     arrives(&site, &Case::exit(0, 50));
     // A running box is not changed.
     assert_says(&wire(&site, file, &[]).unwrap(), &["stays as it is"]);
-    let words = ["detach", "--config", file, "--keep-wire"];
-    let refused = site.middle.command(EXITMARK, &words).unwrap_err();
+    let arguments = ["detach", "--config", file, "--keep-wire"];
+    let refused = site.middle.command(EXITMARK, &arguments).unwrap_err();
     assert_says(&refused.to_string(), &["another exitmark holds"]);
     moved(&running.stop().unwrap());
     // Nor is a stopped box: systemd may run the wire's unit at any time.
@@ -114,8 +114,8 @@ fn detach_can_leave_a_plain_wire() {
     let rig = Rig::silent(Plan::default(), &Config::default());
     let file = rig.configuration.to_str().unwrap().to_owned();
     let detach = |rig: &Rig, more: &[&str]| {
-        let words = [&["detach", "--config", &file], more].concat();
-        rig.site.middle.command(EXITMARK, &words)
+        let arguments = [&["detach", "--config", &file], more].concat();
+        rig.site.middle.command(EXITMARK, &arguments)
     };
     let refused = detach(&rig, &["--keep-wire"]).unwrap_err().to_string();
     assert!(refused.contains("another exitmark holds"), "{refused}");

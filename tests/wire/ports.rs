@@ -3,7 +3,7 @@
 
 use crate::craft::{exit, relay, relay_answer};
 use crate::rig::{
-    Case, Config, Counters, EXITMARK, PACE, PATIENCE, Rig, Side, UPLINK0_MAC, assert_says,
+    Case, Config, Counters, EXITMARK, PACE, Rig, Side, TIMEOUT, UPLINK0_MAC, assert_says,
     both_engines, eventually, needs_root, passes, silent, wait_until,
 };
 use exitmark_datapath::{Role, xdp_state};
@@ -35,7 +35,7 @@ fn forwards(rig: &Rig, own: &str) {
         Case::untouched("answer by the uplink", Side::Clearnet, back.inbound(&[])),
         Case::new("answer by incoming", Side::Tornet, sent, delivered),
     ] {
-        rig.crosses(&case);
+        rig.assert_forwarded(&case);
     }
 }
 
@@ -65,7 +65,7 @@ fn a_port_that_is_removed_and_created_again_forwards_again() {
             assert_says(&warning.text, &[nic(role)]);
             if role == Role::Uplink {
                 // The program alone still serves the other ports.
-                rig.crosses(&Case::relay(0, 60));
+                rig.assert_forwarded(&Case::relay(0, 60));
                 // Frames that would leave by it are dropped, with a named reason.
                 let before = rig.count("dropped_no_egress");
                 let frame = exit(0, 60).outbound(&[]);
@@ -367,7 +367,7 @@ fn a_port_that_is_back_and_cannot_be_set_up_ends_the_box_with_status_1() {
         rig.ip(line);
     }
     // 30 tries, a second apart.
-    let deadline = Instant::now() + 3 * PATIENCE;
+    let deadline = Instant::now() + 3 * TIMEOUT;
     while !rig.running.has_ended() {
         assert!(Instant::now() < deadline, "{}", rig.running.log());
         std::thread::sleep(PACE);

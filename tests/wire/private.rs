@@ -8,7 +8,7 @@ use crate::needles::{Search, Who};
 use crate::reload::{AUTHORITIES, KEPT, REPLACED, Tor, listing, relay, replace};
 use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, exitmark, silent};
 use etherparse::Ipv4Header;
-use exitmark_lab::consensus::Order;
+use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_lab::process::dumping_in;
 use exitmark_lab::site::{HOST_MAC, HOST_V4, HOST_V6, Plan};
 use exitmark_lab::{Netns, RawPort, contained};
@@ -80,11 +80,11 @@ fn frames() -> Vec<(Side, Vec<u8>)> {
         }
     }
     // An ARP request for that address.
-    let IpAddr::V4(asked) = Who::Exit.addresses()[0] else {
+    let IpAddr::V4(queried) = Who::Exit.addresses()[0] else {
         unreachable!("the first is of IPv4");
     };
     let head = [0, 1, 8, 0, 6, 4, 0, 1];
-    let question = [&head[..], &noise(5, 16), &asked.octets()].concat();
+    let question = [&head[..], &noise(5, 16), &queried.octets()].concat();
     let question = ethernet("ff:ff:ff:ff:ff:ff", HOST_MAC, &[], 0x0806, &question);
     frames.push((Side::Host, question));
     frames
@@ -237,11 +237,11 @@ fn falsify(middle: &Netns) {
     });
 }
 
-fn listing_relays() -> Order {
+fn listing_relays() -> ConsensusBuilder {
     let [v4, v6] = Who::Relay.addresses().map(relay);
-    let mut order = listing(v4);
-    order.listed.push(v6);
-    order
+    let mut builder = listing(v4);
+    builder.listed.push(v6);
+    builder
 }
 
 #[test]

@@ -25,15 +25,15 @@ fn bits(capabilities: &[Capability]) -> u64 {
 
 /// What each thread may have at most. Where memory can be locked up to a limit only, every thread
 /// keeps what gets past it.
-fn allowed(pid: u32, thread: &str, keeper: &[Capability]) -> u64 {
+fn allowed(pid: u32, thread: &str, relay_service: &[Capability]) -> u64 {
     let of_thread = match thread {
         "exitmark" => &[
             Capability::CAP_NET_ADMIN,
             Capability::CAP_NET_RAW,
             Capability::CAP_BPF,
         ][..],
-        "exitmark-way" => &[Capability::CAP_NET_ADMIN],
-        "exitmark-relays" => keeper,
+        "exitmark-hop" => &[Capability::CAP_NET_ADMIN],
+        "exitmark-relays" => relay_service,
         _ => &[],
     };
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
@@ -46,10 +46,12 @@ fn allowed(pid: u32, thread: &str, keeper: &[Capability]) -> u64 {
 
 /// A thread gives up what it does not need as the first thing that it does: on a busy machine that
 /// may be a moment after the box is ready.
-fn check_threads(pid: u32, keeper: &[Capability]) {
+fn check_threads(pid: u32, relay_service: &[Capability]) {
     eventually("every thread has given it up", || {
         let threads = threads_of(pid).unwrap();
-        let mut excesses = threads.iter().map(|thread| excess(pid, thread, keeper));
+        let mut excesses = threads
+            .iter()
+            .map(|thread| excess(pid, thread, relay_service));
         match excesses.find_map(|excess| excess) {
             None if threads.len() > 5 => Ok(()),
             None => Err(format!("too few threads: {threads:?}")),
@@ -59,9 +61,9 @@ fn check_threads(pid: u32, keeper: &[Capability]) {
 }
 
 /// What this thread may do, and should not.
-fn excess(pid: u32, thread: &Status, keeper: &[Capability]) -> Option<String> {
+fn excess(pid: u32, thread: &Status, relay_service: &[Capability]) -> Option<String> {
     let name = &thread["Name"];
-    let allowed = allowed(pid, name, keeper);
+    let allowed = allowed(pid, name, relay_service);
     for set in ["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd"] {
         let has = u64::from_str_radix(&thread[set], 16).unwrap();
         if has & !allowed != 0 {

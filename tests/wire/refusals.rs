@@ -6,7 +6,7 @@ use crate::rig::{
 };
 use exitmark_datapath::Role;
 use exitmark_lab::process::{as_nobody, public_copy};
-use exitmark_lab::site::{CLEARNET_MAC, INCOMING_MAC, LastWords, Plan, Site, TORNET_MAC, nic};
+use exitmark_lab::site::{CLEARNET_MAC, FinalState, INCOMING_MAC, Plan, Site, TORNET_MAC, nic};
 use exitmark_lab::{LabError, Netns};
 use std::path::Path;
 use std::process::Command;
@@ -209,7 +209,7 @@ fn a_link_local_address_is_a_warning_unless_the_port_is_incoming_too() {
     rig.site.middle.ip(address).unwrap();
     let config = Config::default().incoming("uplink0", CLEARNET_MAC);
     let rig = Rig::on(rig.site, &config);
-    let LastWords { status, log, .. } = rig.running.stop().unwrap();
+    let FinalState { status, log, .. } = rig.running.stop().unwrap();
     assert!(status.success() && !log.contains(remedy), "{log}");
 }
 

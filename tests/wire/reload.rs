@@ -1,9 +1,9 @@
 //! Other relay sets: followed as tor replaces its files, at once and as a whole, or not at all.
 
 use crate::craft::{AF11, Packet, TCP, exit, families, segment};
-use crate::rig::{Config, PATIENCE, Rig, Side, assert_says, both_engines, eventually, needs_root};
+use crate::rig::{Config, Rig, Side, TIMEOUT, assert_says, both_engines, eventually, needs_root};
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::{Order, hours_from};
+use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
 use exitmark_lab::process::NOBODY;
 use exitmark_lab::site::Plan;
 use exitmark_lab::{Capture, publish};
@@ -26,12 +26,12 @@ pub(crate) const KEPT: &str = "stays as it was";
 pub(crate) static AUTHORITIES: LazyLock<Authorities> = LazyLock::new(|| Authorities::new(3));
 
 /// A consensus that lists this endpoint among a hundred others.
-pub(crate) fn listing(listed: Endpoint) -> Order {
+pub(crate) fn listing(listed: Endpoint) -> ConsensusBuilder {
     let validity = hours_from(SystemTime::now() - HOUR, [0, 2, 3]);
-    Order {
+    ConsensusBuilder {
         relays: 100,
         listed: vec![listed],
-        ..Order::full_size(Flavor::Microdesc, validity)
+        ..ConsensusBuilder::full_size(Flavor::Microdesc, validity)
     }
 }
 
@@ -40,16 +40,16 @@ pub(crate) struct Tor {
 }
 
 impl Tor {
-    pub(crate) fn with(order: &Order) -> Self {
+    pub(crate) fn with(builder: &ConsensusBuilder) -> Self {
         let tor = Self {
             directory: tempfile::tempdir().unwrap(),
         };
-        tor.publish(order);
+        tor.publish(builder);
         tor
     }
 
-    pub(crate) fn publish(&self, order: &Order) {
-        publish(self.directory.path(), NAME, order, &AUTHORITIES).unwrap();
+    pub(crate) fn publish(&self, builder: &ConsensusBuilder) {
+        publish(self.directory.path(), NAME, builder, &AUTHORITIES).unwrap();
     }
 
     pub(crate) fn consensus(&self) -> PathBuf {
@@ -131,9 +131,9 @@ impl<'a> Prober<'a> {
     /// Every frame was where it had to be, as it had to be.
     pub(crate) fn check(self) {
         for (capture, expected) in [(self.uplink, self.exits), (self.incoming, self.relays)] {
-            let seen = capture.finish().unwrap();
-            let seen: Vec<_> = seen.into_iter().map(|one| one.bytes).collect();
-            assert!(seen == expected);
+            let captured = capture.finish().unwrap();
+            let captured: Vec<_> = captured.into_iter().map(|one| one.bytes).collect();
+            assert!(captured == expected);
         }
     }
 }
@@ -218,7 +218,7 @@ fn who_has_left_is_remembered_over_a_restart_and_then_forgotten() {
         let mut prober = Prober::new(&rig);
         prober.expect(first, Steered, "remembered over the restart");
         prober.check();
-        // Time passes for the box when it is told to remember less.
+        // Time passes for the box when it is configured to remember less.
         let rig = rig.restart(&tor.config("retain = \"0s\""));
         let mut prober = Prober::new(&rig);
         prober.expect(first, Marked, "forgotten");
@@ -256,12 +256,12 @@ fn a_stale_set_lets_all_pass_or_goes_on() {
             ("pass", Treatment::Passed, Treatment::Passed),
             ("keep", Treatment::Steered, Treatment::Marked),
         ] {
-            // Long enough for the box to start and be asked first.
+            // Long enough for the box to start and be queried first.
             let until_stale = Duration::from_secs(4);
-            let mut order = listing(relay(first));
+            let mut builder = listing(relay(first));
             let end = SystemTime::now() + until_stale - 24 * HOUR;
-            order.validity = hours_from(end - 3 * HOUR, [0, 1, 3]);
-            let tor = Tor::with(&order);
+            builder.validity = hours_from(end - 3 * HOUR, [0, 1, 3]);
+            let tor = Tor::with(&builder);
             let config = tor.config(&format!("when_stale = \"{when_stale}\""));
             let rig = Rig::silent(Plan::default(), &config);
             let mut prober = Prober::new(&rig);
@@ -305,7 +305,7 @@ fn a_signal_has_the_files_read_at_once() {
     rig.stop();
 }
 
-/// Frames keep crossing while the set is replaced again and again; none is lost, and each
+/// Frames are forwarded while the set is replaced again and again; none is lost, and each
 /// is wholly of one set or the other.
 #[test]
 fn no_frame_is_lost_while_sets_change() {
@@ -325,10 +325,10 @@ fn no_frame_is_lost_while_sets_change() {
             }
             let sent = set * per_set;
             eventually("all arrive", || {
-                let seen = [&mut uplink, &mut incoming].map(|eye| eye.so_far().len());
-                match seen.iter().sum::<usize>() {
-                    seen if seen == sent => Ok(()),
-                    seen => Err(format!("{seen} of {sent}")),
+                let captured = [&mut uplink, &mut incoming].map(|eye| eye.so_far().len());
+                match captured.iter().sum::<usize>() {
+                    captured if captured == sent => Ok(()),
+                    captured => Err(format!("{captured} of {sent}")),
                 }
             });
             rig.said(REPLACED, set..=set);
@@ -337,8 +337,8 @@ fn no_frame_is_lost_while_sets_change() {
         let (uplink, incoming) = (uplink.finish().unwrap(), incoming.finish().unwrap());
         assert!(!uplink.is_empty() && !incoming.is_empty());
         let (marked, steered) = (exit(0, 0).marked(), exit(0, 0).steered());
-        for (seen, wanted) in [(uplink, marked), (incoming, steered)] {
-            for frame in seen {
+        for (captured, wanted) in [(uplink, marked), (incoming, steered)] {
+            for frame in captured {
                 // Same MACs and same ToS as all that leave this way.
                 assert_eq!(frame.bytes[..16], wanted[..16]);
             }
@@ -396,7 +396,7 @@ const CATCHES: usize = 20;
 
 /// The box's loader, once it is this user; none if it has read the document meanwhile.
 fn catch(rig: &mut Rig, user: u32) -> Option<nix::unistd::Pid> {
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TIMEOUT;
     loop {
         let children = children(rig.running.pid());
         for &child in &children {

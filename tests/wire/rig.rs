@@ -3,9 +3,9 @@
 use crate::craft::{AF11, Packet, ethernet, exit, relay};
 use exitmark_box::observe::{Report, Warning};
 use exitmark_datapath::Role;
-use exitmark_lab::site::{FAR_END, LastWords, Plan, RunningBox, Site, nic, nic_mac};
+use exitmark_lab::site::{FAR_END, FinalState, Plan, RunningBox, Site, nic, nic_mac};
 use exitmark_lab::{Capture, CapturedFrame, Netns, RawPort, contained};
-pub(crate) use exitmark_lab::{Config, PATIENCE, both_engines, eventually, needs_root, wait_until};
+pub(crate) use exitmark_lab::{Config, TIMEOUT, both_engines, eventually, needs_root, wait_until};
 use std::collections::BTreeMap;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
@@ -89,10 +89,10 @@ impl Case {
 
     /// Checks that all captured frames are the expected one.
     #[track_caller]
-    fn is_all(&self, seen: &[CapturedFrame]) {
+    fn is_all(&self, captured: &[CapturedFrame]) {
         let (_, expected) = self.arrives.as_ref().unwrap();
-        let is_all = seen.iter().all(|one| one.bytes == *expected);
-        assert!(is_all, "{}: {seen:02x?}", self.what);
+        let is_all = captured.iter().all(|one| one.bytes == *expected);
+        assert!(is_all, "{}: {captured:02x?}", self.what);
     }
 
     /// Exit traffic, which is marked.
@@ -163,8 +163,8 @@ pub(crate) fn classifies(site: &Site, is_enforced: bool, when: &str) {
         false => [frames.to_vec(), Vec::new()],
     };
     for (eye, expected) in eyes.iter_mut().zip(expected) {
-        let arrived = eye.wait_until(PATIENCE, |seen| {
-            seen.iter().map(|one| &one.bytes).eq(&expected)
+        let arrived = eye.wait_until(TIMEOUT, |captured| {
+            captured.iter().map(|one| &one.bytes).eq(&expected)
         });
         assert!(arrived, "{when}: enforced: {is_enforced}");
     }
@@ -253,7 +253,7 @@ impl Rig {
 
     /// Stops the box as [`moved`] checks it.
     #[track_caller]
-    pub(crate) fn stop(self) -> LastWords {
+    pub(crate) fn stop(self) -> FinalState {
         let last = self.running.stop().unwrap();
         moved(&last);
         last
@@ -276,16 +276,18 @@ impl Rig {
 
     /// Sends a frame repeatedly until it arrives, and no other frame.
     #[track_caller]
-    pub(crate) fn crosses(&self, case: &Case) {
+    pub(crate) fn assert_forwarded(&self, case: &Case) {
         let (to, expected) = case.arrives.as_ref().unwrap();
         let mut eye = self.watch(*to);
         let port = self.port(case.from);
-        let crosses = || {
+        let assert_forwarded = || {
             // A recreated far end may not exist yet.
             let _ = port.send(&case.sent);
-            eye.wait_until(PACE, |seen| seen.iter().any(|one| one.bytes == *expected))
+            eye.wait_until(PACE, |captured| {
+                captured.iter().any(|one| one.bytes == *expected)
+            })
         };
-        wait_until(&case.what, crosses, || self.running.log());
+        wait_until(&case.what, assert_forwarded, || self.running.log());
         case.is_all(&eye.finish().unwrap());
     }
 
@@ -314,20 +316,23 @@ impl Rig {
         farewell(&self.site);
         for ((side, mut eye), expected) in Side::ALL.into_iter().zip(eyes).zip(expected) {
             let ended = |frame: &CapturedFrame| frame.bytes.ends_with(FAREWELL);
-            let is_over =
-                side == Side::Stack || eye.wait_until(PATIENCE, |seen| seen.iter().any(ended));
-            assert!(is_over, "the end of what crosses was not seen at {side:?}");
-            let seen = eye.finish().unwrap();
-            let seen: Vec<_> = seen.iter().filter(|one| !ended(one)).collect();
-            for (seen, (what, frame)) in seen.iter().zip(&expected) {
-                let bytes = &seen.bytes;
+            let is_over = side == Side::Stack
+                || eye.wait_until(TIMEOUT, |captured| captured.iter().any(ended));
+            assert!(
+                is_over,
+                "the end of what is forwarded was not seen at {side:?}"
+            );
+            let captured = eye.finish().unwrap();
+            let captured: Vec<_> = captured.iter().filter(|one| !ended(one)).collect();
+            for (captured, (what, frame)) in captured.iter().zip(&expected) {
+                let bytes = &captured.bytes;
                 assert!(
                     bytes == *frame,
                     "{what} at {side:?}:\n{bytes:02x?}\nexpected\n{frame:02x?}"
                 );
             }
-            let (number, wanted) = (seen.len(), expected.len());
-            assert_eq!(number, wanted, "frames at {side:?}: {seen:02x?}");
+            let (number, wanted) = (captured.len(), expected.len());
+            assert_eq!(number, wanted, "frames at {side:?}: {captured:02x?}");
         }
         assert_moved(&moved(&last), counters.as_ref());
     }
@@ -412,7 +417,7 @@ pub(crate) fn count(counters: &Counters, name: &str) -> u64 {
 /// The counters that changed, after checking that the box ended with status 0, that every frame is
 /// accounted for, and that every received frame was forwarded or dropped for a named reason.
 #[track_caller]
-pub(crate) fn moved(last: &LastWords) -> Counters {
+pub(crate) fn moved(last: &FinalState) -> Counters {
     assert!(last.status.success(), "{}\n{}", last.status, last.log);
     assert_eq!(last.counters.get("unaccounted"), Some(&0), "{}", last.log);
     let counters = &last.counters;

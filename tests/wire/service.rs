@@ -5,13 +5,13 @@ use crate::craft::{AF11, exit, relay};
 use crate::leaks::pins;
 use crate::reload::{Tor, listing};
 use crate::rig::{
-    Case, Config, EXITMARK, PATIENCE, Rig, Side, arrives, assert_says, both_engines, eventually,
+    Case, Config, EXITMARK, Rig, Side, TIMEOUT, arrives, assert_says, both_engines, eventually,
     exitmark, moved, needs_root, port, silent, watch,
 };
 use exitmark_box::control::{Client, DEFAULT_SOCKET};
 use exitmark_box::observe::Report;
 use exitmark_lab::process::http;
-use exitmark_lab::site::{LastWords, Plan, RELAY_V4, RunningBox, SERVER_V4, Site};
+use exitmark_lab::site::{FinalState, Plan, RELAY_V4, RunningBox, SERVER_V4, Site};
 use exitmark_lab::{Capture, RawPort, contained};
 use exitmark_policy::Endpoint;
 use nix::sys::signal::Signal;
@@ -43,7 +43,7 @@ fn fails(output: &Output, status: i32, words: &[&str]) {
 }
 
 /// Stops the box, and checks that no system call was blocked that it needs.
-fn stop(running: RunningBox) -> LastWords {
+fn stop(running: RunningBox) -> FinalState {
     let last = running.stop().unwrap();
     moved(&last);
     assert!(!last.log.contains("not permitted"), "{}", last.log);
@@ -54,7 +54,7 @@ fn stop(running: RunningBox) -> LastWords {
 struct Wire {
     port: RawPort,
     eye: Capture,
-    seen: usize,
+    captured: usize,
 }
 
 impl Wire {
@@ -62,18 +62,18 @@ impl Wire {
         Self {
             port: port(site, Side::Host),
             eye: watch(site, Side::Clearnet),
-            seen: 0,
+            captured: 0,
         }
     }
 
     /// Sends an exit frame, which must arrive with this ToS byte.
     #[track_caller]
-    fn crosses_as(&mut self, tos: u8) {
+    fn assert_forwarded_as(&mut self, tos: u8) {
         self.port.send(&exit(0, 50).outbound(&[])).unwrap();
-        self.seen += 1;
-        let (seen, expected) = (self.seen, exit(0, 50).tos(tos).outbound(&[]));
-        let arrived = self.eye.wait_until(PATIENCE, |frames| {
-            frames.len() == seen && frames[seen - 1].bytes == expected
+        self.captured += 1;
+        let (captured, expected) = (self.captured, exit(0, 50).tos(tos).outbound(&[]));
+        let arrived = self.eye.wait_until(TIMEOUT, |frames| {
+            frames.len() == captured && frames[captured - 1].bytes == expected
         });
         assert!(arrived, "no frame with {tos:#04x}");
     }
@@ -89,7 +89,7 @@ impl Manager {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mailbox = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-        mailbox.set_read_timeout(Some(PATIENCE)).unwrap();
+        mailbox.set_read_timeout(Some(TIMEOUT)).unwrap();
         Self { mailbox, directory }
     }
 
@@ -105,25 +105,25 @@ impl Manager {
         command
     }
 
-    fn hear(&self) -> String {
+    fn receive(&self) -> String {
         let mut bytes = [0; 4096];
         let length = loop {
             match self.mailbox.recv(&mut bytes) {
                 // A receive with a timeout is not restarted after a signal.
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                heard => break heard.unwrap(),
+                received => break received.unwrap(),
             }
         };
         text(&bytes[..length])
     }
 
     /// All messages up to this one.
-    fn hear_until(&self, words: &str) -> Vec<String> {
-        let mut heard = Vec::new();
+    fn receive_until(&self, words: &str) -> Vec<String> {
+        let mut received = Vec::new();
         loop {
-            heard.push(self.hear());
-            if heard.last().unwrap().contains(words) {
-                return heard;
+            received.push(self.receive());
+            if received.last().unwrap().contains(words) {
+                return received;
             }
         }
     }
@@ -139,37 +139,37 @@ fn notifies_the_service_manager_of_ready_watchdog_and_stopping() {
     let command = manager.command(&configuration, "$$");
     let running = std::thread::scope(|scope| {
         let start = scope.spawn(|| RunningBox::start_by(&site.middle, command).unwrap());
-        let first = manager.hear();
+        let first = manager.receive();
         let begins = first.starts_with("READY=1\nSTATUS=ready: engine=");
         assert!(begins, "{first}");
         // Frames are forwarded at once, in any state of the process.
-        wire.crosses_as(AF11);
+        wire.assert_forwarded_as(AF11);
         start.join().unwrap()
     });
     for _ in 0..4 {
-        assert_eq!(manager.hear(), "WATCHDOG=1\n");
+        assert_eq!(manager.receive(), "WATCHDOG=1\n");
     }
     running.signal(Signal::SIGTERM).unwrap();
-    let heard = manager.hear_until("STOPPING=1");
-    let mut before = heard[..heard.len() - 1].iter();
-    assert!(before.all(|one| one == "WATCHDOG=1\n"), "{heard:?}");
+    let received = manager.receive_until("STOPPING=1");
+    let mut before = received[..received.len() - 1].iter();
+    assert!(before.all(|one| one == "WATCHDOG=1\n"), "{received:?}");
     let last = running.stop();
     // It may have ended already.
     if let Ok(last) = last {
         moved(&last);
     }
     // Marking continues.
-    wire.crosses_as(AF11);
+    wire.assert_forwarded_as(AF11);
     assert_eq!(pins(&site), ["exitmark"]);
 
     // It ignores a watchdog of another process.
     let command = manager.command(&configuration, "1");
     let running = RunningBox::start_by(&site.middle, command).unwrap();
-    wire.crosses_as(AF11);
+    wire.assert_forwarded_as(AF11);
     running.counters().unwrap();
     stop(running);
-    let heard = manager.hear_until("STOPPING=1");
-    assert_eq!(heard.len(), 2, "{heard:?}");
+    let received = manager.receive_until("STOPPING=1");
+    assert_eq!(received.len(), 2, "{received:?}");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
         let mut wire = Wire::of(&rig.site);
         let file = rig.configuration.to_str().unwrap();
         let reload = |by: &[&str]| exitmark(&rig.site, &[&["reload"], by].concat());
-        wire.crosses_as(0);
+        wire.assert_forwarded_as(0);
         let counters = rig.running.counters().unwrap();
         let counts = (counters.get("exit"), counters.get("marked"));
         assert_eq!(counts, (Some(&1), None));
@@ -190,7 +190,7 @@ fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
         fs::write(file, &enforce).unwrap();
         let output = succeeds(&reload(&["--config", file]));
         assert_eq!(output, "generation 2, changed:\n  mode\n");
-        wire.crosses_as(AF11);
+        wire.assert_forwarded_as(AF11);
         let output = reload(&["--config", file]);
         assert_eq!(text(&output.stdout), "nothing changed: generation 2\n");
 
@@ -210,7 +210,7 @@ fn a_reload_switches_from_audit_to_enforce_and_a_refused_one_changes_nothing() {
             let output = reload(&[]);
             fails(&output, 1, words);
             assert!(output.stdout.is_empty());
-            wire.crosses_as(AF11);
+            wire.assert_forwarded_as(AF11);
             let report = rig.status();
             assert_eq!((report.reloads, report.reloads_refused), (1, number));
             assert_eq!((report.mode.as_str(), report.generation), ("enforce", 2));
@@ -250,7 +250,7 @@ fn status_is_correct_as_text_and_as_json() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
     let mut wire = Wire::of(&rig.site);
-    wire.crosses_as(AF11);
+    wire.assert_forwarded_as(AF11);
     let json = succeeds(&exitmark(&rig.site, &["status", "--json"]));
     let report: Report = serde_json::from_str(&json).unwrap();
     let of = |class: &str| report.classes.iter().find(|one| one.class == class);
@@ -260,8 +260,8 @@ fn status_is_correct_as_text_and_as_json() {
     let kinds: Vec<_> = report.warnings.iter().map(|one| &one.kind).collect();
     assert_eq!(kinds, ["configuration"]);
     // The JSON contains the whole report.
-    let told: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(serde_json::to_value(&report).unwrap(), told);
+    let printed: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(serde_json::to_value(&report).unwrap(), printed);
     let output = succeeds(&exitmark(&rig.site, &["status"]));
     assert!(output.starts_with("exitmark"), "{output}");
 
@@ -286,16 +286,16 @@ fn status_is_correct_as_text_and_as_json() {
 fn answers_many_concurrent_clients() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
-    let asking: Vec<_> = (0..32)
+    let clients: Vec<_> = (0..32)
         .map(|number| {
             let ask = move || match number % 2 {
                 0 => Client::new(DEFAULT_SOCKET).metrics().unwrap(),
                 _ => http(9787, "GET /metrics").unwrap(),
             };
-            rig.site.middle.spawn("asking", ask).unwrap()
+            rig.site.middle.spawn("clients", ask).unwrap()
         })
         .collect();
-    for one in asking {
+    for one in clients {
         assert_says(&one.join().unwrap(), &["exitmark_"]);
     }
     stop(rig.running);

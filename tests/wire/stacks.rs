@@ -2,7 +2,7 @@
 
 use crate::craft::{AF11, families, mac};
 use crate::rig::{
-    Config, Counters, PATIENCE, Rig, UPLINK0_MAC, assert_says, both_engines, count, moved,
+    Config, Counters, Rig, TIMEOUT, UPLINK0_MAC, assert_says, both_engines, count, moved,
 };
 use exitmark_lab::site::{
     BOX_V4, BOX_V6, CLEARNET_MAC, FAR_END, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan,
@@ -45,19 +45,19 @@ pub(crate) fn connect(target: SocketAddr, tos: u8) -> nix::Result<TcpStream> {
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6TClass, &tos.into()).unwrap(),
     }
     // This limits connecting too.
-    let patience = TimeVal::seconds(PATIENCE.as_secs().try_into().unwrap());
-    setsockopt(&socket, sockopt::SendTimeout, &patience).unwrap();
+    let timeout = TimeVal::seconds(TIMEOUT.as_secs().try_into().unwrap());
+    setsockopt(&socket, sockopt::SendTimeout, &timeout).unwrap();
     nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
     Ok(socket.into())
 }
 
 /// Sends `bytes` bytes from `from` to an echo server in `to`, and receives them at the same time.
 pub(crate) fn converse(from: &Netns, to: &Netns, address: IpAddr, port: u16, bytes: usize) {
-    converse_bearing(0, from, to, address, port, bytes);
+    converse_with_tos(0, from, to, address, port, bytes);
 }
 
 /// Like [`converse`], with a socket with this ToS byte.
-pub(crate) fn converse_bearing(
+pub(crate) fn converse_with_tos(
     tos: u8,
     from: &Netns,
     to: &Netns,
@@ -69,7 +69,7 @@ pub(crate) fn converse_bearing(
     from.run(move || {
         let target = SocketAddr::new(address, port);
         let mut stream = connect(target, tos).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let said = crate::craft::noise(port.into(), bytes);
         let mut writer = stream.try_clone().unwrap();
         let sent = said.clone();
@@ -77,11 +77,14 @@ pub(crate) fn converse_bearing(
             writer.write_all(&sent).unwrap();
             writer.shutdown(Shutdown::Write).unwrap();
         });
-        let mut heard = Vec::new();
-        stream.read_to_end(&mut heard).unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
         sending.join().unwrap();
-        let (heard_bytes, said_bytes) = (heard.len(), said.len());
-        assert!(heard == said, "{heard_bytes} of {said_bytes} came back");
+        let (received_bytes, said_bytes) = (received.len(), said.len());
+        assert!(
+            received == said,
+            "{received_bytes} of {said_bytes} came back"
+        );
     });
     server.join().unwrap();
 }
@@ -124,8 +127,8 @@ pub(crate) fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFr
         let flags = if bytes[14] >> 4 == 4 { 47 } else { 67 };
         bytes[flags] & 1 != 0
     };
-    let enough = |seen: &[CapturedFrame]| seen.iter().filter(is_fin).count() >= connections;
-    assert!(capture.wait_until(PATIENCE, enough), "no FIN captured");
+    let enough = |captured: &[CapturedFrame]| captured.iter().filter(is_fin).count() >= connections;
+    assert!(capture.wait_until(TIMEOUT, enough), "no FIN captured");
     capture.finish().unwrap()
 }
 
@@ -337,7 +340,7 @@ fn tcp_where_uplink_is_incoming_too() {
             assert_eq!(frame.bytes[6..12], mac(UPLINK0_MAC));
         }
         // Up to 64 KiB are one frame here, before segmentation.
-        assert!(answers.wait_until(PATIENCE, |seen| seen.len() > 300_000 / 65_536));
+        assert!(answers.wait_until(TIMEOUT, |captured| captured.len() > 300_000 / 65_536));
         for frame in answers.finish().unwrap() {
             assert_eq!(frame.bytes[..6], mac(UPLINK0_MAC));
         }

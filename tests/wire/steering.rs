@@ -1,7 +1,7 @@
 //! A next hop by its address: resolved, updated, lost and resolved again.
 
 use crate::craft::{exit, noise, relay};
-use crate::rig::{Case, Config, PACE, PATIENCE, Rig, Side, arrives, needs_root, wait_until};
+use crate::rig::{Case, Config, PACE, Rig, Side, TIMEOUT, arrives, needs_root, wait_until};
 use exitmark_lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
 use exitmark_lab::{Capture, CapturedFrame, RawPort};
 use exitmark_policy::packet::MacAddr;
@@ -68,15 +68,17 @@ fn is_steered(rig: &Rig, port: &RawPort, when: &str) {
     let (sent, steered) = (relay(0, 60).outbound(&[]), relay(0, 60).steered());
     let is_steered = || {
         port.send(&sent).unwrap();
-        eye.wait_until(PACE, |seen| seen.iter().any(|one| one.bytes == steered))
+        eye.wait_until(PACE, |captured| {
+            captured.iter().any(|one| one.bytes == steered)
+        })
     };
     wait_until(when, is_steered, || "no frame");
 }
 
 /// Waits for a frame to this address.
-fn seen(eye: &mut Capture, what: &str, to: MacAddr) {
+fn captured(eye: &mut Capture, what: &str, to: MacAddr) {
     let is_it = |frame: &CapturedFrame| MacAddr::destination_of(&frame.bytes) == Some(to);
-    let found = eye.wait_until(PATIENCE, |seen| seen.iter().any(is_it));
+    let found = eye.wait_until(TIMEOUT, |captured| captured.iter().any(is_it));
     assert!(found, "{what}");
 }
 
@@ -87,12 +89,12 @@ fn a_next_hop_that_changes_its_mac_address_is_followed_within_a_second() {
         let rig = Rig::lively(Plan::default(), &by_address(address).engine(engine));
         let mut eye = rig.watch(Side::Tornet);
         let load = Load::start(&rig, family);
-        seen(&mut eye, "steered to the router", mac(TORNET_MAC));
+        captured(&mut eye, "steered to the router", mac(TORNET_MAC));
         // Without an announcement on the wire.
         let change = format!("link set dev eth0 address {NEW_MAC}");
         rig.site.tornet.ip(&change).unwrap();
         let changed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        seen(&mut eye, "steered to the new address", mac(NEW_MAC));
+        captured(&mut eye, "steered to the new address", mac(NEW_MAC));
         let sent = load.finish();
         let last = rig.stop();
 
@@ -150,9 +152,9 @@ fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
             let end = exit(0, noise(9, 20).len()).outbound(&[]);
             port.send(&end).unwrap();
             let is_end = |frame: &CapturedFrame| frame.bytes.len() == end.len();
-            assert!(eye.wait_until(PATIENCE, |seen| seen.iter().any(is_end)));
-            let seen = eye.finish().unwrap();
-            let came = seen.iter().any(|one| one.bytes == frame);
+            assert!(eye.wait_until(TIMEOUT, |captured| captured.iter().any(is_end)));
+            let captured = eye.finish().unwrap();
+            let came = captured.iter().any(|one| one.bytes == frame);
             assert_eq!(came, !drops, "{away}");
             rig.site.tornet.ip(back).unwrap();
             is_steered(&rig, &port, back);

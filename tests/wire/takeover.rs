@@ -16,7 +16,7 @@ use std::path::Path;
 
 /// Checks that an exit frame is marked and a relay frame steered.
 #[track_caller]
-fn crosses(rig: &Rig) {
+fn assert_forwarded(rig: &Rig) {
     classifies(&rig.site, true, "by this box");
 }
 
@@ -28,11 +28,11 @@ fn stopped() -> Site {
 /// Stops the box, changes what it left, and starts it again on the same site.
 fn between_two_runs(change: impl FnOnce(&Site)) -> Rig {
     let rig = Rig::silent(Plan::default(), &Config::default());
-    crosses(&rig);
+    assert_forwarded(&rig);
     let site = rig.leave();
     change(&site);
     let rig = Rig::on(site, &Config::default());
-    crosses(&rig);
+    assert_forwarded(&rig);
     rig
 }
 
@@ -73,7 +73,7 @@ fn a_pin_of_a_nic_that_is_gone_is_cleaned_up() {
 fn a_port_that_is_no_longer_configured_is_detached() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
-    crosses(&rig);
+    assert_forwarded(&rig);
     let rig = rig.restart(&Config::default().without_incoming());
     assert_says(&rig.running.log(), &["incoming is no longer configured"]);
     let links = rig.site.middle.ip("-d link").unwrap();
@@ -86,7 +86,7 @@ fn a_port_that_is_no_longer_configured_is_detached() {
 fn a_failed_start_leaves_the_old_box_unchanged() {
     both_engines(|| {
         let rig = Rig::silent(Plan::default(), &Config::default());
-        crosses(&rig);
+        assert_forwarded(&rig);
         let site = rig.leave();
         let before = links(&site);
         for more in [
@@ -117,7 +117,7 @@ fn a_refusal_after_attaching_puts_the_old_programs_back() {
     };
     let config = Config::default().engine("xdp");
     let rig = Rig::silent(Plan::default(), &config);
-    crosses(&rig);
+    assert_forwarded(&rig);
     let site = rig.leave();
     let before = programs(&site);
     assert_eq!(before.len(), 3);
@@ -125,14 +125,14 @@ fn a_refusal_after_attaching_puts_the_old_programs_back() {
     assert_says(&refused(&site, &config), &["ndo_xdp_xmit"]);
     assert_eq!(programs(&site), before);
     poll(&site.clearnet, "eth0").unwrap();
-    crosses(&Rig::on(site, &config));
+    assert_forwarded(&Rig::on(site, &config));
 }
 
 #[test]
 fn nics_may_change_their_roles_between_two_runs() {
     needs_root!();
     let rig = Rig::silent(Plan::default(), &Config::default());
-    crosses(&rig);
+    assert_forwarded(&rig);
     let site = rig.leave();
     // Host and uplink swapped.
     let directory = tempfile::tempdir().unwrap();
@@ -259,15 +259,15 @@ fn without_redirects_the_ingress_has_xdp_in_generic_mode() {
         let log = rig.running.log();
         assert_says(&log, &["host0 has XDP in generic mode"]);
         assert!(!log.contains("by this process alone"), "{log}");
-        crosses(&rig);
+        assert_forwarded(&rig);
         // The policy outlives the process.
         rig.running.signal(Signal::SIGKILL).unwrap();
         rig.running.ended().unwrap();
-        crosses(&rig);
+        assert_forwarded(&rig);
         // The next process keeps the mode without an option.
         let rig = Rig::on(rig.site, &Config::default().engine(engine));
         assert!(rig.running.ready.contains("host=host0 xdp=generic"));
-        crosses(&rig);
+        assert_forwarded(&rig);
         detach(&rig.leave());
     }
 }
@@ -279,7 +279,7 @@ fn without_redirects_af_xdp_forwards_by_its_process_alone() {
     let words = ["engine=af_xdp", "host=host0 xdp=native"];
     assert_says(&rig.running.ready, &words);
     assert_says(&rig.running.log(), &["by this process alone"]);
-    crosses(&rig);
+    assert_forwarded(&rig);
     rig.stop();
 }
 
@@ -322,7 +322,7 @@ fn a_running_box_is_not_detached() {
     assert_eq!(output.status.code(), Some(1));
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(words.contains("another exitmark holds"), "{words}");
-    crosses(&rig);
+    assert_forwarded(&rig);
 }
 
 /// The packet memory in MiB, from the log.
@@ -345,6 +345,6 @@ fn rings_are_small_where_the_kernel_decides_and_large_where_it_may_not() {
     let log = rig.running.log();
     assert!(log.contains("by this process alone"), "{log}");
     assert!(packet_memory(&rig) > 3 * small, "{small}: {log}");
-    crosses(&rig);
+    assert_forwarded(&rig);
     rig.stop();
 }

@@ -31,7 +31,7 @@ fn warning<'a>(report: &'a Report, kind: &str) -> Option<&'a Warning> {
 }
 
 #[track_caller]
-fn crosses(rig: &Rig, is_enforced: bool, when: &str) {
+fn assert_forwarded(rig: &Rig, is_enforced: bool, when: &str) {
     classifies(&rig.site, is_enforced, when);
 }
 
@@ -49,11 +49,11 @@ fn mode(path: &Path, mode: u32) {
 }
 
 /// A consensus with both families of the sent frames.
-fn relays() -> exitmark_lab::consensus::Order {
+fn relays() -> exitmark_lab::consensus::ConsensusBuilder {
     let [v4, v6] = relay_endpoints();
-    let mut order = listing(v4);
-    order.listed.push(v6);
-    order
+    let mut builder = listing(v4);
+    builder.listed.push(v6);
+    builder
 }
 
 #[test]
@@ -73,11 +73,11 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
     };
     let others = || write(relays().sign(&Authorities::family(1, 3)).as_bytes());
     let a_day_ahead = || {
-        let mut order = relays();
-        order.validity.valid_after += DAY;
-        order.validity.fresh_until += DAY;
-        order.validity.valid_until += DAY;
-        tor.publish(&order);
+        let mut builder = relays();
+        builder.validity.valid_after += DAY;
+        builder.validity.fresh_until += DAY;
+        builder.validity.valid_until += DAY;
+        tor.publish(&builder);
     };
     #[rustfmt::skip]
     let spoil: [(&str, &dyn Fn(), &str); 9] = [
@@ -99,7 +99,7 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
         spoil();
         let config = tor.config("").top("user = \"nobody\"").engine(engine);
         let rig = Rig::on(site, &config);
-        crosses(&rig, false, what);
+        assert_forwarded(&rig, false, what);
         let (report, code) = status(&rig.site);
         let alarm = warning(&report, "relay_set").unwrap_or_else(|| panic!("{report:?}"));
         println!("{what}: {}", alarm.text);
@@ -118,7 +118,7 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
             (report, Some(0)) if report.warnings.is_empty() => Ok(()),
             (report, code) => Err(format!("{what}: {code:?} {report:?}")),
         });
-        crosses(&rig, true, what);
+        assert_forwarded(&rig, true, what);
         site = rig.leave();
         detach(&site);
         fs::remove_file(&state).unwrap();
@@ -132,7 +132,7 @@ fn the_set_of_the_last_time_is_kept_until_the_clock_is_right() {
     let tor = Tor::with(&relays());
     let config = tor.config("");
     let rig = Rig::silent(Plan::default(), &config);
-    crosses(&rig, true, "at first");
+    assert_forwarded(&rig, true, "at first");
     let site = rig.leave();
     let state = tor.directory.path().join("relays.state");
     let good = fs::read(&state).unwrap();
@@ -145,14 +145,14 @@ fn the_set_of_the_last_time_is_kept_until_the_clock_is_right() {
     replace(&state, &future);
     fs::remove_file(tor.consensus()).unwrap();
     let rig = Rig::on(site, &config);
-    crosses(&rig, false, "of the future");
+    assert_forwarded(&rig, false, "of the future");
     assert_eq!(fs::read(&state).unwrap(), future, "it is kept");
     replace(&state, &good);
     eventually("the set", || match rig.status().relay_set {
         set if set.is_missing => Err(format!("{set:?}")),
         _ => Ok(()),
     });
-    crosses(&rig, true, "the clock is right");
+    assert_forwarded(&rig, true, "the clock is right");
     rig.stop();
 }
 
@@ -174,11 +174,11 @@ fn the_last_refusal_is_a_warning_at_once() {
     };
     replace(&tor.consensus(), b"");
     warned(&rig, "the file is empty");
-    crosses(&rig, true, "by the set before");
+    assert_forwarded(&rig, true, "by the set before");
     // Over a restart, with the stored state.
     let rig = rig.restart(&config);
     warned(&rig, "the file is empty");
-    crosses(&rig, true, "by the set of the last time");
+    assert_forwarded(&rig, true, "by the set of the last time");
     tor.publish(&relays());
     eventually("nothing to warn of", || match rig.status().warnings {
         warnings if warnings.is_empty() => Ok(()),
@@ -210,7 +210,7 @@ fn a_reload_needs_no_document_for_keys_independent_of_documents() {
     let extra = "extra = [\"198.51.100.1:9001\"]\nretain = \"5h\"";
     reload(&rig, &tor.config(extra));
     assert_eq!(status(&rig.site).0.relay_set.extra, 1);
-    crosses(&rig, true, "by the documents before");
+    assert_forwarded(&rig, true, "by the documents before");
 
     // Without a set in force, a missing document is not a reason to refuse another path.
     let nothing = |directory: &str| {
@@ -218,12 +218,12 @@ fn a_reload_needs_no_document_for_keys_independent_of_documents() {
         Config::default().relays(consensus + "\nstate = \"/run/relays.state\"")
     };
     let rig = rig.restart(&nothing("nosuch"));
-    crosses(&rig, false, "no document");
+    assert_forwarded(&rig, false, "no document");
     reload(&rig, &nothing("nosuch2"));
     let (report, _) = status(&rig.site);
     let alarm = warning(&report, "relay_set").unwrap();
     assert!(alarm.text.contains("/nosuch2/"), "{alarm:?}");
-    crosses(&rig, false, "still no document");
+    assert_forwarded(&rig, false, "still no document");
     rig.stop();
 }
 
@@ -251,7 +251,7 @@ fn a_full_disk_stops_neither_the_box_nor_a_reload() {
         command.args(["-c", "exec \"$0\" \"$@\" 2> /dev/full", EXITMARK]);
         command
     });
-    crosses(&rig, false, "audit");
+    assert_forwarded(&rig, false, "audit");
     let full = |rig: &Rig| {
         let (report, _) = status(&rig.site);
         let warning = warning(&report, "state").unwrap_or_else(|| panic!("{report:?}"));
@@ -261,7 +261,7 @@ fn a_full_disk_stops_neither_the_box_nor_a_reload() {
     config.top.clear();
     config.relays += "\nretain = \"5h\"";
     reload(&rig, &config);
-    crosses(&rig, true, "enforce");
+    assert_forwarded(&rig, true, "enforce");
     full(&rig);
     // tor's disk is full too.
     replace(&tor.consensus(), b"");
@@ -269,6 +269,6 @@ fn a_full_disk_stops_neither_the_box_nor_a_reload() {
     config.top = audit.to_owned();
     config.relays += "\nextra = [\"198.51.100.1:9001\"]";
     reload(&rig, &config);
-    crosses(&rig, false, "audit again");
+    assert_forwarded(&rig, false, "audit again");
     rig.stop();
 }

@@ -39,7 +39,7 @@ const TRIALS_A_RUN: u32 = 16;
 /// The least length of a trial that times frames; it lasts half of such a run, to time more frames.
 const TIMED_SHORTEST: Duration = Duration::from_millis(250);
 /// The timeout of a load beyond its length, for set-up and a busy machine.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The time without arrivals after which missing frames count as lost. A worker of exitmark that
 /// finds its port full retries after 64 ms at the latest.
@@ -49,7 +49,7 @@ const QUIET: Duration = Duration::from_millis(100);
 pub(super) const FULL_SPEED: f64 = f64::INFINITY;
 
 #[derive(Clone, Copy)]
-pub(super) struct Order {
+pub(super) struct LoadParameters {
     /// Frames a second, at first and after `change`.
     pub(super) rates: [f64; 2],
     pub(super) change: Duration,
@@ -64,7 +64,7 @@ pub(super) struct Order {
     pub(super) keep_moments: bool,
 }
 
-impl Order {
+impl LoadParameters {
     pub(super) fn steady(rate: f64, length: Duration) -> Self {
         Self {
             rates: [rate; 2],
@@ -167,21 +167,21 @@ impl<'t> Pacer<'t> {
     }
 
     pub(super) fn trial(&self, rate: f64, length: Duration) -> Result<Trial, LabError> {
-        self.run(&Order::steady(rate, length))
+        self.run(&LoadParameters::steady(rate, length))
     }
 
     /// Sends a load, and waits until no more of it arrives.
-    pub(super) fn run(&self, order: &Order) -> Result<Trial, LabError> {
+    pub(super) fn run(&self, parameters: &LoadParameters) -> Result<Trial, LabError> {
         let before = self.traffic.counts()?;
-        self.traffic.programs.store(PACE, 0, &order.bytes()?)?;
-        let (id, generator) = self.start(order.batch)?;
-        let in_time = self.wait(order.length, &generator);
+        self.traffic.programs.store(PACE, 0, &parameters.bytes()?)?;
+        let (id, generator) = self.start(parameters.batch)?;
+        let in_time = self.wait(parameters.length, &generator);
         stop(id, &generator)?;
         join(generator, "the generator")??;
         if !in_time? {
             return Err(LabError(format!(
-                "a load of {:?} was not over after {PATIENCE:?} more; is the machine busy?",
-                order.length
+                "a load of {:?} was not over after {TIMEOUT:?} more; is the machine busy?",
+                parameters.length
             )));
         }
         let counts = self.settled(&before)?;
@@ -189,7 +189,7 @@ impl<'t> Pacer<'t> {
             self.lost.set(true);
         }
         Ok(Trial {
-            offered: number(counts.sent) / order.length.as_secs_f64(),
+            offered: number(counts.sent) / parameters.length.as_secs_f64(),
             sent: counts.sent,
             arrived: counts.arrived(),
         })
@@ -204,14 +204,14 @@ impl<'t> Pacer<'t> {
             Family::Ipv4 => "paced_ipv4",
             Family::Ipv6 => "paced_ipv6",
         };
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let generator = self.site.host.spawn("generator", move || {
             pin_to_generator_cpu(0)?;
             // The receiver is dropped when the bench ends.
-            let _ = tell.send(gettid());
+            let _ = sender.send(gettid());
             programs.run_live(program, &frame, LOOKS, batch)
         })?;
-        match told.recv() {
+        match receiver.recv() {
             Ok(id) => Ok((id, generator)),
             Err(_) => Err(LabError("the generator ended before it began".to_owned())),
         }
@@ -219,10 +219,10 @@ impl<'t> Pacer<'t> {
 
     /// Waits until the program has finished its load; returns false on timeout.
     fn wait(&self, length: Duration, generator: &Generator) -> Result<bool, LabError> {
-        let deadline = Instant::now() + length + PATIENCE;
+        let deadline = Instant::now() + length + TIMEOUT;
         thread::sleep(length);
         while !generator.is_finished() {
-            if self.order()?[OVER] != 0 {
+            if self.parameters()?[OVER] != 0 {
                 return Ok(true);
             }
             if Instant::now() > deadline {
@@ -234,10 +234,10 @@ impl<'t> Pacer<'t> {
     }
 
     pub(super) fn probes(&self) -> Result<u64, LabError> {
-        Ok(self.order()?[PROBES])
+        Ok(self.parameters()?[PROBES])
     }
 
-    fn order(&self) -> Result<[u64; PACE_NUMBERS], LabError> {
+    fn parameters(&self) -> Result<[u64; PACE_NUMBERS], LabError> {
         self.traffic.programs.numbers(PACE, 0)
     }
 
@@ -294,7 +294,7 @@ fn stop(id: Pid, generator: &Generator) -> Result<(), LabError> {
         timer.set(often, TimerSetTimeFlags::empty())?;
         Ok(timer)
     });
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !generator.is_finished() {
         match &armed {
             Ok(_) if Instant::now() < deadline => thread::sleep(Duration::from_micros(500)),

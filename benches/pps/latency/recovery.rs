@@ -4,7 +4,7 @@
 //! the lossless load. Sent and received frames are counted by departure time; if the numbers
 //! differ, frames of that time were lost.
 
-use super::pace::{Order, Pacer, Trial};
+use super::pace::{LoadParameters, Pacer, Trial};
 use crate::common::results::number;
 use exitmark_lab::LabError;
 use std::time::Duration;
@@ -36,12 +36,12 @@ pub(super) fn after_overload(
     let clean = moments_in((pacer.length * CLEAN_TRIALS).min(CLEAN));
     // The time to recover is as long as the overload.
     let all = overload * 2 + clean;
-    pacer.run(&Order {
+    pacer.run(&LoadParameters {
         rates: [lossless * 2.0, lossless / 2.0],
         change: moment() * overload,
         stamp_every: Some(1),
         keep_moments: true,
-        ..Order::steady(lossless, moment() * all)
+        ..LoadParameters::steady(lossless, moment() * all)
     })?;
     let programs = &pacer.traffic.programs;
     let (mut sent, mut arrived) = (0, 0);

@@ -2,7 +2,7 @@
 //! 2544, 26.2), and the round trip.
 
 use super::delays::{Delays, ONE_WAY, ROUND_TRIP};
-use super::pace::{FULL_BATCH, Order, Pacer, Trial};
+use super::pace::{FULL_BATCH, LoadParameters, Pacer, Trial};
 use crate::common::results::number;
 use crate::load::Family;
 use crate::site::{BOX_HOST, BOX_UPLINK, HOST_MAC};
@@ -76,38 +76,38 @@ impl fmt::Display for Percentiles {
 type Timed = Result<Result<Percentiles, String>, LabError>;
 
 pub(super) fn one_way(pacer: &Pacer<'_>, rate: f64) -> Timed {
-    let order = Order {
+    let parameters = LoadParameters {
         batch: batch_for(pacer, rate)?,
         stamp_every: stamp_every(rate),
-        ..Order::steady(rate, pacer.timed)
+        ..LoadParameters::steady(rate, pacer.timed)
     };
-    timed(pacer, &order, ONE_WAY)
+    timed(pacer, &parameters, ONE_WAY)
 }
 
 /// Measures the round trip of every exit frame.
 pub(super) fn round_trip(pacer: &Pacer<'_>) -> Timed {
     make_way_back(pacer)?;
-    let order = Order {
+    let parameters = LoadParameters {
         batch: TRIPS_BATCH,
         stamp_every: Some(1),
         probe: true,
-        ..Order::steady(TRIPS_A_SECOND, TRIPS_LENGTH)
+        ..LoadParameters::steady(TRIPS_A_SECOND, TRIPS_LENGTH)
     };
-    pacer.run(&Order {
+    pacer.run(&LoadParameters {
         change: TRIPS_WARM_UP,
         length: TRIPS_WARM_UP,
-        ..order
+        ..parameters
     })?;
-    timed(pacer, &order, ROUND_TRIP)
+    timed(pacer, &parameters, ROUND_TRIP)
 }
 
-fn timed(pacer: &Pacer<'_>, order: &Order, way: u32) -> Timed {
+fn timed(pacer: &Pacer<'_>, parameters: &LoadParameters, way: u32) -> Timed {
     let programs = &pacer.traffic.programs;
     pacer.rest_after_loss();
     Delays::clear(programs, way)?;
-    let trial = pacer.run(order)?;
+    let trial = pacer.run(parameters)?;
     let delays = Delays::read(programs, way)?;
-    let expected = trial.arrived / order.stamp_every.unwrap_or(1);
+    let expected = trial.arrived / parameters.stamp_every.unwrap_or(1);
     if way == ONE_WAY && trial.is_lossless() && delays.count() < expected {
         return Err(LabError(format!(
             "of {expected} frames that should have the time of their departure only {} had it",
@@ -126,19 +126,19 @@ fn timed(pacer: &Pacer<'_>, order: &Order, way: u32) -> Timed {
              99 % are"
         )
     };
-    Ok(Percentiles::new(trial, order.batch, &delays).ok_or_else(too_few))
+    Ok(Percentiles::new(trial, parameters.batch, &delays).ok_or_else(too_few))
 }
 
 /// The smallest batch size that sustains a load, or the best one.
 fn batch_for(pacer: &Pacer<'_>, rate: f64) -> Result<u32, LabError> {
     let mut offered = [0.0; BATCHES.len()];
     for (batch, offered) in BATCHES.into_iter().zip(&mut offered) {
-        let order = Order {
+        let parameters = LoadParameters {
             batch,
             stamp_every: stamp_every(rate),
-            ..Order::steady(rate, SHORTEST.max(pacer.length / 4))
+            ..LoadParameters::steady(rate, SHORTEST.max(pacer.length / 4))
         };
-        *offered = pacer.run(&order)?.offered;
+        *offered = pacer.run(&parameters)?.offered;
         if *offered >= rate * CARRIED {
             return Ok(batch);
         }

@@ -17,7 +17,7 @@ use tempfile::NamedTempFile;
 const PROGRAM: &str = "dpdk-testpmd";
 /// The last text of its output once it forwards.
 const READY: &str = "Press enter to exit";
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// The number of output lines in an error.
 const LAST_LINES: usize = 20;
 /// Buffers per port: twice the entries of all rings of a port.
@@ -61,7 +61,7 @@ impl Driver {
     fn start(self, site: &Site, load: &Load) -> Started {
         let failed = |error| LabError(format!("cannot keep what {PROGRAM} says: {error}"));
         let log = NamedTempFile::new().map_err(failed)?;
-        let words = log.reopen().map_err(failed)?;
+        let output = log.reopen().map_err(failed)?;
         // Without stdbuf, output to a file is fully buffered.
         let mut command = contained("stdbuf");
         command
@@ -70,8 +70,8 @@ impl Driver {
             // Attach its programs directly, without libxdp's dispatcher.
             .env("LIBXDP_SKIP_DISPATCHER", "1")
             .stdin(Stdio::piped())
-            .stdout(words.try_clone().map_err(failed)?)
-            .stderr(words);
+            .stdout(output.try_clone().map_err(failed)?)
+            .stderr(output);
         let mut process = Process {
             child: site.middle.start(command)?,
             log,
@@ -133,8 +133,8 @@ struct Process {
 
 impl Process {
     fn wait_until_ready(&mut self) -> Result<(), LabError> {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.words().contains(READY) {
+        let deadline = Instant::now() + TIMEOUT;
+        while !self.output().contains(READY) {
             let ended = self.child.process().try_wait().ok().flatten();
             if ended.is_some() || Instant::now() > deadline {
                 return Err(self.failed("does not begin to forward"));
@@ -144,15 +144,15 @@ impl Process {
         Ok(())
     }
 
-    fn words(&self) -> String {
-        let words = fs::read(self.log.path()).unwrap_or_default();
-        String::from_utf8_lossy(&words).into_owned()
+    fn output(&self) -> String {
+        let output = fs::read(self.log.path()).unwrap_or_default();
+        String::from_utf8_lossy(&output).into_owned()
     }
 
     fn failed(&self, what: &str) -> LabError {
         // With arguments that it does not understand, it continues with the defaults.
-        let words = self.words();
-        let reason = words.split("Usage:").next().unwrap_or_default();
+        let output = self.output();
+        let reason = output.split("Usage:").next().unwrap_or_default();
         let lines: Vec<_> = reason.lines().collect();
         let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
         LabError(format!("{PROGRAM} {what}; it said: {last}"))
@@ -163,7 +163,7 @@ impl Process {
         if let Some(mut stdin) = self.child.process().stdin.take() {
             let _ = stdin.write_all(b"\n");
         }
-        match self.child.wait(PATIENCE) {
+        match self.child.wait(TIMEOUT) {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(self.failed(&format!("stopped with {status}"))),
             Err(error) => Err(self.failed(&format!("does not stop: {error}"))),

@@ -1,7 +1,7 @@
 //! `exitmark capture`: writes frames of a running box to a pcapng file.
 
-use super::asking::Asked;
-use super::{misused, unmet};
+use super::target::ConnectionTarget;
+use super::{exit_failure, exit_usage_error};
 use crate::control::CaptureRequest;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::Permissions;
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    of: Asked,
+    of: ConnectionTarget,
     /// The file to write, or - for standard output; it appears when it is complete
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -58,19 +58,22 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
         with_addresses: arguments.addresses,
     };
     if let Err(reason) = request.check() {
-        return Err(misused(format_args!("--{}", reason.replacen('_', "-", 1))));
+        return Err(exit_usage_error(format_args!(
+            "--{}",
+            reason.replacen('_', "-", 1)
+        )));
     }
     let out = &arguments.out;
     let to_stdout = out == Path::new("-");
     if !to_stdout && !arguments.force && out.symlink_metadata().is_ok() {
-        return Err(misused(format_args!(
+        return Err(exit_usage_error(format_args!(
             "--out: {} already exists; give another name, or --force",
             out.display()
         )));
     }
     let client = arguments.of.client()?;
-    let stopped =
-        stopped().map_err(|error| unmet(format_args!("cannot wait for signals: {error}")))?;
+    let stopped = stopped()
+        .map_err(|error| exit_failure(format_args!("cannot wait for signals: {error}")))?;
     let mut end = Vec::new();
     let mut capture = |out: &mut dyn Write| {
         let mut out = Tail {
@@ -86,7 +89,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     } else {
         to_file(capture, out, arguments.force)
     };
-    let bytes = written.map_err(unmet)?;
+    let bytes = written.map_err(exit_failure)?;
     let place = match to_stdout {
         true => "standard output".to_owned(),
         false => out.display().to_string(),

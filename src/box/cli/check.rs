@@ -1,6 +1,6 @@
 //! `exitmark check`: checks a configuration without the machine.
 
-use super::{print, unmet};
+use super::{exit_failure, print};
 use crate::settings::Settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let path = arguments.config.display();
     let settings = Settings::load(&arguments.config)
-        .map_err(|error| unmet(format_args!("{path}: {error}")))?;
+        .map_err(|error| exit_failure(format_args!("{path}: {error}")))?;
     for doubt in settings.doubts() {
         eprintln!("exitmark: {path}: warning: {}", doubt.what);
     }

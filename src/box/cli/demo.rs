@@ -1,6 +1,6 @@
 //! `exitmark demo`: becomes the program `exitmark-demo`, which is installed beside this one.
 
-use super::unmet;
+use super::exit_failure;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -23,14 +23,14 @@ pub(super) struct Arguments {
 /// cannot be run, with exit status 1.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let program = std::env::current_exe()
-        .map_err(|error| unmet(format_args!("cannot find the demo's program: {error}")))?
+        .map_err(|error| exit_failure(format_args!("cannot find the demo's program: {error}")))?
         .with_file_name(PROGRAM);
     let mut command = Command::new(&program);
     if arguments.json {
         command.arg("--json");
     }
     let error = command.exec();
-    Err(unmet(format_args!(
+    Err(exit_failure(format_args!(
         "cannot run {}: {error}; the demo is a program of its own: install the package, or run \
          `cargo build --package exitmark-demo`",
         program.display()

@@ -1,6 +1,6 @@
 //! `exitmark detach`: detaches the programs and restores the NIC settings.
 
-use super::{load, print, unmet};
+use super::{exit_failure, load, print};
 use crate::control::DEFAULT_SOCKET;
 use crate::daemon::{self, Attached, BY_HAND, Detached};
 use exitmark_service::process;
@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
             if arguments.keep_wire {
                 process::log_to_stderr();
                 let wire = daemon::wire(settings, Duration::ZERO, Attached::Goes);
-                let [host, uplink] = wire.map_err(unmet)?.unwrap_or_default();
+                let [host, uplink] = wire.map_err(exit_failure)?.unwrap_or_default();
                 return Ok(print(&format!(
                     "detached: {host} and {uplink} are a plain wire\n"
                 )));
@@ -40,19 +40,21 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
             (settings.pin.directory, settings.control.socket)
         }
     };
-    Ok(match daemon::detach(&directory, &socket).map_err(unmet)? {
-        Detached::All => print("detached: the NIC settings are restored\n"),
-        Detached::Absent => print(&format!(
-            "detached; a NIC whose settings the box changed is gone. If it is in another network \
+    Ok(
+        match daemon::detach(&directory, &socket).map_err(exit_failure)? {
+            Detached::All => print("detached: the NIC settings are restored\n"),
+            Detached::Absent => print(&format!(
+                "detached; a NIC whose settings the box changed is gone. If it is in another network \
              namespace, it is still in promiscuous mode and has offloads off: {BY_HAND}\n"
-        )),
-        Detached::Partly => unmet(format_args!(
-            "detached, but NICs in another network namespace than this one stay in promiscuous mode \
+            )),
+            Detached::Partly => exit_failure(format_args!(
+                "detached, but NICs in another network namespace than this one stay in promiscuous mode \
              and with offloads off: {BY_HAND}"
-        )),
-        Detached::Nothing => print(&format!(
-            "nothing to detach: {} does not exist\n",
-            directory.display()
-        )),
-    })
+            )),
+            Detached::Nothing => print(&format!(
+                "nothing to detach: {} does not exist\n",
+                directory.display()
+            )),
+        },
+    )
 }

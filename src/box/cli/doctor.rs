@@ -1,8 +1,8 @@
 //! `exitmark doctor`: checks the machine, and names the remedy for each fault.
 
-use super::{load, misused};
+use super::{exit_usage_error, load};
 use crate::control::Client;
-use crate::doctor::{Asked, Facts, Finding, Severity, configuration, findings, render};
+use crate::doctor::{CheckScope, Facts, Finding, Severity, configuration, findings, render};
 use crate::observe::OWN_RESOLVER;
 use exitmark_datapath::Role;
 use exitmark_nic::Own;
@@ -53,29 +53,31 @@ fn own_resolver(socket: &Path) -> Option<String> {
 /// wrong usage or configuration.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let settings = arguments.config.as_deref().map(load).transpose()?;
-    let asked = match &settings {
-        Some(settings) => Asked::by(settings),
+    let scope = match &settings {
+        Some(settings) => CheckScope::by(settings),
         None => {
             let of = |role| arguments.ports.iter().filter(move |(one, _)| *one == role);
             if let Some(role) = Role::ALL.into_iter().find(|&role| of(role).count() > 1) {
-                return Err(misused(format_args!("--port: {role} is named twice")));
+                return Err(exit_usage_error(format_args!(
+                    "--port: {role} is named twice"
+                )));
             }
             let nic = |wanted| of(wanted).map(|(_, nic)| nic).next();
             let incoming = nic(Role::Incoming);
             let shares_uplink = incoming.is_some() && incoming == nic(Role::Uplink);
             let roles = Role::ALL.into_iter();
             let roles = roles.filter(|&role| !(shares_uplink && role == Role::Incoming));
-            Asked {
+            CheckScope {
                 ports: roles
                     .filter_map(|role| Some((Some(role), nic(role)?.clone())))
                     .collect(),
                 shares_uplink,
-                ..Asked::default()
+                ..CheckScope::default()
             }
         }
     };
     process::log_to_stderr();
-    let mut facts = Facts::look(asked);
+    let mut facts = Facts::look(scope);
     let socket = settings
         .as_ref()
         .map(|settings| settings.control.socket.as_path());

@@ -1,6 +1,6 @@
 //! `exitmark explain`: shows the verdict on given frames, and the reason.
 
-use super::{load, misused, unmet};
+use super::{exit_failure, exit_usage_error, load};
 use crate::explain::{self, ExplainError, Explained, Explanation};
 use exitmark_datapath::Role;
 use exitmark_policy::packet::MacAddr;
@@ -50,15 +50,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
         arguments.incoming_mac,
     );
     let Explained { frames, fault } = explained.map_err(|error| match error {
-        ExplainError::Input(_) => misused(error),
-        error => unmet(error),
+        ExplainError::Input(_) => exit_usage_error(error),
+        error => exit_failure(error),
     })?;
     let mut stdout = std::io::stdout().lock();
     for explanation in &frames {
         writeln!(stdout, "{explanation}").map_err(|_| ExitCode::FAILURE)?;
     }
     if let Some(path) = &arguments.write {
-        Explanation::write(&frames, path).map_err(unmet)?;
+        Explanation::write(&frames, path).map_err(exit_failure)?;
     }
-    Ok(fault.map_or(ExitCode::SUCCESS, unmet))
+    Ok(fault.map_or(ExitCode::SUCCESS, exit_failure))
 }

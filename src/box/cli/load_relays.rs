@@ -19,6 +19,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let confinement = Confinement {
         user: arguments.uid.zip(arguments.gid),
     };
-    serve(&confinement).map_err(super::unmet)?;
+    serve(&confinement).map_err(super::exit_failure)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,5 @@
 //! The command line: one file per command. Arguments only, no work.
 
-mod asking;
 mod capture;
 mod check;
 mod demo;
@@ -12,6 +11,7 @@ mod relays;
 mod reload;
 mod run;
 mod status;
+mod target;
 mod top;
 mod wire;
 
@@ -81,24 +81,25 @@ impl Invocation {
 const PROGRAM: &str = "exitmark";
 
 /// Exit status 1: a failure, or an unmet precondition.
-fn unmet(error: impl Display) -> ExitCode {
-    process::unmet(PROGRAM, error)
+fn exit_failure(error: impl Display) -> ExitCode {
+    process::exit_failure(PROGRAM, error)
 }
 
 /// Exit status 2: wrong usage or configuration.
-fn misused(error: impl Display) -> ExitCode {
-    process::misused(PROGRAM, error)
+fn exit_usage_error(error: impl Display) -> ExitCode {
+    process::exit_usage_error(PROGRAM, error)
 }
 
 /// Reads a configuration; the error is printed.
 fn load(path: &Path) -> Result<Settings, ExitCode> {
-    Settings::load(path).map_err(|error| misused(format_args!("{}: {error}", path.display())))
+    Settings::load(path)
+        .map_err(|error| exit_usage_error(format_args!("{}: {error}", path.display())))
 }
 
 /// Prints a command's output.
 fn print(text: &str) -> ExitCode {
     match process::print(text) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => unmet(format_args!("cannot write the answer: {error}")),
+        Err(error) => exit_failure(format_args!("cannot write the answer: {error}")),
     }
 }

@@ -3,12 +3,12 @@
 //!
 //! Prints no endpoint except the one that the user gave.
 
-use super::{load, print, unmet};
+use super::{exit_failure, load, print};
 use crate::settings::Settings;
 use exitmark_policy::Endpoint;
 use exitmark_relays::{
-    Authorities, Churn, Confinement, Identity, LiveSet, Loaded, Loader, Source, Sources, StateFile,
-    Status, Survey, Trust,
+    Authorities, Churn, Confinement, DocumentFiles, Identity, LiveSet, Loaded, Loader, Sources,
+    StateFile, Status, Survey, Trust,
 };
 use nix::unistd::{Uid, User};
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ pub(super) struct Arguments {
 }
 
 /// The output, and the answer to `--contains`; true without that option.
-struct Answer {
+struct RelaysOutput {
     text: String,
     is_contained: bool,
 }
@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
         (None, Some(files)) => arguments.churn(files),
         (None, None) => arguments.documents(now),
     };
-    let answer = answer.map_err(unmet)?;
+    let answer = answer.map_err(exit_failure)?;
     Ok(match print(&answer.text) {
         ExitCode::SUCCESS if !answer.is_contained => ExitCode::FAILURE,
         code => code,
@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
 }
 
 impl Arguments {
-    fn documents(&self, now: SystemTime) -> Result<Answer, String> {
+    fn documents(&self, now: SystemTime) -> Result<RelaysOutput, String> {
         let loaded = self.load(&self.files)?;
         let survey = Survey::new(&loaded, now);
         let contained = self.contains.map(|endpoint| survey.contains(endpoint));
@@ -87,7 +87,7 @@ impl Arguments {
         ))
     }
 
-    fn live(&self, settings: &Settings, now: SystemTime) -> Result<Answer, String> {
+    fn live(&self, settings: &Settings, now: SystemTime) -> Result<RelaysOutput, String> {
         let file = StateFile::new(settings.relays.state.clone());
         let live = file.load().map_err(|error| error.to_string())?;
         let live = match live {
@@ -112,7 +112,7 @@ impl Arguments {
         ))
     }
 
-    fn churn(&self, files: &[PathBuf]) -> Result<Answer, String> {
+    fn churn(&self, files: &[PathBuf]) -> Result<RelaysOutput, String> {
         let [old, new] = files else {
             return Err("--diff takes two documents".to_owned());
         };
@@ -123,7 +123,7 @@ impl Arguments {
 
     fn load(&self, files: &[PathBuf]) -> Result<Loaded, String> {
         let source = |path: &PathBuf| {
-            let mut source = Source::beside(path.clone());
+            let mut source = DocumentFiles::beside(path.clone());
             if let Some(certificates) = &self.certificates {
                 source.certificates.clone_from(certificates);
             }
@@ -151,7 +151,7 @@ impl Arguments {
         count: usize,
         json: serde_json::Value,
         text: &dyn std::fmt::Display,
-    ) -> Answer {
+    ) -> RelaysOutput {
         let text = match (self.contains, contained) {
             _ if self.json => format!("{json:#}\n"),
             (Some(endpoint), Some(true)) => {
@@ -162,7 +162,7 @@ impl Arguments {
             }
             (None, _) => text.to_string(),
         };
-        Answer {
+        RelaysOutput {
             text,
             is_contained: contained.unwrap_or(true),
         }

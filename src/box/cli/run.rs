@@ -1,6 +1,6 @@
 //! `exitmark run`: runs the box.
 
-use super::{load, unmet};
+use super::{exit_failure, load};
 use crate::daemon;
 use exitmark_service::process;
 use std::path::PathBuf;
@@ -19,6 +19,6 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let settings = load(&arguments.config)?;
     process::log_to_stderr();
-    daemon::run(settings, &arguments.config).map_err(unmet)?;
+    daemon::run(settings, &arguments.config).map_err(exit_failure)?;
     Ok(ExitCode::SUCCESS)
 }

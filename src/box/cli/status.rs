@@ -1,14 +1,14 @@
 //! `exitmark status`: shows the state of a running box.
 
-use super::asking::Asked;
-use super::{print, unmet};
+use super::target::ConnectionTarget;
+use super::{exit_failure, print};
 use std::process::ExitCode;
 
 /// Show the state of a running box; exit status 1 if no box answers, or if it has an alarm
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    of: Asked,
+    of: ConnectionTarget,
     /// Print JSON, with every number exact
     #[arg(long)]
     json: bool,
@@ -17,9 +17,9 @@ pub(super) struct Arguments {
 /// Runs the command. The exit status is 1 if no box answers, or if it has an alarm; 2 for a faulty
 /// configuration.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
-    let report = arguments.of.client()?.status().map_err(unmet)?;
+    let report = arguments.of.client()?.status().map_err(exit_failure)?;
     let text = match arguments.json {
-        true => serde_json::to_string_pretty(&report).map_err(unmet)? + "\n",
+        true => serde_json::to_string_pretty(&report).map_err(exit_failure)? + "\n",
         false => report.text().to_string(),
     };
     Ok(match print(&text) {

@@ -1,7 +1,7 @@
 //! `exitmark top`: shows a running box live.
 
-use super::asking::Asked;
-use super::unmet;
+use super::exit_failure;
+use super::target::ConnectionTarget;
 use crate::observe::watch;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    of: Asked,
+    of: ConnectionTarget,
     /// Seconds between two updates
     #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
     interval: u64,
@@ -22,6 +22,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let client = arguments.of.client()?;
     let ask = move || client.status().map_err(|error| error.to_string());
     watch(Duration::from_secs(arguments.interval), ask)
-        .map_err(|error| unmet(format_args!("top: {error}")))?;
+        .map_err(|error| exit_failure(format_args!("top: {error}")))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -98,8 +98,8 @@ impl Client {
         request.check().map_err(ControlError::Request)?;
         let json = serde_json::to_vec(request).map_err(|error| self.broken(error))?;
         self.run(async {
-            let asked = self.ask(Method::POST, "/v1/capture", json.into());
-            let answer = timeout(ANSWER_TIME, asked)
+            let request = self.ask(Method::POST, "/v1/capture", json.into());
+            let answer = timeout(ANSWER_TIME, request)
                 .await
                 .map_err(|_| self.broken("no answer"))??;
             let mut body = answer.into_body();
@@ -188,14 +188,14 @@ impl Client {
 
     fn run<T>(
         &self,
-        asking: impl Future<Output = Result<T, ControlError>>,
+        request: impl Future<Output = Result<T, ControlError>>,
     ) -> Result<T, ControlError> {
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .build()
             .map_err(|error| self.broken(error))?;
-        runtime.block_on(asking)
+        runtime.block_on(request)
     }
 
     fn broken(&self, what: impl Display) -> ControlError {

@@ -205,13 +205,13 @@ pub fn answers(path: &Path) -> bool {
 }
 
 fn is_answered(path: &Path) -> Result<bool, Errno> {
-    let asking = socket(
+    let probe = socket(
         AddressFamily::Unix,
         SockType::Stream,
         SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    match connect(asking.as_raw_fd(), &UnixAddr::new(path)?) {
+    match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
         // EAGAIN: a listener with a full backlog.
         Ok(()) | Err(Errno::EAGAIN) => Ok(true),
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),

@@ -27,7 +27,7 @@ const CAPTURES: usize = 4;
 const ALL: &str = "GET /v1/status, POST /v1/reload, POST /v1/capture, GET /metrics";
 
 type Content = UnsyncBoxBody<Bytes, Infallible>;
-type Answer = Response<Content>;
+type RouteResponse = Response<Content>;
 
 /// The listener that accepted a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) struct Routes {
 impl Answers for Routes {
     type Body = Content;
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>) -> RouteResponse {
         let answer = self.route(request).await;
         answer.unwrap_or_else(|refusal| refusal)
     }
@@ -75,7 +75,7 @@ impl Routes {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<Answer, Answer> {
+    async fn route(&self, request: Request<Incoming>) -> Result<RouteResponse, RouteResponse> {
         let get = request.method() == Method::GET;
         let post = request.method() == Method::POST;
         match (self.door, request.uri().path()) {
@@ -91,22 +91,22 @@ impl Routes {
         }
     }
 
-    async fn report(&self) -> Result<Report, Answer> {
+    async fn report(&self) -> Result<Report, RouteResponse> {
         let operations = Arc::clone(&self.operations);
         let report = spawn_blocking(move || operations.report());
         report.await.map_err(|_| broken())
     }
 
-    async fn status(&self) -> Result<Answer, Answer> {
+    async fn status(&self) -> Result<RouteResponse, RouteResponse> {
         Ok(json(&self.report().await?))
     }
 
-    async fn metrics(&self) -> Result<Answer, Answer> {
+    async fn metrics(&self) -> Result<RouteResponse, RouteResponse> {
         let text = metrics(&self.report().await?).map_err(|_| broken())?;
         Ok(full(StatusCode::OK, CONTENT_TYPE, text))
     }
 
-    async fn reload(&self) -> Result<Answer, Answer> {
+    async fn reload(&self) -> Result<RouteResponse, RouteResponse> {
         let permit = Arc::clone(&self.reloads).try_acquire_owned();
         let permit =
             permit.map_err(|_| refused("a reload is under way; try again when it has ended"))?;
@@ -120,7 +120,7 @@ impl Routes {
         Ok(json(&reloaded.map_err(|reason| refused(&reason))?))
     }
 
-    async fn capture(&self, body: Incoming) -> Result<Answer, Answer> {
+    async fn capture(&self, body: Incoming) -> Result<RouteResponse, RouteResponse> {
         let bad = |reason: &str| text(StatusCode::BAD_REQUEST, reason);
         let body = match timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
@@ -155,7 +155,7 @@ impl Routes {
     }
 }
 
-fn json(value: &impl Serialize) -> Answer {
+fn json(value: &impl Serialize) -> RouteResponse {
     match serde_json::to_vec(value) {
         Ok(json) => full(StatusCode::OK, "application/json", json),
         Err(_) => broken(),
@@ -166,7 +166,7 @@ fn answer(
     status: StatusCode,
     kind: &'static str,
     body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
-) -> Answer {
+) -> RouteResponse {
     let mut answer = Response::new(body.boxed_unsync());
     *answer.status_mut() = status;
     let kind = HeaderValue::from_static(kind);
@@ -174,33 +174,33 @@ fn answer(
     answer
 }
 
-fn full(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+fn full(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> RouteResponse {
     answer(status, kind, Full::new(body.into()))
 }
 
-fn text(status: StatusCode, line: &str) -> Answer {
+fn text(status: StatusCode, line: &str) -> RouteResponse {
     full(status, "text/plain; charset=utf-8", format!("{line}\n"))
 }
 
-fn refused(reason: &str) -> Answer {
+fn refused(reason: &str) -> RouteResponse {
     text(StatusCode::CONFLICT, reason)
 }
 
-fn broken() -> Answer {
+fn broken() -> RouteResponse {
     text(
         StatusCode::INTERNAL_SERVER_ERROR,
         "the box could not answer; its log says why",
     )
 }
 
-fn not_found(all: &str) -> Answer {
+fn not_found(all: &str) -> RouteResponse {
     text(
         StatusCode::NOT_FOUND,
         &format!("not found; available: {all}"),
     )
 }
 
-fn not_allowed(allowed: &'static str, all: &str) -> Answer {
+fn not_allowed(allowed: &'static str, all: &str) -> RouteResponse {
     let mut answer = text(
         StatusCode::METHOD_NOT_ALLOWED,
         &format!("only {allowed} is allowed; available: {all}"),

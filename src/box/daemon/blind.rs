@@ -30,7 +30,7 @@ pub(super) struct Look {
     /// Packets that the NIC received, or missed for lack of buffers.
     pub(super) received: u64,
     /// Frames that the port's XDP program counted, in any of its counters.
-    pub(super) seen: u64,
+    pub(super) observed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub(super) struct Sight {
     last: Option<Look>,
     /// In the current window: packets that the NIC received and the program did not see, the checks
     /// that found some, and all checks.
-    unseen: u64,
+    unobserved: u64,
     receipts: u32,
     looks: u32,
     state: State,
@@ -67,7 +67,7 @@ impl Sight {
         let last = self.last.replace(now)?;
         // A counter that decreases was reset, by a driver or by another box.
         let received = now.received.saturating_sub(last.received);
-        if now.seen != last.seen {
+        if now.observed != last.observed {
             let was = self.state;
             *self = Self {
                 last: self.last,
@@ -75,14 +75,14 @@ impl Sight {
             };
             return (was != State::Sees).then_some(Step::Recovered);
         }
-        self.unseen += received;
-        if self.unseen == 0 {
+        self.unobserved += received;
+        if self.unobserved == 0 {
             return None;
         }
         self.receipts += u32::from(received > 0);
         self.looks += 1;
         // A NIC may refresh its counters late, so one check is not enough.
-        let is_blind = self.unseen >= RECEIVING && self.receipts >= RECEIPTS;
+        let is_blind = self.unobserved >= RECEIVING && self.receipts >= RECEIPTS;
         let is_due = is_blind && self.looks >= LOOKS_AFTER;
         let (step, state) = match self.state {
             State::Sees if is_blind => (Step::Reattach, State::Blind),
@@ -101,7 +101,7 @@ impl Sight {
     }
 
     fn begin_window(&mut self) {
-        (self.unseen, self.receipts, self.looks) = (0, 0, 0);
+        (self.unobserved, self.receipts, self.looks) = (0, 0, 0);
     }
 
     /// Records whether the program was reattached; if not, it is tried again.
@@ -119,7 +119,7 @@ impl Daemon {
     pub(super) fn look_at_ports(&mut self, counts: &KernelCounts, sums: &Sums) {
         for port in &mut self.standing.ports {
             let (role, nic) = (port.role, &port.nic);
-            if sums.cut[role] > 0 && !std::mem::replace(&mut self.cut_told[role], true) {
+            if sums.cut[role] > 0 && !std::mem::replace(&mut self.cut_logged[role], true) {
                 tracing::warn!("{port}: {CUT}");
             }
             let Ok(Some(now)) = LinkState::of_index(nic.index) else {
@@ -127,7 +127,7 @@ impl Daemon {
             };
             let look = Look {
                 received: now.received,
-                seen: counts
+                observed: counts
                     .tally
                     .of(Counter::Received(role))
                     .wrapping_add(counts.handed[role])
@@ -178,9 +178,9 @@ mod tests {
     fn steps(seconds: &[(u64, u64)]) -> Vec<Option<Step>> {
         let (mut sight, mut now) = (Sight::default(), Look::default());
         assert_eq!(sight.look(now), None, "nothing to compare with");
-        let mut step = |&(received, seen): &(u64, u64)| {
+        let mut step = |&(received, observed): &(u64, u64)| {
             now.received += received;
-            now.seen += seen;
+            now.observed += observed;
             sight.look(now)
         };
         seconds.iter().map(&mut step).collect()
@@ -270,7 +270,13 @@ mod tests {
     fn counters_that_are_reset_do_not_count_as_traffic() {
         let mut sight = Sight::default();
         for received in [1000, 0, 1000, 0] {
-            assert_eq!(sight.look(Look { received, seen: 7 }), None);
+            assert_eq!(
+                sight.look(Look {
+                    received,
+                    observed: 7
+                }),
+                None
+            );
         }
         assert!(!sight.is_blind());
     }

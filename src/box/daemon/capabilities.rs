@@ -11,14 +11,14 @@ pub(super) const OF_MAIN: &[Capability] = &[
     Capability::CAP_BPF,
 ];
 /// The next-hop monitor: CAP_NET_ADMIN lets it make the kernel resolve a neighbour.
-pub(super) const OF_WAY: &[Capability] = &[Capability::CAP_NET_ADMIN];
+pub(super) const OF_NEXT_HOP_MONITOR: &[Capability] = &[Capability::CAP_NET_ADMIN];
 /// The relay service of root: reads tor's files, runs the document loader as another user, and
 /// kills a loader that hangs, which takes CAP_KILL once the loader has changed its user.
-pub(super) const OF_ROOTS_KEEPER: &[Capability] = &[
+pub(super) const OF_ROOTS_RELAY_SERVICE: &[Capability] = &[
     Capability::CAP_DAC_READ_SEARCH,
     Capability::CAP_KILL,
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
 ];
 /// All other threads keep no capability: they only use descriptors that are open already.
-pub(super) const OF_NOBODY: &[Capability] = &[];
+pub(super) const NONE: &[Capability] = &[];

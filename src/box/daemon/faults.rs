@@ -120,7 +120,7 @@ impl Fault {
 
 /// The kernel's data on a port besides its [`LinkState`].
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct KernelView {
     /// The port is in the devmap.
     pub(super) is_redirected_to: bool,
     /// The interface index of the NIC that has the configured name.
@@ -133,30 +133,30 @@ pub(super) struct Seen {
     pub(super) address: Option<IpNet>,
 }
 
-pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, seen: Seen) -> Vec<Fault> {
+pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, view: KernelView) -> Vec<Fault> {
     let Some(now) = now else {
         return vec![Fault::Gone];
     };
     let mut faults = Vec::new();
-    if !seen.is_redirected_to {
+    if !view.is_redirected_to {
         faults.push(Fault::Forgotten);
     }
-    if seen.named != Some(now.index) {
+    if view.named != Some(now.index) {
         faults.push(Fault::Renamed(now.name.clone()));
     }
     if !now.is_up || !now.has_carrier {
         faults.push(Fault::NoLink { is_up: now.is_up });
     }
-    if seen.queues != port.nic.queues {
+    if view.queues != port.nic.queues {
         faults.push(Fault::Queues {
-            is: seen.queues,
+            is: view.queues,
             was: port.nic.queues,
         });
     }
     let boxed = |relative: Option<Relative>| relative.map(Box::new);
-    faults.extend(boxed(seen.bundle).map(Fault::Member));
-    faults.extend(boxed(seen.upper).map(Fault::Upper));
-    faults.extend(seen.address.map(Fault::Address));
+    faults.extend(boxed(view.bundle).map(Fault::Member));
+    faults.extend(boxed(view.upper).map(Fault::Upper));
+    faults.extend(view.address.map(Fault::Address));
     if detach::must_be_promiscuous(port.role) && !now.is_promiscuous {
         faults.push(Fault::NotPromiscuous);
     }
@@ -206,7 +206,7 @@ mod tests {
         }
     }
 
-    const SEEN: Seen = Seen {
+    const VIEW: KernelView = KernelView {
         is_redirected_to: true,
         named: Some(1),
         queues: 1,
@@ -217,24 +217,24 @@ mod tests {
 
     #[test]
     fn each_change_of_a_port_is_a_fault_of_its_own() {
-        let of = |role, change: &dyn Fn(&mut LinkState, &mut Seen)| {
-            let (mut state, mut seen) = (state(), SEEN);
-            change(&mut state, &mut seen);
-            faults(&port(role), Some(&state), seen)
+        let of = |role, change: &dyn Fn(&mut LinkState, &mut KernelView)| {
+            let (mut state, mut view) = (state(), VIEW);
+            change(&mut state, &mut view);
+            faults(&port(role), Some(&state), view)
         };
-        let all = |change: &dyn Fn(&mut LinkState, &mut Seen)| of(Role::Uplink, change);
+        let all = |change: &dyn Fn(&mut LinkState, &mut KernelView)| of(Role::Uplink, change);
         assert_eq!(all(&|_, _| ()), []);
-        assert_eq!(faults(&port(Role::Uplink), None, SEEN), [Fault::Gone]);
-        let forgotten = all(&|_, seen| seen.is_redirected_to = false);
+        assert_eq!(faults(&port(Role::Uplink), None, VIEW), [Fault::Gone]);
+        let forgotten = all(&|_, view| view.is_redirected_to = false);
         assert_eq!(forgotten, [Fault::Forgotten]);
         let renamed = |named| {
-            all(&|state, seen| {
+            all(&|state, view| {
                 state.name = "eth7".to_owned();
-                seen.named = named;
+                view.named = named;
             })
         };
         // An alternative name finds it.
-        assert_eq!(renamed(SEEN.named), []);
+        assert_eq!(renamed(VIEW.named), []);
         for named in [None, Some(2)] {
             assert_eq!(renamed(named), [Fault::Renamed("eth7".to_owned())]);
         }
@@ -242,9 +242,9 @@ mod tests {
             let off = all(&|state, _| (state.is_up, state.has_carrier) = (is_up, false));
             assert_eq!(off, [Fault::NoLink { is_up }]);
         }
-        let queues = all(&|_, seen| seen.queues = 2);
+        let queues = all(&|_, view| view.queues = 2);
         assert_eq!(queues, [Fault::Queues { is: 2, was: 1 }]);
-        let deaf = |state: &mut LinkState, _: &mut Seen| state.is_promiscuous = false;
+        let deaf = |state: &mut LinkState, _: &mut KernelView| state.is_promiscuous = false;
         assert_eq!(all(&deaf), [Fault::NotPromiscuous]);
         // `incoming` needs only frames for its own MAC address.
         assert_eq!(of(Role::Incoming, &deaf), []);
@@ -254,10 +254,10 @@ mod tests {
         };
         let (bridge, upper) = (relative("br0", "bridge"), relative("mv0", "macvlan"));
         let address: IpNet = "192.0.2.1/24".parse().unwrap();
-        let by_others = all(&|_, seen| {
-            seen.bundle = Some(bridge.clone());
-            seen.upper = Some(upper.clone());
-            seen.address = Some(address);
+        let by_others = all(&|_, view| {
+            view.bundle = Some(bridge.clone());
+            view.upper = Some(upper.clone());
+            view.address = Some(address);
         });
         assert!(by_others.iter().all(Fault::is_by_others));
         let expected = [

@@ -5,6 +5,7 @@
 //! another process left attached. Stop: remove the sockets from the XSKMAP, so that the kernel
 //! decides by itself, drain, join; the programs stay attached unless `pin.on_stop` is `detach`.
 
+mod audit;
 mod blind;
 mod capabilities;
 mod counters;
@@ -14,9 +15,9 @@ mod faults;
 mod nics;
 mod parts;
 mod ports;
-mod prompter;
 mod queues;
 mod record;
+mod relay_handle;
 mod relays;
 mod reload;
 mod report;
@@ -27,17 +28,17 @@ mod standing;
 mod steering;
 mod topology;
 mod wire;
-mod witness;
 mod workers;
 mod zero_copy;
 
 use crate::control::{ControlSettings, Listeners, Server};
 use crate::settings::{OnStop, Settings};
+use audit::AuditHandle;
 use blind::Sight;
 use counters::print_line;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use exitmark_datapath::{
-    Attachment, Kernel, KernelCounts, KernelError, Links, PerRole, Pins, Watches,
+    Attachment, DropCounters, Kernel, KernelCounts, KernelError, Links, PerRole, Pins,
 };
 use exitmark_nic::LinkWatch;
 use exitmark_policy::{Rules, Snapshot};
@@ -46,9 +47,9 @@ use nics::Nics;
 use nix::unistd::{Gid, Uid};
 use parts::Parts;
 use ports::Following;
-use prompter::{Prompter, Update};
 use record::Record;
-use relays::Keeper;
+use relay_handle::{RelayServiceHandle, Update};
+use relays::RelayService;
 use reload::Reloading;
 use requests::{Request, Requests};
 use rising::Rising;
@@ -62,7 +63,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use steering::Steering;
 use topology::Topology;
-use witness::Watch;
 use workers::Workers;
 
 pub(crate) use detach::{BY_HAND, Detached, detach};
@@ -82,7 +82,7 @@ struct Daemon {
     /// The rules while the relay set is missing or stale: nothing is marked or steered.
     passing: Arc<Rules>,
     is_passing: bool,
-    prompter: Prompter,
+    relay_service: RelayServiceHandle,
     /// The update that the kernel refused; published again at the next tick.
     unpublished: Option<Update>,
     /// The heartbeat of the relay service has stopped, and the relay set is stale.
@@ -90,9 +90,9 @@ struct Daemon {
     reloading: Option<Reloading>,
     refused_reload: Option<String>,
     /// The relay service has ended.
-    is_unkept: bool,
+    has_no_relay_service: bool,
     /// How many relay sets were ordered for other configurations.
-    orders: u64,
+    reconfigurations: u64,
     /// How many configurations came into force after the first, and how many were refused.
     reloads: (u64, u64),
     kernel: Kernel,
@@ -103,7 +103,7 @@ struct Daemon {
     sides: Sides,
     topology: Topology,
     /// Ports for which truncated frames were already logged.
-    cut_told: PerRole<bool>,
+    cut_logged: PerRole<bool>,
     following: Following,
     rising: Rising,
     /// Follows rtnetlink link messages; the flag is set while an [`Event::Links`] is pending.
@@ -115,12 +115,12 @@ struct Daemon {
     unpinned: Option<String>,
     /// The open XDP links: they keep the programs attached, also without pins.
     attachments: Vec<Attachment>,
-    watches: Watches,
+    drop_counters: DropCounters,
     workers: Workers,
     steering: Steering,
     links: Arc<Links>,
     service: Service,
-    watch: Watch,
+    audit: AuditHandle,
     /// For workers that are started later.
     events: Sender<Event>,
     /// The control server; dropped before everything else stops.
@@ -133,9 +133,9 @@ enum Event {
     Relays(Update),
     /// The relay set of the configuration ordered under this number, or why it could not be read.
     Reconfigured(u64, Result<Update, String>),
-    KeeperEnded,
+    RelayServiceEnded,
     /// The next hop, its MAC address or its carrier has changed.
-    Way,
+    NextHop,
     Links,
     Request(Request),
     WorkerEnded(usize),
@@ -153,7 +153,7 @@ pub(crate) fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     }
     process::forbid_dumps()?;
     let (events, happening) = channel::unbounded();
-    hear(events.clone())?;
+    listen(events.clone())?;
     let mut running = Daemon::start(settings, path, events, service)?;
     let end = running.follow(&happening);
     // Pending control requests fail at once instead of waiting.
@@ -163,13 +163,13 @@ pub(crate) fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
 }
 
 /// Starts the thread that sends an event for each signal.
-fn hear(events: Sender<Event>) -> Result<(), DaemonError> {
+fn listen(events: Sender<Event>) -> Result<(), DaemonError> {
     let failed = |error| DaemonError::System("wait for signals", error);
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).map_err(failed)?;
     let thread = std::thread::Builder::new().name("exitmark-signals".to_owned());
     thread
         .spawn(move || {
-            process::keep_or_say(capabilities::OF_NOBODY);
+            process::keep_or_say(capabilities::NONE);
             for signal in signals.forever() {
                 if events.send(Event::Signal(signal)).is_err() {
                     return;
@@ -202,7 +202,7 @@ impl Daemon {
         let pins = Pins::open(&settings.pin.directory)?;
         let record = Record::of(&settings.control.socket, &settings.pin.directory);
         let was_attached = pins.are_attached()?;
-        let (listeners, keeper, first) = match Self::begin(&settings) {
+        let (listeners, relay_service, first) = match Self::begin(&settings) {
             Ok(begun) => begun,
             Err(error) => return Err(abandon(error, pins, &record, was_attached)),
         };
@@ -227,13 +227,13 @@ impl Daemon {
             snapshot,
             passing,
             is_passing,
-            prompter: keeper.prompter(),
+            relay_service: relay_service.handle(),
             unpublished: None,
             is_orphaned: false,
             reloading: None,
             refused_reload: None,
-            is_unkept: false,
-            orders: 0,
+            has_no_relay_service: false,
+            reconfigurations: 0,
             reloads: (0, 0),
             kernel: parts.kernel,
             counts: KernelCounts::default(),
@@ -241,7 +241,7 @@ impl Daemon {
             sights: PerRole::default(),
             sides: Sides::default(),
             topology: Topology::default(),
-            cut_told: PerRole::default(),
+            cut_logged: PerRole::default(),
             following: Following::default(),
             rising: Rising::default(),
             link_watch: None,
@@ -250,18 +250,18 @@ impl Daemon {
             record,
             unpinned: None,
             attachments: parts.assembly.attachments,
-            watches: parts.watches,
+            drop_counters: parts.drop_counters,
             workers: parts.assembly.workers,
             steering: parts.steering,
             links: parts.links,
             service,
-            watch: parts.watch,
+            audit: parts.audit,
             events: events.clone(),
             control: None,
         };
         // The baseline: earlier counts must not raise alarms.
         daemon.look_at_counters();
-        match daemon.settle(keeper, listeners, events) {
+        match daemon.settle(relay_service, listeners, events) {
             Ok(()) => {}
             Err(error) => {
                 let _ = daemon.workers.dismiss(&daemon.kernel);
@@ -276,38 +276,38 @@ impl Daemon {
     }
 
     /// Opens the control and metrics sockets and loads the relay set, before any map is created.
-    fn begin(settings: &Settings) -> Result<(Listeners, Keeper, Update), DaemonError> {
+    fn begin(settings: &Settings) -> Result<(Listeners, RelayService, Update), DaemonError> {
         let listeners = Listeners::open(&ControlSettings {
             socket: settings.control.socket.clone(),
             group: settings.control.group.clone(),
             metrics: settings.metrics,
         })?;
-        let (keeper, first) = match process::is_root() {
-            true => Keeper::begin(settings)?,
-            false => process::by_own_right(|| Keeper::begin(settings))?,
+        let (relay_service, first) = match process::is_root() {
+            true => RelayService::begin(settings)?,
+            false => process::by_own_right(|| RelayService::begin(settings))?,
         };
-        Ok((listeners, keeper, first))
+        Ok((listeners, relay_service, first))
     }
 
     /// Starts the relay service, the link watch and the control server, and drops capabilities.
     fn settle(
         &mut self,
-        keeper: Keeper,
+        relay_service: RelayService,
         listeners: Listeners,
         events: Sender<Event>,
     ) -> Result<(), DaemonError> {
-        let of_keeper = match process::is_root() && keeper.follows_files() {
-            true => capabilities::OF_ROOTS_KEEPER,
-            false => capabilities::OF_NOBODY,
+        let of_relay_service = match process::is_root() && relay_service.follows_files() {
+            true => capabilities::OF_ROOTS_RELAY_SERVICE,
+            false => capabilities::NONE,
         };
         if !process::is_root() {
             self.own_pins()?;
         }
-        keeper.start(events.clone(), of_keeper)?;
+        relay_service.start(events.clone(), of_relay_service)?;
         let changed = Arc::clone(&self.links_changed);
         self.link_watch = Some(ports::watch(events.clone(), changed)?);
         let started = listeners.serve(Arc::new(Requests(events)), || {
-            process::keep_or_say(capabilities::OF_NOBODY);
+            process::keep_or_say(capabilities::NONE);
         });
         let failed = |error| DaemonError::System("answer the control socket", error);
         self.control = Some(started.map_err(failed)?);
@@ -346,7 +346,10 @@ impl Daemon {
             let rest = TICK
                 .saturating_sub(looked.elapsed())
                 .min(blind::LOOK.saturating_sub(looked_at_ports.elapsed()));
-            let timeout = self.service.patience().map_or(rest, |due| due.min(rest));
+            let timeout = self
+                .service
+                .until_watchdog()
+                .map_or(rest, |due| due.min(rest));
             let event = happening.recv_timeout(timeout);
             if looked.elapsed() >= TICK {
                 looked = Instant::now();
@@ -364,8 +367,8 @@ impl Daemon {
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Ok(Event::Relays(update)) => self.publish_relays(update),
                 Ok(Event::Reconfigured(number, outcome)) => self.reconfigured(number, outcome),
-                Ok(Event::KeeperEnded) => self.without_keeper(),
-                Ok(Event::Way) => self.steering.tell(),
+                Ok(Event::RelayServiceEnded) => self.without_relay_service(),
+                Ok(Event::NextHop) => self.steering.log_change(),
                 Ok(Event::Links) => {
                     // Before the check: a change during it sends another event.
                     self.links_changed.store(false, Ordering::Release);
@@ -384,7 +387,7 @@ impl Daemon {
         if let Some(update) = self.unpublished.take() {
             self.publish_relays(update);
         }
-        let is_overdue = self.prompter.is_overdue();
+        let is_overdue = self.relay_service.is_overdue();
         if is_overdue && !self.is_orphaned {
             tracing::error!(
                 "ALARM: the relay-file watcher has stopped, and the relay set is stale: \
@@ -395,7 +398,7 @@ impl Daemon {
         if was_orphaned != is_overdue {
             self.publish_relays(Update {
                 endpoints: self.snapshot.relays.clone(),
-                passes: self.prompter.is_past_its_end(),
+                passes: self.relay_service.is_past_its_end(),
                 loading: Duration::ZERO,
             });
         }
@@ -431,7 +434,7 @@ impl Daemon {
         let generation = self.snapshot.generation + 1;
         let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints);
         let snapshot = Arc::new(snapshot);
-        self.watch.follow(&snapshot);
+        self.audit.follow(&snapshot);
         if let Err(error) = self.kernel.publish(&snapshot) {
             self.unpublished = Some(Update {
                 endpoints: snapshot.relays.clone(),
@@ -465,7 +468,7 @@ impl Daemon {
         self.steering.end();
         let dismissed = self.workers.dismiss(&self.kernel);
         let reports = self.workers.end();
-        self.watch.end();
+        self.audit.end();
         if let Err(error) = self.kernel.forget_samples() {
             tracing::warn!("the last samples stay in the kernel's memory: {error}");
         }

@@ -32,7 +32,7 @@ impl Nics {
         for (role, name) in names.iter() {
             nics.ports[role] = name.as_ref().map(look).transpose()?;
         }
-        nics.tell_apart(names)?;
+        nics.check_distinct(names)?;
         if let Some(incoming) = &settings.ports.incoming {
             let role = match nics.ports[Role::Incoming] {
                 Some(_) => Role::Incoming,
@@ -89,10 +89,10 @@ impl Nics {
     }
 
     /// Refuses one NIC in two roles: alternative names can name it twice.
-    fn tell_apart(&self, names: &PerRole<Option<String>>) -> Result<(), DaemonError> {
-        let mut seen: Vec<(Role, &Nic)> = Vec::new();
+    fn check_distinct(&self, names: &PerRole<Option<String>>) -> Result<(), DaemonError> {
+        let mut known: Vec<(Role, &Nic)> = Vec::new();
         for (role, nic) in self.present() {
-            if let Some(&(other, _)) = seen.iter().find(|(_, one)| one.index == nic.index) {
+            if let Some(&(other, _)) = known.iter().find(|(_, one)| one.index == nic.index) {
                 let name = |role: Role| names[role].as_deref().unwrap_or_default();
                 return Err(DaemonError::Unmet(format!(
                     "ports.{other} = \"{}\" and ports.{role} = \"{}\" are two names of one NIC, \
@@ -103,7 +103,7 @@ impl Nics {
                     nic.name
                 )));
             }
-            seen.push((role, nic));
+            known.push((role, nic));
         }
         Ok(())
     }
@@ -201,7 +201,7 @@ impl Nics {
         }
     }
 
-    pub(super) fn ways_out(&self, from: Role) -> impl Iterator<Item = Role> {
+    pub(super) fn egresses(&self, from: Role) -> impl Iterator<Item = Role> {
         match from {
             Role::Host => [Some(Role::Uplink), self.incoming_role],
             Role::Uplink | Role::Incoming => [Some(Role::Host), None],
@@ -215,7 +215,7 @@ impl Nics {
     pub(super) fn lossy(&self) -> PerRole<Option<Lossy>> {
         PerRole::from_fn(|from| {
             self.ports[from].as_ref()?;
-            self.ways_out(from).find_map(|to| {
+            self.egresses(from).find_map(|to| {
                 let nic = self.ports[to].as_ref()?;
                 (!nic.takes_zero_copy_redirects()).then(|| Lossy {
                     from,

@@ -1,18 +1,18 @@
 //! Assembles a box: maps, sockets, workers, and at the end the attachment, which replaces what
 //! another process left attached. A failed attachment is reverted.
 
+use super::audit::AuditHandle;
 use super::nics::{Nics, configured};
 use super::record::Record;
 use super::standing::{Standing, StandingPort};
 use super::steering::Steering;
-use super::witness::Watch;
 use super::workers::{self, Sockets, Workers};
 use super::zero_copy::Lossy;
 use super::{DaemonError, Event, detach};
 use crate::settings::{Engine, Settings};
 use crossbeam::channel::Sender;
 use exitmark_datapath::{
-    AttachMode, Attachment, IncomingLink, Kernel, Links, PerRole, Pins, Role, Spill, Watches,
+    AttachMode, Attachment, DropCounters, IncomingLink, Kernel, Links, PerRole, Pins, Role, Spill,
     XdpState, xdp_state,
 };
 use exitmark_nic::Nic;
@@ -30,9 +30,9 @@ pub(super) struct Parts {
     pub(super) kernel: Kernel,
     pub(super) steering: Steering,
     pub(super) links: Arc<Links>,
-    pub(super) watch: Watch,
+    pub(super) audit: AuditHandle,
     /// Counts what the NICs drop.
-    pub(super) watches: Watches,
+    pub(super) drop_counters: DropCounters,
 }
 
 /// The parts that depend on the NICs; made again when a removed NIC is back.
@@ -84,13 +84,13 @@ impl Parts {
             events,
         };
         let mut assembly = Assembly::prepare(base, nics)?;
-        let told = assembly.workers.samples();
+        let of_workers = assembly.workers.samples();
         let (samples, one_in) = (kernel.samples()?, settings.datapath.sample);
-        let watch = Watch::start(Arc::clone(&links), snapshot, samples, told, one_in)?;
-        let steering = Steering::start(settings, nics, &links, &watch, events)?;
+        let audit = AuditHandle::start(Arc::clone(&links), snapshot, samples, of_workers, one_in)?;
+        let steering = Steering::start(settings, nics, &links, &audit, events)?;
         assembly.attach(base, nics, kept)?;
-        let watches = match count_drops(&kernel, pins) {
-            Ok(watches) => watches,
+        let drop_counters = match count_drops(&kernel, pins) {
+            Ok(drop_counters) => drop_counters,
             Err(error) => {
                 assembly.put_back(pins);
                 return Err(error);
@@ -111,8 +111,8 @@ impl Parts {
             kernel,
             steering,
             links,
-            watch,
-            watches,
+            audit,
+            drop_counters,
         })
     }
 
@@ -121,7 +121,7 @@ impl Parts {
         let dismissed = self.assembly.workers.dismiss(&self.kernel);
         self.assembly.workers.end();
         self.steering.end();
-        self.watch.end();
+        self.audit.end();
         dismissed
     }
 
@@ -141,12 +141,12 @@ impl Parts {
 }
 
 /// Counts what the NICs drop, and removes the maps that other builds left.
-fn count_drops(kernel: &Kernel, pins: &Pins) -> Result<Watches, DaemonError> {
-    let watches = kernel.watch_drops(pins)?;
+fn count_drops(kernel: &Kernel, pins: &Pins) -> Result<DropCounters, DaemonError> {
+    let drop_counters = kernel.count_drops(pins)?;
     for layout in kernel.tidy(pins)? {
         tracing::info!("the maps that a build with layout {layout} left are removed");
     }
-    Ok(watches)
+    Ok(drop_counters)
 }
 
 impl Assembly {
@@ -192,7 +192,7 @@ impl Assembly {
         });
         Ok(Self {
             standing: Standing {
-                asked: settings.engine,
+                requested: settings.engine,
                 engine,
                 reason,
                 ports: ports.collect(),
@@ -289,7 +289,7 @@ impl Assembly {
         loop {
             let reach = Reach::look(nics, &self.lossy)?;
             let standing = &mut self.standing;
-            let may = standing.asked != Engine::AfXdp
+            let may = standing.requested != Engine::AfXdp
                 && standing.ports.iter().all(|port| !port.is_zero_copy);
             let mut blocked = self
                 .attachments
@@ -318,7 +318,7 @@ impl Assembly {
     /// process. Fails with engine xdp.
     fn settle_engine(&mut self, nics: &Nics, unblocked: PerRole<bool>) -> Result<(), DaemonError> {
         for (role, _) in nics.present().filter(|&(role, _)| !unblocked[role]) {
-            if self.standing.asked == Engine::Xdp {
+            if self.standing.requested == Engine::Xdp {
                 return Err(DaemonError::NoRedirect(role));
             }
             let ports = self.standing.ports.iter_mut();
@@ -368,7 +368,7 @@ impl Reach {
             lossy[from].is_none()
                 && (states[from].is_some_and(|state| state.is_generic)
                     || nics
-                        .ways_out(from)
+                        .egresses(from)
                         .all(|to| states[to].is_some_and(|state| state.takes_redirects)))
         });
         let is_native = |role: Role| {
@@ -401,15 +401,15 @@ fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<
     });
     // The ring's capacity in packets of the greatest length.
     let packets = u64::from(sockets.rings.ring / sockets.buffers_per_packet);
-    let (credit, hard_credit) = if settings.datapath.spill {
+    let (soft_watermark, hard_watermark) = if settings.datapath.spill {
         (packets / 2, packets * 3 / 4)
     } else {
         (i64::MAX.unsigned_abs(), i64::MAX.unsigned_abs())
     };
     let spill = Spill {
-        patience: TIMEOUT,
-        credit,
-        hard_credit,
+        heartbeat_timeout: TIMEOUT,
+        soft_watermark,
+        hard_watermark,
     };
     (all, spill)
 }

@@ -6,7 +6,7 @@
 //! it. While a port is lost, the workers are stopped and the program decides by itself for the
 //! other ports. When the port is back, it is set up as by a start that takes a box over.
 
-use super::faults::{Fault, Seen, compare_mtus, faults};
+use super::faults::{Fault, KernelView, compare_mtus, faults};
 use super::nics::{Nics, configured};
 use super::parts::{Assembly, Base};
 use super::standing::{Standing, StandingPort};
@@ -46,7 +46,8 @@ impl Following {
     /// port, a second apart, while a worker forwards.
     fn settle(&mut self, standing: &Standing, now: Instant) {
         let is_own = self.set_up.iter().any(|(_, own)| own.is_some());
-        let needs_worker = standing.asked != Engine::AfXdp && standing.is_dead_without_workers();
+        let needs_worker =
+            standing.requested != Engine::AfXdp && standing.is_dead_without_workers();
         let tries = self.retry.tries + 1;
         self.is_blocked = is_own && needs_worker && tries < TRIES;
         self.retry = Retry::default();
@@ -97,7 +98,7 @@ pub(super) fn watch(
     is_pending: Arc<AtomicBool>,
 ) -> Result<LinkWatch, NicError> {
     LinkWatch::start(
-        || process::keep_or_say(capabilities::OF_NOBODY),
+        || process::keep_or_say(capabilities::NONE),
         move || {
             if !is_pending.swap(true, Ordering::AcqRel) {
                 let _ = events.send(Event::Links);
@@ -118,13 +119,13 @@ impl Daemon {
         for port in &self.standing.ports {
             // A failed query is repeated in a second; until then the earlier faults stay.
             let before = &self.following.faults[port.role];
-            let Ok((now, seen)) =
+            let Ok((now, view)) =
                 self.query(port, overview.as_ref().unwrap_or(&Overview::default()))
             else {
                 found[port.role].clone_from(before);
                 continue;
             };
-            found[port.role] = faults(port, now.as_ref(), seen);
+            found[port.role] = faults(port, now.as_ref(), view);
             if overview.is_err() {
                 let by_others = before.iter().filter(|fault| fault.is_by_others());
                 found[port.role].extend(by_others.cloned());
@@ -156,13 +157,13 @@ impl Daemon {
         &self,
         port: &StandingPort,
         overview: &Overview,
-    ) -> Result<(Option<LinkState>, Seen), DaemonError> {
+    ) -> Result<(Option<LinkState>, KernelView), DaemonError> {
         let index = port.nic.index;
         let now = LinkState::of_index(index)?;
         // On the network of the next hop the box may have interfaces of its own.
         let is_wire = self.links.incoming_port() != Some(port.role);
         let master = now.as_ref().and_then(|now| now.master);
-        let mut seen = Seen {
+        let mut view = KernelView {
             is_redirected_to: self.kernel.port(port.role)? == Some(index),
             named: Some(index),
             queues: port.nic.queues,
@@ -172,12 +173,12 @@ impl Daemon {
         };
         if let Some(now) = &now {
             if now.name != port.configured {
-                seen.named = index_of(&port.configured)?;
+                view.named = index_of(&port.configured)?;
             }
             let queues = port.nic.queues_now(&now.name)?;
-            seen.queues = queues.unwrap_or(port.nic.queues);
+            view.queues = queues.unwrap_or(port.nic.queues);
         }
-        Ok((now, seen))
+        Ok((now, view))
     }
 
     fn log_changes(&mut self, found: PerRole<Vec<Fault>>) {
@@ -366,7 +367,7 @@ impl Daemon {
             self.links.set_incoming_mac(nic.mac);
         }
         nics.remark(&self.settings);
-        self.watch.fetch_from(assembly.workers.samples());
+        self.audit.fetch_from(assembly.workers.samples());
         assembly.attach(base, &nics, (&self.pins, &self.record))?;
         assembly.attachments.iter_mut().for_each(Attachment::keep);
         assembly.workers.succeed(&self.workers);
@@ -397,13 +398,14 @@ impl Daemon {
 
     /// Restores pins that were removed while the box runs.
     pub(super) fn look_at_pins(&mut self) {
-        let (kernel, attachments, watches) = (&self.kernel, &self.attachments, &self.watches);
-        if !kernel.is_unpinned(&self.pins, attachments, watches) {
+        let (kernel, attachments, drop_counters) =
+            (&self.kernel, &self.attachments, &self.drop_counters);
+        if !kernel.is_unpinned(&self.pins, attachments, drop_counters) {
             self.unpinned = None;
             return;
         }
         let directory = self.settings.pin.directory.display();
-        let Err(error) = kernel.pin_again(&mut self.pins, attachments, watches) else {
+        let Err(error) = kernel.pin_again(&mut self.pins, attachments, drop_counters) else {
             tracing::error!(
                 "ALARM: pins in {directory} were removed under the running box; everything is \
                  pinned again, and no frame was lost"

@@ -1,26 +1,26 @@
 //! The relay service: a thread that watches tor's files, has them loaded, checks the result against
 //! the set in force, and sends updates to the main thread to publish.
 
+mod logging;
 mod reading;
-mod telling;
 
-use super::prompter::{LOOK, Numbers, Order, Prompter, Update, seconds};
+use super::relay_handle::{LOOK, Numbers, Reconfiguration, RelayServiceHandle, Update, seconds};
 use super::{DaemonError, Event};
 use crate::settings::{RelaySettings, Settings, WhenStale};
 use caps::Capability;
 use crossbeam::channel::{self, Receiver, Sender};
 use exitmark_policy::Endpoint;
 use exitmark_relays::{
-    Age, Confinement, LiveSet, LoadError, Loader, REASONABLY_LIVE, Refused, StateFile, Watch,
+    Age, Confinement, FileWatcher, LiveSet, LoadError, Loader, REASONABLY_LIVE, Refused, StateFile,
 };
 use exitmark_service::process;
+pub(super) use logging::FEW_SIGNATURES;
+use logging::Logged;
 use reading::{confinement, watch, watched};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
-pub(super) use telling::FEW_SIGNATURES;
-use telling::Said;
 
 /// The delay before a failed load is retried while no file changes.
 const RETRY: Duration = Duration::from_secs(300);
@@ -31,15 +31,15 @@ const PAST: Duration = Duration::from_millis(20);
 
 /// The relay service: loads documents, keeps the set in force, and reports its age, in a thread of
 /// its own.
-pub(super) struct Keeper {
+pub(super) struct RelayService {
     settings: RelaySettings,
     /// Exit and relay traffic are classified by the set; otherwise only the host's own listeners.
     decides: bool,
     loader: Loader,
     file: StateFile,
     live: LiveSet,
-    watch: Watch,
-    asked: Arc<AtomicBool>,
+    watch: FileWatcher,
+    load_requested: Arc<AtomicBool>,
     numbers: Arc<Numbers>,
     /// Why the current content of the files is not in force.
     failure: Option<Failure>,
@@ -48,10 +48,10 @@ pub(super) struct Keeper {
     rests_until: Instant,
     saved: Option<LiveSet>,
     unsaved: Option<String>,
-    said: Said,
+    logged: Logged,
     published: (Vec<Endpoint>, bool),
-    orders: Receiver<Order>,
-    ordering: Sender<Order>,
+    reconfigurations: Receiver<Reconfiguration>,
+    reconfigure: Sender<Reconfiguration>,
 }
 
 struct Failure {
@@ -81,7 +81,7 @@ impl Failure {
     }
 }
 
-impl Keeper {
+impl RelayService {
     /// Loads the first set: from the documents, else from the state file, else an empty one. The
     /// wire does not wait for a relay set: without one everything passes unmarked.
     ///
@@ -90,9 +90,9 @@ impl Keeper {
     pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
         let decides = settings.decides_by_relays();
         let settings = settings.relays.clone();
-        let watch = watch(Watch::new(watched(&settings)))?;
-        let (ordering, orders) = channel::unbounded();
-        let mut keeper = Self {
+        let watch = watch(FileWatcher::new(watched(&settings)))?;
+        let (reconfigure, reconfigurations) = channel::unbounded();
+        let mut relay_service = Self {
             loader: Loader::new(match settings.sources.files.as_slice() {
                 // Without files, `relays.user` is not needed and need not exist.
                 [] => Confinement::default(),
@@ -100,23 +100,23 @@ impl Keeper {
             }),
             file: StateFile::new(settings.state.clone()),
             live: LiveSet::default(),
-            asked: Arc::default(),
+            load_requested: Arc::default(),
             numbers: Arc::default(),
             failure: None,
             has_news: false,
             rests_until: Instant::now(),
             saved: None,
-            said: Said::default(),
+            logged: Logged::default(),
             unsaved: None,
             published: (Vec::new(), false),
             settings,
             decides,
             watch,
-            orders,
-            ordering,
+            reconfigurations,
+            reconfigure,
         };
-        let update = keeper.first_update()?;
-        Ok((keeper, update))
+        let update = relay_service.first_update()?;
+        Ok((relay_service, update))
     }
 
     /// The update at the start, by the files or by what is left of an earlier process.
@@ -129,7 +129,7 @@ impl Keeper {
                 false => {
                     tracing::error!("continuing with the relay set of the previous run: {error}");
                 }
-                // Otherwise `tell_age` raises the alarm.
+                // Otherwise `log_age` raises the alarm.
                 true if !self.decides => tracing::error!("there is no relay set yet: {error}"),
                 true => {}
             }
@@ -144,7 +144,7 @@ impl Keeper {
             }
             update => update?,
         };
-        self.tell_age(now);
+        self.log_age(now);
         self.published = update.content();
         Ok(update)
     }
@@ -159,10 +159,10 @@ impl Keeper {
         self.follows_files() && self.live.is_empty()
     }
 
-    pub(super) fn prompter(&self) -> Prompter {
-        Prompter {
-            ordering: self.ordering.clone(),
-            asked: Arc::clone(&self.asked),
+    pub(super) fn handle(&self) -> RelayServiceHandle {
+        RelayServiceHandle {
+            reconfigure: self.reconfigure.clone(),
+            load_requested: Arc::clone(&self.load_requested),
             wake: self.watch.waker(),
             numbers: Arc::clone(&self.numbers),
         }
@@ -189,7 +189,7 @@ impl Keeper {
                 }
                 // Before the event, so that sending an order fails from then on.
                 drop(self);
-                let _ = events.send(Event::KeeperEnded);
+                let _ = events.send(Event::RelayServiceEnded);
             })
             .map_err(|error| DaemonError::System("start the relay service", error))?;
         Ok(())
@@ -206,20 +206,23 @@ impl Keeper {
                 tracing::error!("the relay files are no longer watched: {error}; restart exitmark");
                 return None;
             }
-            if let Ok(order) = self.orders.try_recv() {
-                return Some(Event::Reconfigured(order.number, self.follow(order)));
+            if let Ok(reconfiguration) = self.reconfigurations.try_recv() {
+                return Some(Event::Reconfigured(
+                    reconfiguration.number,
+                    self.follow(reconfiguration),
+                ));
             }
-            let was_asked = self.asked.swap(false, Ordering::AcqRel);
+            let was_requested = self.load_requested.swap(false, Ordering::AcqRel);
             self.has_news |= self.watch.has_changed();
             let started = Instant::now();
             let is_retry_due = self.retry_at().is_some_and(|at| started >= at);
             let is_due = started >= self.rests_until && (self.has_news || is_retry_due);
-            if was_asked || is_due {
-                self.attempt(was_asked);
+            if was_requested || is_due {
+                self.attempt(was_requested);
                 // Loading takes at most a fifth of the time, however often files are replaced.
                 self.rests_until = Instant::now() + started.elapsed() * 4;
             } else if limit.is_none_or(|limit| SystemTime::now() <= limit) && !self.has_aged() {
-                self.tell_age(SystemTime::now());
+                self.log_age(SystemTime::now());
                 if self.unsaved.is_some() {
                     self.save();
                 }
@@ -228,7 +231,7 @@ impl Keeper {
             }
             match self.changed_update(started) {
                 Ok(Some(update)) => return Some(Event::Relays(update)),
-                Ok(None) if was_asked && self.failure.is_none() => {
+                Ok(None) if was_requested && self.failure.is_none() => {
                     tracing::info!("relay set confirmed: nothing in it has changed");
                 }
                 Ok(None) => {}
@@ -241,7 +244,7 @@ impl Keeper {
     fn changed_update(&mut self, started: Instant) -> Result<Option<Update>, DaemonError> {
         let now = SystemTime::now();
         self.live.forget(now, self.settings.retain);
-        self.tell_age(now);
+        self.log_age(now);
         let update = self.update(now, started.elapsed())?;
         let content = update.content();
         if content == self.published {
@@ -252,14 +255,14 @@ impl Keeper {
     }
 
     /// Applies other settings, if a relay set can be loaded with them.
-    fn follow(&mut self, order: Order) -> Result<Update, String> {
+    fn follow(&mut self, reconfiguration: Reconfiguration) -> Result<Update, String> {
         let now = SystemTime::now();
-        let (new, old) = (&order.settings.sources, &self.settings.sources);
+        let (new, old) = (&reconfiguration.settings.sources, &self.settings.sources);
         // Other extras need no document.
         let has_other_files = (&new.files, &new.trust) != (&old.files, &old.trust);
         // A service that began without files has dropped the capabilities to read tor's files and
         // to run the loader as another user.
-        let has_files = !order.settings.sources.files.is_empty();
+        let has_files = !reconfiguration.settings.sources.files.is_empty();
         if process::is_root() && has_files && !self.follows_files() {
             return Err(
                 "relays.consensus: documents can only be read after a restart, because this \
@@ -268,17 +271,17 @@ impl Keeper {
                     .to_owned(),
             );
         }
-        let watch = watch(self.watch.over(watched(&order.settings)));
+        let watch = watch(self.watch.over(watched(&reconfiguration.settings)));
         let watch = watch.map_err(|error| error.to_string())?;
         let before = (self.settings.clone(), self.decides, self.live.clone());
         let failed_before = has_other_files.then(|| self.failure.take());
-        match self.change_to(order, has_other_files, now) {
+        match self.change_to(reconfiguration, has_other_files, now) {
             Ok(update) => {
                 self.watch = watch;
                 // The new watch does not report changes that the old one had pending.
                 self.has_news = !(has_other_files && self.follows_files());
-                self.said = Said::default();
-                self.tell_age(now);
+                self.logged = Logged::default();
+                self.log_age(now);
                 self.save();
                 self.published = update.content();
                 Ok(update)
@@ -296,14 +299,14 @@ impl Keeper {
     /// The update by these settings. If there is none, the caller goes back to the earlier ones.
     fn change_to(
         &mut self,
-        order: Order,
+        reconfiguration: Reconfiguration,
         has_other_files: bool,
         now: SystemTime,
     ) -> Result<Update, DaemonError> {
         let started = Instant::now();
         let was_missing = self.is_missing();
         let (was_judged, before) = (self.decides, self.listed());
-        (self.settings, self.decides) = (order.settings, order.decides);
+        (self.settings, self.decides) = (reconfiguration.settings, reconfiguration.decides);
         if has_other_files {
             self.load_others(was_missing, now)?;
         }
@@ -345,7 +348,7 @@ impl Keeper {
     /// The longest wait: until the next check, `limit`, the end of the rest, or the retry.
     fn timeout(&self, limit: Option<SystemTime>) -> Duration {
         // One wait consumes all wake-ups, but one turn does one task.
-        if !self.orders.is_empty() || self.asked.load(Ordering::Acquire) {
+        if !self.reconfigurations.is_empty() || self.load_requested.load(Ordering::Acquire) {
             return Duration::ZERO;
         }
         let now = SystemTime::now();
@@ -391,7 +394,7 @@ impl Keeper {
     }
 
     /// Loads the files. Logs a failure once for each reason, and always on demand.
-    fn attempt(&mut self, was_asked: bool) {
+    fn attempt(&mut self, was_requested: bool) {
         let now = SystemTime::now();
         self.has_news = false;
         if self.is_missing() {
@@ -399,7 +402,7 @@ impl Keeper {
         }
         if let Err(error) = self.load(now) {
             let is_news = self.fail(&error, now);
-            if is_news || was_asked {
+            if is_news || was_requested {
                 match self.is_missing() {
                     true => tracing::error!("there is no relay set yet: {error}"),
                     false => tracing::error!("the relay set stays as it was: {error}"),
@@ -432,13 +435,13 @@ impl Keeper {
         match self.file.load() {
             Ok(Some(live)) => match live.for_sources(&self.settings.sources, now) {
                 Some(live) => self.live = live,
-                None if std::mem::replace(&mut self.said.unknown, true) => {}
+                None if std::mem::replace(&mut self.logged.unknown, true) => {}
                 None => tracing::info!(
                     "the saved relay set is in the future, or of other sources or authorities"
                 ),
             },
             Ok(None) => {}
-            Err(_) if std::mem::replace(&mut self.said.unknown, true) => {}
+            Err(_) if std::mem::replace(&mut self.logged.unknown, true) => {}
             Err(error) => tracing::warn!("the saved relay set cannot be restored: {error}"),
         }
     }
@@ -470,7 +473,7 @@ impl Keeper {
             (report.accepted, report.refused) = self.live.decisions();
             report.age = age.map(|age| age.name().to_owned());
         }
-        self.tell_signatures();
+        self.log_signatures();
         let is_stale = age == Some(Age::Stale);
         let update = Update {
             endpoints: self.live.endpoints(&self.settings.sources.extra)?,

@@ -1,6 +1,6 @@
 //! Replaces the configuration in force with another one: completely, or not at all.
 
-use super::prompter::Update;
+use super::relay_handle::Update;
 use super::{Daemon, nics};
 use crate::control::Reloaded;
 use crate::settings::{Change, Settings};
@@ -8,10 +8,10 @@ use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::time::Duration;
 
-const NO_KEEPER: &str = "the relay service has stopped; restart exitmark";
+const NO_RELAY_SERVICE: &str = "the relay service has stopped; restart exitmark";
 
 /// The channel for the outcome of a reload, besides the log.
-pub(super) type Answer = Option<Sender<Result<Reloaded, String>>>;
+pub(super) type ReloadReply = Option<Sender<Result<Reloaded, String>>>;
 
 /// A reload in progress, which waits for its relay set.
 pub(super) struct Reloading {
@@ -19,13 +19,13 @@ pub(super) struct Reloading {
     number: Option<u64>,
     settings: Settings,
     change: Change,
-    answer: Answer,
+    answer: ReloadReply,
 }
 
 impl Daemon {
     /// Reads the configuration again. If it needs another relay set, an event completes the reload.
     /// The relay files are checked in any case.
-    pub(super) fn reload(&mut self, answer: Answer) {
+    pub(super) fn reload(&mut self, answer: ReloadReply) {
         if self.reloading.is_some() {
             // Not recorded as a refusal, because the configuration has not been read.
             let reason = "another reload is under way; try again when it has ended";
@@ -34,14 +34,14 @@ impl Daemon {
         let (settings, change) = match self.read_again() {
             Ok(read) => read,
             Err(reason) => {
-                self.prompter.prompt();
+                self.relay_service.load_now();
                 return self.refuse(answer, reason);
             }
         };
         let needs_relays = settings.relays != self.settings.relays
             || settings.decides_by_relays() != self.settings.decides_by_relays();
         let reloading = Reloading {
-            number: needs_relays.then(|| self.next_order()),
+            number: needs_relays.then(|| self.next_reconfiguration()),
             settings,
             change,
             answer,
@@ -49,14 +49,17 @@ impl Daemon {
         if let Some(number) = reloading.number {
             let settings = &reloading.settings;
             let decides = settings.decides_by_relays();
-            if !(self.prompter).order(number, settings.relays.clone(), decides) {
-                return self.refuse(reloading.answer, NO_KEEPER.to_owned());
+            if !self
+                .relay_service
+                .reconfigure(number, settings.relays.clone(), decides)
+            {
+                return self.refuse(reloading.answer, NO_RELAY_SERVICE.to_owned());
             }
             self.reloading = Some(reloading);
             return;
         }
         self.take_on(reloading, None);
-        self.prompter.prompt();
+        self.relay_service.load_now();
     }
 
     fn read_again(&self) -> Result<(Settings, Change), String> {
@@ -93,16 +96,16 @@ impl Daemon {
         }
     }
 
-    pub(super) fn without_keeper(&mut self) {
-        self.is_unkept = true;
+    pub(super) fn without_relay_service(&mut self) {
+        self.has_no_relay_service = true;
         if let Some(reloading) = self.reloading.take() {
-            self.refuse(reloading.answer, NO_KEEPER.to_owned());
+            self.refuse(reloading.answer, NO_RELAY_SERVICE.to_owned());
         }
     }
 
-    fn next_order(&mut self) -> u64 {
-        self.orders += 1;
-        self.orders
+    fn next_reconfiguration(&mut self) -> u64 {
+        self.reconfigurations += 1;
+        self.reconfigurations
     }
 
     /// Puts a configuration into force, with its relay set if it has another one, or goes back to
@@ -159,13 +162,13 @@ impl Daemon {
 
     /// Orders the relay settings in force again.
     fn go_back(&mut self) {
-        let number = self.next_order();
+        let number = self.next_reconfiguration();
         let relays = self.settings.relays.clone();
-        self.prompter
-            .order(number, relays, self.settings.decides_by_relays());
+        self.relay_service
+            .reconfigure(number, relays, self.settings.decides_by_relays());
     }
 
-    fn accept(&mut self, answer: Answer, change: Change) {
+    fn accept(&mut self, answer: ReloadReply, change: Change) {
         self.refused_reload = None;
         self.reloads.0 += u64::from(!change.keys.is_empty());
         let reloaded = Reloaded {
@@ -175,7 +178,7 @@ impl Daemon {
         reply(answer, Ok(reloaded));
     }
 
-    fn refuse(&mut self, answer: Answer, reason: String) {
+    fn refuse(&mut self, answer: ReloadReply, reason: String) {
         self.reloads.1 += 1;
         tracing::error!("the configuration stays as it was: {reason}");
         self.refused_reload = Some(reason.clone());
@@ -183,7 +186,7 @@ impl Daemon {
     }
 }
 
-fn reply(answer: Answer, outcome: Result<Reloaded, String>) {
+fn reply(answer: ReloadReply, outcome: Result<Reloaded, String>) {
     if let Some(answer) = answer {
         let _ = answer.send(outcome);
     }

@@ -42,7 +42,7 @@ impl Daemon {
         }
         let (since, started) = self.started;
         let settings = &self.settings;
-        let told = self.watch.report();
+        let audited = self.audit.report();
         let mut report = Report {
             version: exitmark_service::VERSION.to_owned(),
             started_at: since
@@ -55,7 +55,7 @@ impl Daemon {
             mark: settings.rules.actions.mark().to_string(),
             generation: self.snapshot.generation,
             engine: EngineReport {
-                asked: self.standing.asked.name().to_owned(),
+                asked: self.standing.requested.name().to_owned(),
                 chosen: self.standing.engine.name().to_owned(),
                 reason: self.standing.reason.to_owned(),
                 xdp_frames: kernel.tally.decided(),
@@ -89,17 +89,17 @@ impl Daemon {
             },
             drops: drops(&tally),
             steering: self.steering.report(),
-            relay_set: self.prompter.numbers.report().clone(),
+            relay_set: self.relay_service.numbers.report().clone(),
             workers: self.workers.balances(),
             unaccounted_frames: sums.unaccounted,
-            residence: told.residences,
-            audit: told.audit,
+            residence: audited.latencies,
+            audit: audited.audit,
             reloads: self.reloads.0,
             reloads_refused: self.reloads.1,
             ..Report::default()
         };
         report.relay_set.is_passing |= self.is_passing;
-        report.warnings = self.warnings(&report, told.sees_recursion);
+        report.warnings = self.warnings(&report, audited.has_recursion);
         report
     }
 
@@ -136,7 +136,7 @@ impl Daemon {
     }
 
     /// The warnings, the most severe first.
-    fn warnings(&self, report: &Report, sees_recursion: bool) -> Vec<Warning> {
+    fn warnings(&self, report: &Report, has_recursion: bool) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut warn = |kind: &str, is_alarm: bool, text: String| {
             warnings.push(Warning {
@@ -221,7 +221,7 @@ impl Daemon {
                 format!("the relay set cannot be saved, and a restart would lose it: {reason}");
             warn("state", false, text);
         }
-        if self.is_unkept {
+        if self.has_no_relay_service {
             let text = "the relay files are no longer watched; restart exitmark".to_owned();
             warn("relay_files", false, text);
         }
@@ -294,7 +294,7 @@ impl Daemon {
                 warn("needs_process", false, port.alone());
             }
         }
-        if sees_recursion {
+        if has_recursion {
             warn(OWN_RESOLVER, false, RECURSION.to_owned());
         }
         warnings

@@ -50,7 +50,10 @@ impl Daemon {
             }
             Request::Reload(answer) => self.reload(Some(answer)),
             Request::Capture(request, answer) => {
-                let _ = answer.send(self.watch.capture(request, self.prompter.knows_relays()));
+                let _ = answer.send(
+                    self.audit
+                        .capture(request, self.relay_service.knows_relays()),
+                );
             }
         }
     }

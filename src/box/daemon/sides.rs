@@ -74,7 +74,7 @@ pub(super) struct Sides {
     /// Those of them in which frames from the host's addresses had arrived by `uplink`.
     looks_by_uplink: u32,
     /// Whether a frame of the host's own has arrived by `host` at all.
-    is_heard: bool,
+    has_received: bool,
     /// `None` as long as the host is where it should be, or unknown.
     pub(super) finding: Option<Finding>,
 }
@@ -83,7 +83,7 @@ impl Sides {
     /// Compares with the last check; returns whether the finding has changed.
     fn look(&mut self, now: Counted) -> bool {
         let last = self.last.replace(now);
-        self.is_heard |= last.is_some_and(|last| now.own > last.own);
+        self.has_received |= last.is_some_and(|last| now.own > last.own);
         // A counter that decreases was started anew by another build.
         if last.is_none_or(|last| now.own != last.own || now.foreign < last.foreign) {
             (self.since, self.looks, self.looks_by_uplink) = (now, 0, 0);
@@ -95,7 +95,7 @@ impl Sides {
         }
         let foreign = now.foreign - self.since.foreign;
         let by_uplink = now.by_uplink.saturating_sub(self.since.by_uplink);
-        let is_behind_uplink = match self.is_heard {
+        let is_behind_uplink = match self.has_received {
             true => self.looks_by_uplink >= LOOKS_BY_UPLINK && foreign >= FOREIGN,
             false => foreign > 0 && by_uplink >= BY_UPLINK,
         };
@@ -134,7 +134,7 @@ impl Daemon {
         let has_changed = self.sides.look(Counted::of(tally));
         // The engines count the host's frames by `uplink` while none arrives by `host`.
         self.links
-            .seek_host(!self.sides.is_heard || self.sides.looks > 0);
+            .seek_host(!self.sides.has_received || self.sides.looks > 0);
         if !has_changed {
             return;
         }

@@ -9,7 +9,7 @@ use std::fmt;
 
 /// The state and the decisions of when the sockets were bound.
 pub(super) struct Standing {
-    pub(super) asked: Engine,
+    pub(super) requested: Engine,
     /// The engine in use, `AfXdp` or `Xdp`; never `Auto`.
     pub(super) engine: Engine,
     pub(super) reason: &'static str,
@@ -80,7 +80,7 @@ impl Standing {
     #[cfg(test)]
     pub(super) fn example(ports: Vec<StandingPort>) -> Self {
         Self {
-            asked: Engine::Auto,
+            requested: Engine::Auto,
             engine: Engine::Xdp,
             reason: "",
             ports,

@@ -1,13 +1,13 @@
 //! Monitors the next hop for relay traffic, and publishes its MAC address to both engines at once.
 
+use super::audit::AuditHandle;
 use super::nics::Nics;
-use super::witness::Watch;
 use super::{DaemonError, Event, capabilities};
 use crate::observe::{SteeringReport, SteeringState};
 use crate::settings::{Incoming, Settings};
 use crossbeam::channel::Sender;
 use exitmark_datapath::{Links, Role};
-use exitmark_nic::{NextHop, Way, WayWatch};
+use exitmark_nic::{NextHop, NextHopMonitor, NextHopState};
 use exitmark_policy::packet::MacAddr;
 use exitmark_service::process;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(super) struct Steering {
     links: Arc<Links>,
     out: Option<Out>,
     events: Sender<Event>,
-    witness: Arc<dyn Fn(Option<MacAddr>) + Send + Sync>,
+    announce: Arc<dyn Fn(Option<MacAddr>) + Send + Sync>,
     changes: u64,
 }
 
@@ -31,8 +31,8 @@ struct Out {
     incoming: Incoming,
     nic: u32,
     own: MacAddr,
-    watch: WayWatch,
-    said: Way,
+    monitor: NextHopMonitor,
+    logged: NextHopState,
 }
 
 impl Steering {
@@ -41,14 +41,14 @@ impl Steering {
         settings: &Settings,
         nics: &Nics,
         links: &Arc<Links>,
-        witness: &Watch,
+        audit: &AuditHandle,
         events: &Sender<Event>,
     ) -> Result<Self, DaemonError> {
         let mut steering = Self {
             links: Arc::clone(links),
             out: None,
             events: events.clone(),
-            witness: Arc::new(witness.of_next_hops()),
+            announce: Arc::new(audit.of_next_hops()),
             changes: 0,
         };
         if let (Some(incoming), Some(nic)) = (&settings.ports.incoming, nics.incoming()) {
@@ -67,27 +67,27 @@ impl Steering {
         // The earlier monitor ends first: two must not write to the same cell.
         self.out = None;
         let (links, events) = (Arc::clone(&self.links), self.events.clone());
-        let witness = Arc::clone(&self.witness);
+        let announce = Arc::clone(&self.announce);
         let waits = Arc::new(AtomicBool::new(true));
         let is_first = Arc::clone(&waits);
         let mut is_confined = false;
-        let watch = WayWatch::start(nic, incoming.next_hop, move |way| {
+        let monitor = NextHopMonitor::start(nic, incoming.next_hop, move |state| {
             if !std::mem::replace(&mut is_confined, true) {
-                process::keep_or_say(capabilities::OF_WAY);
+                process::keep_or_say(capabilities::OF_NEXT_HOP_MONITOR);
             }
-            let is_asked = way.has_carrier && way.next_hop.is_none();
-            if !(is_asked && is_first.load(Ordering::Acquire)) {
+            let is_resolving = state.has_carrier && state.next_hop.is_none();
+            if !(is_resolving && is_first.load(Ordering::Acquire)) {
                 is_first.store(false, Ordering::Release);
-                witness(usable(way));
-                links.steer_to(usable(way));
+                announce(usable(state));
+                links.steer_to(usable(state));
             }
-            let _ = events.send(Event::Way);
+            let _ = events.send(Event::NextHop);
         })?;
-        let said = watch.first(TIMEOUT);
+        let logged = monitor.first(TIMEOUT);
         if waits.swap(false, Ordering::AcqRel) {
             self.links.steer_to(None);
             // It may have answered just then: the monitor is updated before the links are.
-            if let answered @ Some(_) = usable(watch.now()) {
+            if let answered @ Some(_) = usable(monitor.now()) {
                 self.links.steer_to(answered);
             }
         }
@@ -95,11 +95,11 @@ impl Steering {
             incoming: incoming.clone(),
             nic,
             own,
-            watch,
-            said,
+            monitor,
+            logged,
         });
-        if usable(said).is_none() {
-            self.say(said);
+        if usable(logged).is_none() {
+            self.log_state(logged);
         }
         Ok(())
     }
@@ -142,25 +142,25 @@ impl Steering {
     }
 
     /// Logs a change of the next hop; the event may be older than the state last logged.
-    pub(super) fn tell(&mut self) {
+    pub(super) fn log_change(&mut self) {
         let Some(out) = &mut self.out else {
             return;
         };
-        let now = out.watch.now();
-        if now != out.said {
-            out.said = now;
+        let now = out.monitor.now();
+        if now != out.logged {
+            out.logged = now;
             self.changes += 1;
-            self.say(now);
+            self.log_state(now);
         }
     }
 
-    fn say(&self, way: Way) {
+    fn log_state(&self, state: NextHopState) {
         let Some(out) = &self.out else {
             return;
         };
         let (interface, next_hop) = (&out.incoming.interface, out.incoming.next_hop);
         let consequence = out.incoming.consequence();
-        match (way.has_carrier, way.next_hop) {
+        match (state.has_carrier, state.next_hop) {
             (true, Some(mac)) => tracing::info!("relay traffic is steered to {mac}"),
             (false, _) => tracing::error!(
                 "ALARM: {interface} ({}) has no link: relay traffic {consequence} until it has one",
@@ -178,16 +178,16 @@ impl Steering {
     pub(super) fn end(&mut self) {
         self.out = None;
         // The closure holds a sender: the audit thread runs until the last one is dropped.
-        self.witness = Arc::new(|_| ());
+        self.announce = Arc::new(|_| ());
     }
 
     pub(super) fn report(&self) -> SteeringReport {
         let Some(out) = &self.out else {
             return SteeringReport::default();
         };
-        let way = out.watch.now();
+        let state = out.monitor.now();
         SteeringReport {
-            state: match (way.has_carrier, way.next_hop) {
+            state: match (state.has_carrier, state.next_hop) {
                 (false, _) => SteeringState::NoCarrier,
                 (true, None) => SteeringState::Unresolved,
                 (true, Some(_)) => SteeringState::Steering,
@@ -198,13 +198,13 @@ impl Steering {
             }
             .to_owned(),
             next_hop: Some(out.incoming.next_hop.to_string()),
-            next_hop_mac: usable(way).map(|mac| mac.to_string()),
+            next_hop_mac: usable(state).map(|mac| mac.to_string()),
             changes: self.changes,
         }
     }
 }
 
 /// The MAC address that steered frames are sent to, if the link has carrier.
-fn usable(way: Way) -> Option<MacAddr> {
-    way.next_hop.filter(|_| way.has_carrier)
+fn usable(state: NextHopState) -> Option<MacAddr> {
+    state.next_hop.filter(|_| state.has_carrier)
 }

@@ -167,7 +167,7 @@ impl Topology {
 impl Daemon {
     pub(super) fn look_at_topology(&mut self, tally: &Tally) {
         let before = self.topology;
-        let lacks_relays = self.prompter.numbers.report().is_missing;
+        let lacks_relays = self.relay_service.numbers.report().is_missing;
         self.topology.look(tally, &self.links, lacks_relays);
         let Some(incoming) = &self.settings.ports.incoming else {
             return;

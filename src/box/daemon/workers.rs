@@ -87,7 +87,7 @@ impl Sockets {
         let workers = nics.workers();
         let ports = u32::try_from(nics.present().count()).unwrap_or(3);
         let attempt = |zero_copy| -> Result<Self, XskError> {
-            let serves_all = zero_copy || needs_process || is_asked(settings);
+            let serves_all = zero_copy || needs_process || user_space_is_configured(settings);
             let rings = settings.datapath.rings(serves_all);
             let chunk_bytes = chunk_bytes(frame_bytes, zero_copy);
             let umem = Umem::new(
@@ -161,7 +161,7 @@ fn limits(settings: &Settings, rings: RingSizes) -> WorkerLimits {
 }
 
 /// Whether the configuration makes all frames of a port go through its sockets.
-fn is_asked(settings: &Settings) -> bool {
+fn user_space_is_configured(settings: &Settings) -> bool {
     settings.engine == Engine::AfXdp || settings.datapath.inbound == Engine::AfXdp
 }
 
@@ -233,7 +233,7 @@ impl Workers {
             }
         }
         let samples = Arc::<Samples>::default();
-        let forwarder = forwarder.witnessed(Arc::clone(&samples));
+        let forwarder = forwarder.sampled_into(Arc::clone(&samples));
         let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
             .counting(Counters::over(Arc::clone(&self.counts), number))
             .guarded(Guard::new(Arc::clone(&self.guards), queue));
@@ -250,15 +250,15 @@ impl Workers {
             wake: Arc::clone(&wake),
             gauge: Arc::clone(&gauge),
         };
-        let (events, told) = (events.clone(), Arc::clone(&self.stop));
+        let (events, stop_requested) = (events.clone(), Arc::clone(&self.stop));
         let thread = thread::Builder::new()
             .name("exitmark-worker".to_owned())
             .spawn(move || {
-                // Wakes the main thread however this one ends, unless it was told to stop.
-                let _ended = OnDrop(events, number, told);
+                // Wakes the main thread however this one ends, unless it was requested to stop.
+                let _ended = OnDrop(events, number, stop_requested);
                 // Signals are the main thread's; here they would interrupt the packet path.
                 let _ = SigSet::all().thread_block();
-                process::keep_or_say(capabilities::OF_NOBODY);
+                process::keep_or_say(capabilities::NONE);
                 worker.run(&control)
             })
             .map_err(|error| DaemonError::System("start a worker", error))?;

@@ -48,12 +48,12 @@ impl fmt::Display for Lossy {
 /// # Errors
 /// `engine = "xdp"` and zero-copy are both required, which would lose every frame.
 pub(super) fn choose(
-    asked: ZeroCopy,
+    requested: ZeroCopy,
     engine: Engine,
     lossy: &PerRole<Option<Lossy>>,
 ) -> Result<Binding, DaemonError> {
     let first = lossy.iter().find_map(|(_, lossy)| lossy.clone());
-    match (asked, first) {
+    match (requested, first) {
         (ZeroCopy::Off, _) => Ok(Binding::Copy(None)),
         (ZeroCopy::Auto, None) => Ok(Binding::Either),
         (ZeroCopy::Auto, lossy) => Ok(Binding::Copy(lossy)),
@@ -85,7 +85,7 @@ mod tests {
         let copy = Binding::Copy(None);
         let spared = Binding::Copy(Some(lossy()));
         let zero_copy = Binding::ZeroCopy;
-        for (asked, engine, sound, unsound) in [
+        for (requested, engine, sound, unsound) in [
             (ZeroCopy::Off, Auto, &copy, Some(&copy)),
             (ZeroCopy::Off, Xdp, &copy, Some(&copy)),
             (ZeroCopy::Auto, Auto, &Binding::Either, Some(&spared)),
@@ -96,12 +96,12 @@ mod tests {
             (ZeroCopy::Require, Xdp, &zero_copy, None),
         ] {
             let none = PerRole::default();
-            assert_eq!(&choose(asked, engine, &none).unwrap(), sound);
+            assert_eq!(&choose(requested, engine, &none).unwrap(), sound);
             let some = PerRole::from_fn(|role| (role == Role::Host).then(lossy));
             assert_eq!(
-                choose(asked, engine, &some).ok().as_ref(),
+                choose(requested, engine, &some).ok().as_ref(),
                 unsound,
-                "{asked:?} {engine:?}"
+                "{requested:?} {engine:?}"
             );
         }
     }

@@ -27,7 +27,7 @@ const BEGINNING: u64 = 4096;
 
 /// The NICs, files and settings to check.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asked {
+pub(crate) struct CheckScope {
     /// The NICs with their roles; without a role, a NIC is a candidate.
     pub(crate) ports: Vec<(Option<Role>, String)>,
     /// Whether the uplink's NIC is `incoming` too.
@@ -47,7 +47,7 @@ pub(crate) struct Asked {
     pub(crate) engine: Engine,
 }
 
-impl Asked {
+impl CheckScope {
     pub(crate) fn by(settings: &Settings) -> Self {
         let ports = &settings.ports;
         let incoming = ports.incoming.as_ref();
@@ -83,7 +83,7 @@ impl Asked {
     }
 
     /// Whether steered relay traffic leaves by the NIC of this role.
-    pub(super) fn is_way_out(&self, role: Option<Role>) -> bool {
+    pub(super) fn is_egress(&self, role: Option<Role>) -> bool {
         match role {
             Some(Role::Uplink) => self.shares_uplink,
             role => role == Some(Role::Incoming),
@@ -122,7 +122,7 @@ pub(crate) enum Trial {
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// The settings to check; its NICs and files are moved to `ports` and `files`.
-    pub(crate) asked: Asked,
+    pub(crate) scope: CheckScope,
     /// The kernel's version: major, minor.
     pub(crate) kernel: (u32, u32),
     /// The kernel's release, as `uname -r` prints it.
@@ -157,9 +157,9 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Reads the state of the NICs and files in `asked`; of every NIC if it names none.
-    pub(crate) fn look(mut asked: Asked) -> Self {
-        let mut names = std::mem::take(&mut asked.ports);
+    /// Reads the state of the NICs and files in `scope`; of every NIC if it names none.
+    pub(crate) fn look(mut scope: CheckScope) -> Self {
+        let mut names = std::mem::take(&mut scope.ports);
         if names.is_empty() {
             let all = Nic::names().unwrap_or_default();
             names = all.into_iter().map(|name| (None, name)).collect();
@@ -186,16 +186,16 @@ impl Facts {
             .collect();
         let nic = ports
             .iter()
-            .find(|port| asked.is_way_out(port.role))
+            .find(|port| scope.is_egress(port.role))
             .and_then(|port| port.nic.as_ref().ok());
-        let next_hop_mac = match (asked.next_hop, nic) {
+        let next_hop_mac = match (scope.next_hop, nic) {
             (Some(NextHop::Mac(mac)), _) => Some(mac),
             (Some(NextHop::Address(address)), Some(nic)) => nic.neighbour(address).ok().flatten(),
             _ => None,
         };
-        let pins = &asked.pin.directory;
+        let pins = &scope.pin.directory;
         let attached = Pins::peek(pins);
-        let files = std::mem::take(&mut asked.files);
+        let files = std::mem::take(&mut scope.files);
         let has = caps::read(None, CapSet::Effective).unwrap_or_default();
         Self {
             kernel: kernel_version(),
@@ -223,7 +223,7 @@ impl Facts {
             next_hop_mac,
             cpus,
             own_resolver: None,
-            asked,
+            scope,
         }
     }
 }

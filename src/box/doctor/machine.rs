@@ -24,8 +24,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings.extend(rights(facts));
     findings.extend(memory(facts));
     findings.extend(facts.files.iter().map(|file| relay_file(file, facts)));
-    let told = facts.own_resolver.as_deref();
-    findings.extend(told.map(|text| Finding::warning("host.resolvers", text)));
+    let warning = facts.own_resolver.as_deref();
+    findings.extend(warning.map(|text| Finding::warning("host.resolvers", text)));
     findings
 }
 
@@ -97,7 +97,7 @@ fn compiler(is_on: bool) -> Finding {
 }
 
 fn pins(facts: &Facts) -> Finding {
-    let directory = &facts.asked.pin.directory;
+    let directory = &facts.scope.pin.directory;
     let shown = directory.display();
     if !facts.has_bpf_fs {
         let above = directory.parent().unwrap_or(Path::new("/sys/fs/bpf"));
@@ -181,7 +181,7 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
                 .because("`exitmark relays` shows its content"),
         },
         Some(io::ErrorKind::PermissionDenied) => {
-            let user = word(facts.asked.user.as_deref().unwrap_or("exitmark"));
+            let user = word(facts.scope.user.as_deref().unwrap_or("exitmark"));
             Finding::fault("relays", format!("{path} may not be read"))
                 .because(
                     "without tor's files there is no relay set, and the box forwards everything \

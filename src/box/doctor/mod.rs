@@ -15,7 +15,7 @@ use exitmark_nic::Own;
 use serde::Serialize;
 use std::fmt;
 
-pub(crate) use facts::{Asked, Facts};
+pub(crate) use facts::{CheckScope, Facts};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]

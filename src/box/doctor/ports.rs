@@ -59,7 +59,7 @@ fn presence(nic: &Nic, role: Option<Role>) -> Finding {
 /// Finds other interfaces that send or receive by the NIC.
 fn company(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     let refused = match nic.refuse_bundles() {
-        Ok(()) if facts.asked.is_way_out(port.role) => return None,
+        Ok(()) if facts.scope.is_egress(port.role) => return None,
         Ok(()) => nic.refuse_uppers().err()?,
         Err(error) => error,
     };
@@ -117,15 +117,15 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             }
         }
     }];
-    if facts.asked.needs_zero_copy && state.abilities.is_some_and(|can| !can.zero_copy) {
+    if facts.scope.needs_zero_copy && state.abilities.is_some_and(|can| !can.zero_copy) {
         findings.push(
             Finding::fault(subject, "the driver has no zero-copy")
                 .because("datapath.zero_copy = \"require\"; \"auto\" falls back to copy mode"),
         );
     }
     // With the other engines the box runs, and warns at its start.
-    if facts.asked.needs_zero_copy
-        && facts.asked.engine == Engine::Xdp
+    if facts.scope.needs_zero_copy
+        && facts.scope.engine == Engine::Xdp
         && port.role.is_some()
         && !nic.takes_zero_copy_redirects()
     {
@@ -187,7 +187,7 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
             .is_none_or(|can| can.several_buffers || !can.native)
     };
     let takes_long =
-        !facts.asked.forbids_frags && facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);
+        !facts.scope.forbids_frags && facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);
     let least = players(facts).map(Nic::one_buffer_mtu).min();
     let most = match takes_long {
         true => u32::MAX,
@@ -250,7 +250,7 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     }
     let Some(wanted) = common else {
         let what = format!("{what}, and no number of queues is possible on every port");
-        return vec![match facts.asked.engine {
+        return vec![match facts.scope.engine {
             Engine::Xdp => Finding::warning(subject, what)
                 .because("slow-path frames from queues without a worker are forwarded unmarked"),
             _ => Finding::fault(subject, what).because(
@@ -265,7 +265,7 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         let what = format!("{what}, not {wanted}");
         let finding = if is_lossy {
             Finding::fault(subject, what).because(lost)
-        } else if facts.asked.engine == Engine::Xdp {
+        } else if facts.scope.engine == Engine::Xdp {
             Finding::warning(subject, what).because(
                 "slow-path frames (IP fragments, IPv6 extension headers) from the queues that the \
                  other ports lack are forwarded unmarked",
@@ -316,7 +316,7 @@ fn promiscuous(nic: &Nic, role: Option<Role>) -> Finding {
 
 fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     let subject = &nic.name;
-    if facts.asked.is_way_out(port.role) {
+    if facts.scope.is_egress(port.role) {
         return Vec::new();
     }
     let Some(role) = port.role else {
@@ -361,8 +361,8 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
 }
 
 fn next_hop(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
-    let next_hop = facts.asked.next_hop?;
-    if !facts.asked.is_way_out(port.role) {
+    let next_hop = facts.scope.next_hop?;
+    if !facts.scope.is_egress(port.role) {
         return None;
     }
     let subject = &nic.name;

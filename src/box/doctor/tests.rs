@@ -65,9 +65,9 @@ fn only_the_beginning_of_a_consensus_has_times() {
 /// A machine without a fault.
 fn sound() -> Facts {
     Facts {
-        asked: Asked {
+        scope: CheckScope {
             next_hop: Some(NextHop::Address("203.0.113.1".parse().unwrap())),
-            ..Asked::default()
+            ..CheckScope::default()
         },
         kernel: (6, 12),
         release: "6.12.0-amd64".to_owned(),
@@ -199,7 +199,7 @@ fn each_fault_is_found_alone_with_its_command() {
         "fault pins: not in a BPF file system => systemctl start run-bpf-exitmark.mount",
         |f| {
             f.has_bpf_fs = false;
-            f.asked.pin.directory = "/run/bpf/exitmark/box".into();
+            f.scope.pin.directory = "/run/bpf/exitmark/box".into();
         },
     );
     finds(
@@ -244,7 +244,7 @@ fn each_fault_is_found_alone_with_its_command() {
          /etc/tor/torrc && systemctl restart tor && adduser marker debian-tor",
         |f| {
             f.files[0].trouble = Some(io::ErrorKind::PermissionDenied);
-            f.asked.user = Some("marker".to_owned());
+            f.scope.user = Some("marker".to_owned());
         },
     );
     finds("fault uplink0: there is no network interface", |f| {
@@ -264,7 +264,7 @@ fn each_fault_is_found_alone_with_its_command() {
         })
     });
     finds("fault host0: no zero-copy", |f| {
-        f.asked.needs_zero_copy = true;
+        f.scope.needs_zero_copy = true;
         xdp(f, 0).abilities = Some(XdpAbilities {
             zero_copy: false,
             ..ABLE
@@ -354,13 +354,13 @@ fn each_fault_is_found_alone_with_its_command() {
         },
     );
     finds("fault uplink0: from a zero-copy port", |f| {
-        (f.asked.engine, f.asked.needs_zero_copy) = (Engine::Xdp, true);
+        (f.scope.engine, f.scope.needs_zero_copy) = (Engine::Xdp, true);
         nic(f, 1).driver = Some("virtio_net".to_owned());
     });
     finds(
         "warning host0: 4 receive queues, not 8 => ethtool -L host0 combined 8",
         |f| {
-            f.asked.engine = Engine::Xdp;
+            f.scope.engine = Engine::Xdp;
             nic(f, 1).queues = 8;
         },
     );
@@ -398,7 +398,7 @@ fn each_fault_is_found_alone_with_its_command() {
     );
     finds("fault incoming0: own MAC address", |f| {
         let own = nic(f, 2).mac;
-        f.asked.next_hop = Some(NextHop::Mac(own));
+        f.scope.next_hop = Some(NextHop::Mac(own));
     });
 }
 
@@ -507,14 +507,14 @@ fn long_packets_need_multi_buffer_in_kernel_and_drivers() {
         });
     };
     assert_eq!(jumbo(one), all);
-    assert_eq!(jumbo(|facts| facts.asked.forbids_frags = true), all);
+    assert_eq!(jumbo(|facts| facts.scope.forbids_frags = true), all);
 }
 
 #[test]
 fn a_shared_uplink_may_have_an_address_and_is_checked_for_the_next_hop() {
     let mut facts = sound();
     facts.ports.pop();
-    facts.asked.shares_uplink = true;
+    facts.scope.shares_uplink = true;
     nic(&mut facts, 1).addresses = vec!["192.0.2.7/24".parse().unwrap()];
     assert!(
         all_ok(&facts)
@@ -526,7 +526,7 @@ fn a_shared_uplink_may_have_an_address_and_is_checked_for_the_next_hop() {
 #[test]
 fn a_candidate_has_no_faults_only_warnings() {
     let mut facts = sound();
-    facts.asked.next_hop = None;
+    facts.scope.next_hop = None;
     facts.ports = vec![port(None, "eth0", 1), port(None, "eth1", 2)];
     nic(&mut facts, 0).is_up = false;
     nic(&mut facts, 0).addresses = vec!["192.0.2.7/24".parse().unwrap()];
@@ -562,7 +562,7 @@ fn findings_are_aligned_with_their_commands_below() {
 }
 
 #[test]
-fn a_resolver_of_the_host_is_reported_in_the_running_boxs_words() {
+fn a_resolver_of_the_host_is_reported_as_by_the_running_box() {
     let facts = Facts {
         own_resolver: Some("a recursive resolver on the host".to_owned()),
         ..sound()

@@ -13,7 +13,7 @@ mod top;
 pub use metrics::metrics;
 pub use report::{
     AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameAudit, FrameCount,
-    MalformedCount, OWN_RESOLVER, PortReport, RelaySetReport, RelaySource, Report, Residence,
+    LatencyReport, MalformedCount, OWN_RESOLVER, PortReport, RelaySetReport, RelaySource, Report,
     SteeringReport, SteeringState, Warning, WorkerReport,
 };
 pub use request::CaptureRequest;

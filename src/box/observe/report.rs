@@ -47,7 +47,7 @@ pub struct Report {
     /// Frames that are not accounted for; anything but 0 is a fault.
     pub unaccounted_frames: u64,
     /// Latency of sampled frames, by engine, since this process began.
-    pub residence: Vec<Residence>,
+    pub residence: Vec<LatencyReport>,
     /// Sampled frames checked against the policy, since this process began.
     pub audit: AuditReport,
     /// Successful reloads since this process began.
@@ -354,7 +354,7 @@ pub struct WorkerReport {
 /// Latency of sampled frames in the box.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Residence {
+pub struct LatencyReport {
     /// The engine that decided the frames: `xdp` or `af_xdp`.
     pub engine: String,
     /// The number of sampled frames.

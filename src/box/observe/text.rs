@@ -96,8 +96,8 @@ impl Text<'_> {
         }
         // Only reasons that differ from the engine's.
         let known = ["", self.0.engine.reason.as_str()];
-        let told = self.0.ports.iter();
-        for port in told.filter(|port| !known.contains(&port.reason.as_str())) {
+        let shown = self.0.ports.iter();
+        for port in shown.filter(|port| !known.contains(&port.reason.as_str())) {
             item(f, &port.role, &format!("{}: {}", port.engine, port.reason))?;
         }
         writeln!(f)?;
@@ -156,9 +156,9 @@ impl Text<'_> {
     }
 
     fn frames(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let told = frame_counts(&self.0.frames)
+        let shown = frame_counts(&self.0.frames)
             .map(|(name, _, frames)| format!("{} {}", name.replace('_', " "), count(frames)));
-        item(f, "frames", &told.join(", "))?;
+        item(f, "frames", &shown.join(", "))?;
         let malformed = self.0.malformed.iter();
         let malformed = malformed.map(|kind| (kind.reason.clone(), kind.frames));
         item(f, "malformed", &those_there_are(malformed))?;

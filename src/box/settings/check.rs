@@ -4,7 +4,7 @@ use super::{Control, Datapath, Incoming, Pin, Ports, RelaySettings, SettingsErro
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::Dscp;
 use exitmark_policy::{ClassifyBy, Endpoint};
-use exitmark_relays::{Authorities, Source, Sources, Trust};
+use exitmark_relays::{Authorities, DocumentFiles, Sources, Trust};
 use exitmark_service::config::{RawDscp, code_point, interface, parsed, value};
 use ipnet::IpNet;
 use std::fmt::Display;
@@ -193,7 +193,7 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
         let reason = "belongs to documents, and relays.consensus names none";
         return Err(quoted("relays.certificates", path.display(), reason));
     }
-    let mut files: Vec<Source> = Vec::with_capacity(raw.consensus.len());
+    let mut files: Vec<DocumentFiles> = Vec::with_capacity(raw.consensus.len());
     for path in raw.consensus {
         const KEY: &str = "relays.consensus";
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -201,7 +201,7 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
             let reason = "is what tor has fetched and not verified yet; name the cached- one";
             return Err(quoted(KEY, path.display(), reason));
         }
-        let mut source = Source::beside(base.join(&path));
+        let mut source = DocumentFiles::beside(base.join(&path));
         if let Some(certificates) = &certificates {
             source.certificates.clone_from(certificates);
         }
@@ -211,7 +211,8 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
         files.push(source);
     }
     let state = base.join(&raw.state);
-    let is_taken = |source: &Source| source.consensus == state || source.certificates == state;
+    let is_taken =
+        |source: &DocumentFiles| source.consensus == state || source.certificates == state;
     if state.file_name().is_none() || files.iter().any(is_taken) {
         let reason = "is not usable as exitmark's own file; give a path such as \
                       /var/lib/exitmark/relays.state";

@@ -1,6 +1,6 @@
 //! Attaches the programs: to the NICs, and to the tracepoints that report dropped frames.
 
-use super::pins::Watch;
+use super::pins::DropCounter;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 pub use super::sys::{XdpAbilities, XdpState, kernel_version};
 use super::{Kernel, KernelError, PINNED_MAPS, Pins, map_error, sys};
@@ -51,7 +51,7 @@ pub struct Attachment {
 /// The programs that count frames dropped by NICs. They stay as long as their links are pinned or
 /// this value exists.
 #[derive(Debug, Default)]
-pub struct Watches(Vec<(Watch, OwnedFd)>);
+pub struct DropCounters(Vec<(DropCounter, OwnedFd)>);
 
 impl Attachment {
     /// Whether this replaced the program of another process.
@@ -214,10 +214,15 @@ impl Kernel {
     }
 
     /// Whether any pin of this box is missing: removed by hand, or with its file system.
-    pub fn is_unpinned(&self, pins: &Pins, attachments: &[Attachment], watches: &Watches) -> bool {
+    pub fn is_unpinned(
+        &self,
+        pins: &Pins,
+        attachments: &[Attachment],
+        drop_counters: &DropCounters,
+    ) -> bool {
         pins.are_wiped(
             attachments.iter().map(|one| one.role),
-            watches.0.iter().map(|&(watch, _)| watch),
+            drop_counters.0.iter().map(|&(counter, _)| counter),
             (self.layout, &PINNED_MAPS),
         )
     }
@@ -230,7 +235,7 @@ impl Kernel {
         &self,
         pins: &mut Pins,
         attachments: &[Attachment],
-        watches: &Watches,
+        drop_counters: &DropCounters,
     ) -> Result<(), KernelError> {
         pins.renew()?;
         for attachment in attachments {
@@ -239,9 +244,9 @@ impl Kernel {
                 pins.pin_link(attachment.role, &attachment.link)?;
             }
         }
-        pins.remove_watches()?;
-        for (watch, link) in &watches.0 {
-            pins.pin_watch(*watch, link)?;
+        pins.remove_drop_counters()?;
+        for (counter, link) in &drop_counters.0 {
+            pins.pin_drop_counter(*counter, link)?;
         }
         self.pin_maps(pins)
     }
@@ -291,20 +296,23 @@ impl Kernel {
     ///
     /// # Errors
     /// A program cannot be attached or pinned.
-    pub fn watch_drops(&self, pins: &Pins) -> Result<Watches, KernelError> {
-        let mut watches = Watches::default();
+    pub fn count_drops(&self, pins: &Pins) -> Result<DropCounters, KernelError> {
+        let mut drop_counters = DropCounters::default();
         if self.counts_drops {
             let programs = &self.skeleton.progs;
-            for (watch, program) in [
-                (Watch::Unsent, programs.exitmark_unsent.as_fd()),
-                (Watch::Unredirected, programs.exitmark_unredirected.as_fd()),
+            for (counter, program) in [
+                (DropCounter::Unsent, programs.exitmark_unsent.as_fd()),
+                (
+                    DropCounter::Unredirected,
+                    programs.exitmark_unredirected.as_fd(),
+                ),
             ] {
                 let link = sys::create_tracing_link(program).map_err(map_error("counters"))?;
-                pins.pin_watch(watch, &link)?;
-                watches.0.push((watch, link));
+                pins.pin_drop_counter(counter, &link)?;
+                drop_counters.0.push((counter, link));
             }
         }
-        Ok(watches)
+        Ok(drop_counters)
     }
 }
 

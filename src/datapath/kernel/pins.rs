@@ -38,19 +38,19 @@ const MAPS: &str = "maps-";
 /// The map that is pinned first.
 pub(super) const POLICIES: &str = "policies";
 /// How long to wait for the previous owner to end, which drains its rings first.
-const OWNER_PATIENCE: Duration = Duration::from_secs(3);
+const OWNER_TIMEOUT: Duration = Duration::from_secs(3);
 const OWNER_PAUSE: Duration = Duration::from_millis(2);
 
 /// A tracing program that counts redirected frames dropped by NICs.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Watch {
+pub(super) enum DropCounter {
     /// Counts frames that a driver dropped.
     Unsent,
     /// Counts frames that did not reach a driver.
     Unredirected,
 }
 
-impl Watch {
+impl DropCounter {
     const fn name(self) -> &'static str {
         match self {
             Self::Unsent => "watch_unsent",
@@ -125,14 +125,14 @@ impl Pins {
     pub(super) fn are_wiped(
         &self,
         roles: impl Iterator<Item = Role>,
-        watches: impl Iterator<Item = Watch>,
+        drop_counters: impl Iterator<Item = DropCounter>,
         (layout, maps): (u32, &[&str]),
     ) -> bool {
         let of_roles = roles.flat_map(|role| [self.link_path(role), self.program_path(role)]);
-        let of_watches = watches.map(|watch| self.directory.join(watch.name()));
+        let of_drop_counters = drop_counters.map(|counter| self.directory.join(counter.name()));
         let of_maps = maps.iter().map(|map| self.maps(layout).join(map));
         let undo = std::iter::once(self.directory.join(UNDO));
-        let mut all = undo.chain(of_roles).chain(of_watches).chain(of_maps);
+        let mut all = undo.chain(of_roles).chain(of_drop_counters).chain(of_maps);
         !self.is_in_place() || all.any(|path| is_missing(&path))
     }
 
@@ -229,13 +229,17 @@ impl Pins {
         sys::open_program(number)
     }
 
-    pub(super) fn pin_watch(&self, watch: Watch, link: impl AsFd) -> Result<(), PinError> {
-        pin(link.as_fd(), &self.directory.join(watch.name()))
+    pub(super) fn pin_drop_counter(
+        &self,
+        counter: DropCounter,
+        link: impl AsFd,
+    ) -> Result<(), PinError> {
+        pin(link.as_fd(), &self.directory.join(counter.name()))
     }
 
-    pub(super) fn remove_watches(&self) -> Result<(), PinError> {
-        for watch in [Watch::Unsent, Watch::Unredirected] {
-            remove(&self.directory.join(watch.name()))?;
+    pub(super) fn remove_drop_counters(&self) -> Result<(), PinError> {
+        for counter in [DropCounter::Unsent, DropCounter::Unredirected] {
+            remove(&self.directory.join(counter.name()))?;
         }
         Ok(())
     }
@@ -336,7 +340,7 @@ impl Pins {
         for role in Role::ALL {
             self.remove_link(role)?;
         }
-        self.remove_watches()
+        self.remove_drop_counters()
     }
 
     /// Removes what is left after [`Pins::remove_links`]: the maps and the directory.
@@ -401,7 +405,7 @@ fn make_directory(path: &Path) -> Result<(), PinError> {
 
 /// Makes the directory if it does not exist, and locks it.
 fn lock(directory: &Path) -> Result<Flock<File>, PinError> {
-    let deadline = Instant::now() + OWNER_PATIENCE;
+    let deadline = Instant::now() + OWNER_TIMEOUT;
     loop {
         make_directory(directory)?;
         let file = File::open(directory).map_err(refused("open", directory))?;

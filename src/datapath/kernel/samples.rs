@@ -47,12 +47,12 @@ impl Kernel {
     /// # Errors
     /// The map cannot be written.
     pub fn forget_samples(&self) -> Result<(), KernelError> {
-        let cpus = libbpf_rs::num_possible_cpus().map_err(map_error("sketch"))?;
-        let sketch = &self.skeleton.maps.sketch;
-        let nothing = vec![vec![0; sketch.value_size() as usize]; cpus];
-        sketch
+        let cpus = libbpf_rs::num_possible_cpus().map_err(map_error("sample_scratch"))?;
+        let scratch = &self.skeleton.maps.sample_scratch;
+        let nothing = vec![vec![0; scratch.value_size() as usize]; cpus];
+        scratch
             .update_percpu(&ONLY, &nothing, MapFlags::ANY)
-            .map_err(map_error("sketch"))
+            .map_err(map_error("sample_scratch"))
     }
 }
 
@@ -89,7 +89,7 @@ fn sample(record: &[u8]) -> Option<Sample> {
     Some(Sample {
         by: DecidedBy::Kernel,
         arrived: time(offset_of!(exitmark_sample, arrived))?,
-        residence: Some(time(offset_of!(exitmark_sample, residence))?),
+        latency: Some(time(offset_of!(exitmark_sample, latency))?),
         ingress: *Role::ALL.get(usize::from(byte(offset_of!(exitmark_sample, ingress))?))?,
         outcome: outcome(byte(offset_of!(exitmark_sample, outcome))?)?,
         rule: Rule::ALL.get(usize::from(rule)).copied(),

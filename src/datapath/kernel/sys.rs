@@ -266,9 +266,9 @@ pub(super) fn xdp_state(ifindex: u32) -> io::Result<XdpState> {
     // program, and does not set the size.
     result(unsafe { libbpf_sys::bpf_xdp_query(ifindex, 0, &raw mut options) })?;
     let is_generic = options.attach_mode == XDP_ATTACHED_SKB;
-    let tells_features = kernel_version() >= (6, 3);
+    let reports_features = kernel_version() >= (6, 3);
     let has = |flag| options.feature_flags & flag != 0;
-    let features = match tells_features {
+    let features = match reports_features {
         true => options.feature_flags,
         false if is_generic => 0,
         false => NETDEV_XDP_ACT_NDO_XMIT,
@@ -278,7 +278,7 @@ pub(super) fn xdp_state(ifindex: u32) -> io::Result<XdpState> {
         is_generic,
         takes_redirects: features & NETDEV_XDP_ACT_NDO_XMIT != 0,
         takes_long_redirects: features & NETDEV_XDP_ACT_NDO_XMIT_SG != 0,
-        abilities: tells_features.then(|| XdpAbilities {
+        abilities: reports_features.then(|| XdpAbilities {
             native: has(NETDEV_XDP_ACT_BASIC) && has(NETDEV_XDP_ACT_REDIRECT),
             zero_copy: has(NETDEV_XDP_ACT_XSK_ZEROCOPY),
             several_buffers: has(NETDEV_XDP_ACT_RX_SG),

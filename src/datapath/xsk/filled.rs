@@ -65,7 +65,7 @@ impl Descriptor for xdp_desc {
 
 /// One worker's part of the memory.
 #[derive(Clone)]
-pub(super) struct Part {
+pub(super) struct UmemPart {
     /// Keeps the memory mapped as long as this part is in use.
     pub(super) _region: xsk_rs::Umem,
     /// The beginning of the part; page-aligned.
@@ -123,7 +123,7 @@ pub struct FilledRings {
     umem: NonNull<xsk_umem>,
     views: Box<Views>,
     entries: u32,
-    _part: Part,
+    _part: UmemPart,
 }
 
 // SAFETY: it owns everything that it points to, except the memory, which is shared by the rule of
@@ -132,7 +132,7 @@ unsafe impl Send for FilledRings {}
 
 impl FilledRings {
     /// Registers the part as a UMEM and makes its fill and completion rings.
-    pub(super) fn new(part: Part, entries: u32) -> io::Result<Self> {
+    pub(super) fn new(part: UmemPart, entries: u32) -> io::Result<Self> {
         let views = Views::new();
         let config = xsk_umem_config {
             fill_size: entries,

@@ -21,7 +21,7 @@ mod port;
 mod rings;
 
 use super::{FramePool, PerRole, Port, Role};
-use filled::Part;
+use filled::UmemPart;
 use libxdp_sys::xdp_desc;
 use options::{XDP_MAX_TX_SKB_BUDGET, bound_zero_copy, set_option};
 use std::ffi::{CStr, CString};
@@ -208,7 +208,7 @@ impl Umem {
         let bytes = frames * self.settings.chunk_bytes as usize;
         // SAFETY: the memory has as many parts of this size as there are workers.
         let start = unsafe { self.start.add(worker as usize * bytes) };
-        let part = Part {
+        let part = UmemPart {
             _region: self.umem.clone(),
             start,
             bytes,

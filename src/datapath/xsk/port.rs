@@ -2,7 +2,7 @@
 
 use super::options::read_option;
 use super::rings::{Descriptor, Rings};
-use crate::{Frame, FramePool, Held, Memory, Port, cut};
+use crate::{Frame, FrameMemory, FramePool, Held, Port, cut};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -58,7 +58,7 @@ impl<D: Descriptor> XskMemory<D> {
     }
 }
 
-impl<D: Descriptor> Memory for XskMemory<D> {
+impl<D: Descriptor> FrameMemory for XskMemory<D> {
     #[inline]
     fn bytes(&mut self, frame: &Frame) -> &mut [u8] {
         let (start, length) = self.place(frame);

@@ -1,8 +1,8 @@
 //! Tables for TCP segments that a remote host can make the Tor host send.
 
 use super::{
-    ADDRESSES, Case, DNS4, EXEMPT4, HOST4, HOST6, MARK, OR4, RELAY4, RELAY6, RESOLVER, SSH4, Table,
-    WEB4, WEB6, cleared, configuration, exit, passed, relay4, steered, web4, web6,
+    ADDRESSES, Case, CaseTable, DNS4, EXEMPT4, HOST4, HOST6, MARK, OR4, RELAY4, RELAY6, RESOLVER,
+    SSH4, WEB4, WEB6, cleared, configuration, exit, passed, relay4, steered, web4, web6,
 };
 use crate::frames::{extension, tcp};
 use exitmark_policy::Class::{Exit, Host, Reply, Resolver};
@@ -15,7 +15,7 @@ const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const ECE_CWR: u8 = 0xc0;
 
-pub(super) fn tables() -> Vec<Table> {
+pub(super) fn tables() -> Vec<CaseTable> {
     vec![by_relay_set(), by_host_mark(), relay_addresses()]
 }
 
@@ -33,11 +33,11 @@ fn accepted(name: &'static str, source: &str, destination: &str) -> Case {
     passed(name, Reply, segment)
 }
 
-fn by_relay_set() -> Table {
+fn by_relay_set() -> CaseTable {
     let host = format!(
         "{ADDRESSES}\nlisteners = [22]\nresolvers = [\"{RESOLVER}\"]\nexempt = [\"203.0.113.0/24\"]"
     );
-    Table {
+    CaseTable {
         name: "answers to outsiders are not exit or relay traffic",
         configuration: configuration("", &host, ""),
         cases: vec![
@@ -137,8 +137,8 @@ fn by_relay_set() -> Table {
 }
 
 /// The kernel copies the ToS of a segment into the RST that answers it.
-fn by_host_mark() -> Table {
-    Table {
+fn by_host_mark() -> CaseTable {
+    CaseTable {
         name: "answers to outsiders with the host's mark",
         configuration: configuration("classify_by = \"host-mark\"", ADDRESSES, ""),
         cases: vec![
@@ -162,9 +162,9 @@ fn by_host_mark() -> Table {
     }
 }
 
-fn relay_addresses() -> Table {
+fn relay_addresses() -> CaseTable {
     let host = "addresses = [\"192.0.2.10\"]\nrelay_addresses = [\"192.0.2.11\"]";
-    Table {
+    CaseTable {
         name: "answers to outsiders from addresses that carry Tor traffic only",
         configuration: configuration("", host, ""),
         cases: vec![

@@ -1,8 +1,8 @@
 //! Tables for a host that marks its exit traffic itself: `classify_by = "host-mark"`.
 
 use super::{
-    ADDRESSES, Case, DNS4, EXEMPT4, FOREIGN4, HOST4, HOST6, ICMP, ICMPV6, MARK, OR4, ORPORT4,
-    RELAY4, RESOLVER, SSH4, Table, WEB4, WEB6, cleared, exit, passed, relay4, relay6, steered,
+    ADDRESSES, Case, CaseTable, DNS4, EXEMPT4, FOREIGN4, HOST4, HOST6, ICMP, ICMPV6, MARK, OR4,
+    ORPORT4, RELAY4, RESOLVER, SSH4, WEB4, WEB6, cleared, exit, passed, relay4, relay6, steered,
     steered_and_cleared, web4, web6,
 };
 use crate::frames::{Frame, extension, of_protocol, tcp, udp};
@@ -27,7 +27,7 @@ fn marked(name: &'static str, frame: Frame) -> Case {
     passed(name, Exit, frame)
 }
 
-pub(super) fn tables() -> Vec<Table> {
+pub(super) fn tables() -> Vec<CaseTable> {
     vec![
         one_mark(),
         fragments(),
@@ -38,7 +38,7 @@ pub(super) fn tables() -> Vec<Table> {
         widened("tcp+udp"),
         widened("all"),
         relay_addresses(),
-        Table {
+        CaseTable {
             name: "the host's mark, without an incoming port",
             configuration: format!(
                 "classify_by = \"host-mark\"\n[ports]\nhost = \"a\"\nuplink = \"b\"\n\
@@ -54,12 +54,12 @@ pub(super) fn tables() -> Vec<Table> {
 }
 
 /// The host's mark equals the box's.
-fn one_mark() -> Table {
+fn one_mark() -> CaseTable {
     let host = format!(
         "{ADDRESSES}\nlisteners = [22, \"192.0.2.10:9001\"]\n\
          resolvers = [\"{RESOLVER}\"]\nexempt = [\"203.0.113.0/24\"]"
     );
-    Table {
+    CaseTable {
         name: "the host's mark is the box's",
         configuration: configuration("", &host, ""),
         cases: vec![
@@ -122,10 +122,10 @@ fn one_mark() -> Table {
     }
 }
 
-fn fragments() -> Table {
+fn fragments() -> CaseTable {
     let marked = || web4().tos(CS1);
     let host = format!("dscp = \"cs1\"\n{ADDRESSES}");
-    Table {
+    CaseTable {
         name: "the host's mark on fragments",
         configuration: configuration("", &host, ""),
         cases: vec![
@@ -151,9 +151,9 @@ fn fragments() -> Table {
 }
 
 /// The host's mark differs from the box's.
-fn two_marks() -> Table {
+fn two_marks() -> CaseTable {
     let host = format!("dscp = \"cs1\"\n{ADDRESSES}\nlisteners = [22]\nexempt = [\"{WEB_NET}\"]");
-    Table {
+    CaseTable {
         name: "the host's mark differs from the box's",
         configuration: configuration("", &host, ""),
         cases: vec![
@@ -197,9 +197,9 @@ fn two_marks() -> Table {
 const WEB_NET: &str = "192.0.3.0/24";
 
 /// No frame leaves with either mark.
-fn strip(host: &str, mark: u8) -> Table {
+fn strip(host: &str, mark: u8) -> CaseTable {
     let host = format!("{host}\n{ADDRESSES}");
-    Table {
+    CaseTable {
         name: if mark == MARK {
             "the host's mark, which is the box's, is stripped at the uplink"
         } else {
@@ -218,9 +218,9 @@ fn strip(host: &str, mark: u8) -> Table {
     }
 }
 
-fn audit() -> Table {
+fn audit() -> CaseTable {
     let host = format!("dscp = \"cs1\"\n{ADDRESSES}");
-    Table {
+    CaseTable {
         name: "the host's mark in an audit",
         configuration: configuration("mode = \"audit\"", &host, ""),
         cases: vec![
@@ -232,10 +232,10 @@ fn audit() -> Table {
     }
 }
 
-fn widened(protocols: &'static str) -> Table {
+fn widened(protocols: &'static str) -> CaseTable {
     let all = protocols == "all";
     let ping = || of_protocol(ICMP, HOST4, WEB4);
-    Table {
+    CaseTable {
         name: if all {
             "the host's mark on every protocol"
         } else {
@@ -262,14 +262,14 @@ fn widened(protocols: &'static str) -> Table {
 }
 
 /// Source addresses take precedence over the mark; a relay set lists the host's own relay.
-fn relay_addresses() -> Table {
+fn relay_addresses() -> CaseTable {
     let host = "addresses = [\"192.0.2.10\"]\nrelay_addresses = [\"192.0.2.11\"]\n\
                 exempt = [\"203.0.113.0/24\"]";
     let more = format!(
         "[mark]\nprotocols = \"all\"\n\
          [relays]\nextra = [\"192.0.2.10:9001\", \"192.0.2.11:443\", \"{RELAY4}\"]"
     );
-    Table {
+    CaseTable {
         name: "the host's mark and addresses that carry Tor traffic only",
         configuration: configuration("", host, &more),
         cases: vec![

@@ -1,16 +1,16 @@
 //! Tables for services on the host itself: a relay, and a resolver.
 
 use super::{
-    ADDRESSES, HOST4, HOST6, MARK, OR4, ORPORT4, ORPORT6, Table, WEB4, WEB6, cleared,
+    ADDRESSES, CaseTable, HOST4, HOST6, MARK, OR4, ORPORT4, ORPORT6, WEB4, WEB6, cleared,
     configuration, exit, passed,
 };
 use crate::frames::{tcp, udp};
 use exitmark_policy::Class::{Foreign, Reply, Resolver};
 
 /// A recursive resolver on the host queries any server over UDP and TCP.
-pub(super) fn resolver() -> Table {
+pub(super) fn resolver() -> CaseTable {
     let host = format!("{ADDRESSES}\nresolvers = \"any\"");
-    Table {
+    CaseTable {
         name: "the host's own recursive resolver",
         configuration: configuration("", &host, ""),
         cases: vec![
@@ -31,10 +31,10 @@ pub(super) fn resolver() -> Table {
 }
 
 /// A relay on the host, whose ports the relay set lists.
-pub(super) fn relay() -> Table {
+pub(super) fn relay() -> CaseTable {
     let host =
         "addresses = [\"192.0.2.10\", \"2001:db8:1::10\"]\nrelay_addresses = [\"192.0.2.11\"]";
-    Table {
+    CaseTable {
         name: "the host's own relay needs no listener where the relay set lists it",
         configuration: configuration("", host, "").replace(
             "extra = [",

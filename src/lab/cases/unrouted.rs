@@ -1,14 +1,14 @@
 //! Tables for relay traffic that the next hop does not route.
 
 use super::{
-    ADDRESSES, Case, HOST4, HOST6, MARK, RELAY4, RELAY6, Table, cleared, configuration, exit,
+    ADDRESSES, Case, CaseTable, HOST4, HOST6, MARK, RELAY4, RELAY6, cleared, configuration, exit,
     passed, relay4, relay6, steered, steered_and_cleared, web4, web6,
 };
 use crate::frames::{Frame, extension, tcp};
 use crate::site::TORNET_MAC;
 use exitmark_policy::Class::Relay;
 
-pub(super) fn tables() -> Vec<Table> {
+pub(super) fn tables() -> Vec<CaseTable> {
     vec![
         tagged(),
         resolved("203.0.113.1", false),
@@ -30,8 +30,8 @@ fn tagged6() -> Frame {
 }
 
 /// The next hop is in the untagged network, so no tagged frame is steered, not even of VLAN 0.
-fn tagged() -> Table {
-    Table {
+fn tagged() -> CaseTable {
+    CaseTable {
         name: "tagged relay frames are not steered",
         configuration: configuration("", ADDRESSES, ""),
         cases: vec![
@@ -59,10 +59,10 @@ fn tagged() -> Table {
 }
 
 /// The next hop is given by its address, which is an IPv6 one if `is_v6`.
-fn resolved(next_hop: &str, is_v6: bool) -> Table {
+fn resolved(next_hop: &str, is_v6: bool) -> CaseTable {
     let (v4, v6) = ((HOST4, RELAY4), (HOST6, RELAY6));
     let ((from, to), (other, away)) = if is_v6 { (v6, v4) } else { (v4, v6) };
-    Table {
+    CaseTable {
         name: if is_v6 {
             "a next hop by its IPv6 address routes IPv6 alone"
         } else {

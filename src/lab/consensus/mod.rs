@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 /// The parameters of a document.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct ConsensusBuilder {
     /// The consensus flavour, `ns` or `microdesc` (dir-spec).
     pub flavor: Flavor,
     /// `valid-after`, `fresh-until` and `valid-until`, in whole seconds.
@@ -38,7 +38,7 @@ pub struct Order {
     pub listed: Vec<Endpoint>,
 }
 
-impl Order {
+impl ConsensusBuilder {
     /// A network of the size of Tor in the 2020s: 7,000 relays and 9 authorities.
     pub fn full_size(flavor: Flavor, validity: Validity) -> Self {
         Self {
@@ -212,35 +212,35 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::UNIX_EPOCH;
 
-    fn order(flavor: Flavor) -> Order {
+    fn builder(flavor: Flavor) -> ConsensusBuilder {
         let begin = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let validity = hours_from(begin, [0, 1, 3]);
-        Order {
+        ConsensusBuilder {
             listed: vec![
                 "203.0.113.9:22".parse().unwrap(),
                 "[2001:db8:9::9]:25".parse().unwrap(),
             ],
-            ..Order::full_size(flavor, validity)
+            ..ConsensusBuilder::full_size(flavor, validity)
         }
     }
 
     #[test]
     fn both_flavours_are_accepted_and_list_the_same_endpoints() {
         let sets = [Flavor::Ns, Flavor::Microdesc].map(|flavor| {
-            let order = order(flavor);
-            let text = order.write();
-            assert_eq!(text, order.write(), "the same order, the same bytes");
+            let builder = builder(flavor);
+            let text = builder.write();
+            assert_eq!(text, builder.write(), "the same builder, the same bytes");
             let document = UncheckedDocument::parse(text.as_bytes())
                 .unwrap()
                 .accept_unchecked();
             assert_eq!(document.flavor, flavor);
-            assert_eq!(document.validity, order.validity);
+            assert_eq!(document.validity, builder.validity);
             let counts = document.counts();
             assert_eq!(counts.orports, 7_002);
             assert_eq!(counts.further, 2_335);
             assert_eq!(counts.authorities, 18);
             let set = EndpointSet::new(document.endpoints()).unwrap();
-            for Endpoint { address, port } in order.listed {
+            for Endpoint { address, port } in builder.listed {
                 assert!(set.contains(address, port));
             }
             set.iter().collect::<BTreeSet<_>>()
@@ -250,14 +250,14 @@ mod tests {
 
     #[test]
     fn the_relays_do_not_depend_on_the_signers() {
-        let order = order(Flavor::Microdesc);
+        let builder = builder(Flavor::Microdesc);
         let relays = |text: &str| {
             let from = text.find("\nr ").unwrap();
             text[from..text.find("directory-footer").unwrap()].to_owned()
         };
-        let invented = relays(&order.write());
+        let invented = relays(&builder.write());
         for count in [0, 1, 3] {
-            let signed = order.sign(&Authorities::new(count));
+            let signed = builder.sign(&Authorities::new(count));
             assert_eq!(relays(&signed), invented);
             for keyword in ["dir-source", "directory-signature sha256"] {
                 let lines = signed.matches(&format!("\n{keyword} ")).count();
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn another_seed_gives_another_document() {
-        let one = order(Flavor::Ns);
+        let one = builder(Flavor::Ns);
         let mut other = one.clone();
         other.seed = 2;
         assert_ne!(one.write(), other.write());

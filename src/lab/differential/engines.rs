@@ -52,7 +52,7 @@ struct Expected {
 
 /// A slow-path frame, which the kernel's program passes to user space, as parsed by this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Odd {
+pub enum SlowPath {
     /// A frame with more than two VLAN tags.
     DeeplyTagged,
     /// An IP packet whose header is at this offset.
@@ -61,7 +61,7 @@ pub enum Odd {
 
 /// Whether a frame takes the slow path: more than two VLAN tags, a valid IPv4 header of a fragment,
 /// or a valid IPv6 header followed by an extension header.
-pub fn odd(frame: &[u8]) -> Option<Odd> {
+pub fn slow_path(frame: &[u8]) -> Option<SlowPath> {
     let word = |at: usize| match frame.get(at..at + 2) {
         Some(&[high, low]) => Some(usize::from(high) << 8 | usize::from(low)),
         _ => None,
@@ -70,7 +70,7 @@ pub fn odd(frame: &[u8]) -> Option<Odd> {
         .take_while(|tag| matches!(word(12 + tag * 4), Some(0x8100 | 0x88a8 | 0x9100)))
         .count();
     if tags == 3 {
-        return Some(Odd::DeeplyTagged);
+        return Some(SlowPath::DeeplyTagged);
     }
     let ethertype = word(12 + tags * 4)?;
     let at = 14 + tags * 4;
@@ -84,13 +84,13 @@ pub fn odd(frame: &[u8]) -> Option<Odd> {
         let is_sound = words >= 5 && total >= words * 4 && total <= room;
         // More fragments, or an offset; neither the reserved bit nor DF.
         let is_fragment = flags % 0x4000 != 0;
-        return (is_sound && is_fragment).then_some(Odd::Ip(at, Version::V4));
+        return (is_sound && is_fragment).then_some(SlowPath::Ip(at, Version::V4));
     }
     if ethertype == 0x86dd && room >= 40 && version == 6 {
         let is_sound = word(at + 4)? <= room - 40;
         // Hop-by-hop, routing, fragment, destination options.
         let is_extended = [0, 43, 44, 60].contains(&header[6]);
-        return (is_sound && is_extended).then_some(Odd::Ip(at, Version::V6));
+        return (is_sound && is_extended).then_some(SlowPath::Ip(at, Version::V6));
     }
     None
 }
@@ -243,13 +243,13 @@ impl Engines {
     /// in user space.
     fn by_rust(&mut self, ingress: Role, frame: &mut [u8]) -> Outcome {
         let bytes = frame.len();
-        let oddness = odd(frame).filter(|_| ingress == Role::Host);
-        let outcome = if let Some(odd) = oddness {
+        let expected_slow = slow_path(frame).filter(|_| ingress == Role::Host);
+        let outcome = if let Some(slow_path) = expected_slow {
             self.expected.no_user_space += 1;
             self.expected.no_user_space_bytes += bytes as u64;
-            if let Odd::Ip(at, version) = odd
-                && let bears = Dscp::of(tos(frame, at, version))
-                && self.scenario.clears.contains(&Some(bears))
+            if let SlowPath::Ip(at, version) = slow_path
+                && let carried = Dscp::of(tos(frame, at, version))
+                && self.scenario.clears.contains(&Some(carried))
             {
                 packet::set_dscp(frame, at, version, Dscp::DEFAULT);
                 self.expected.cleared += 1;
@@ -272,7 +272,7 @@ impl Engines {
         }
         self.expected.received[ingress] += 1;
         let meant = self.scenario.hand_over[ingress] || bytes > self.scenario.longest;
-        self.expected.spilled[ingress] += u64::from(meant || oddness.is_some());
+        self.expected.spilled[ingress] += u64::from(meant || expected_slow.is_some());
         outcome
     }
 

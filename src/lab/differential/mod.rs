@@ -10,7 +10,7 @@ mod generator;
 mod scenario;
 
 pub use counterexample::CounterExample;
-pub use engines::{Engines, Odd, odd};
+pub use engines::{Engines, SlowPath, slow_path};
 pub use generator::Generator;
 pub use scenario::Scenario;
 

@@ -276,9 +276,9 @@ impl Scenario {
     /// Configures the links of an engine.
     pub(super) fn configure(&self, links: &Links) {
         let spill = Spill {
-            patience: Duration::from_secs(1),
-            credit: 64,
-            hard_credit: 128,
+            heartbeat_timeout: Duration::from_secs(1),
+            soft_watermark: 64,
+            hard_watermark: 128,
         };
         links.hand_over(self.hand_over, spill);
         links.drop_unsteered(self.drops_unsteered);

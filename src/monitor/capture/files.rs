@@ -2,7 +2,7 @@
 //! restart: the files can be read again. All files are opened and all privileges dropped before the
 //! first byte is read, because a capture is untrusted input.
 
-use super::{CaptureError, cannot, filter, open_periods, tell};
+use super::{CaptureError, cannot, filter, log_notices, open_periods};
 use crate::cell::Counts;
 use crate::clock::{Now, Period};
 use crate::filter::Refusals;
@@ -91,7 +91,7 @@ pub(crate) fn run(settings: &Settings, files: &[PathBuf]) -> Result<Summary, Cap
         places,
         settings,
         periods: None,
-        seen: None,
+        span: None,
         summary: Summary {
             files: files.len(),
             ..Summary::default()
@@ -137,7 +137,7 @@ struct Reader<'a> {
     /// `None` until the first packet is known.
     periods: Option<Periods>,
     /// Times of the running period's first and latest packet.
-    seen: Option<(Timestamp, Timestamp)>,
+    span: Option<(Timestamp, Timestamp)>,
     summary: Summary,
 }
 
@@ -190,12 +190,12 @@ impl Reader<'_> {
             let now = Now::of_packet(earliest);
             let opened = open_periods(self.settings, &self.places, None, now)?;
             let (periods, _, notices) = opened;
-            tell(&notices);
+            log_notices(&notices);
             for (first, capture) in &begun {
                 first.map_or(Ok(()), |first| again(&periods, capture, first))?;
             }
             self.periods = Some(periods);
-            self.seen = Some((earliest, earliest));
+            self.span = Some((earliest, earliest));
         }
         Ok(begun.into_iter().map(|(_, capture)| capture).collect())
     }
@@ -207,8 +207,8 @@ impl Reader<'_> {
             let end = periods.status().running.end();
             let progress = capture.count_until(start..end, &mut self.counter);
             if let Some(last) = capture.last() {
-                let (first, before) = self.seen.unwrap_or((last, last));
-                self.seen = Some((first, before.max(last)));
+                let (first, before) = self.span.unwrap_or((last, last));
+                self.span = Some((first, before.max(last)));
             }
             match progress? {
                 Progress::End => break,
@@ -228,7 +228,7 @@ impl Reader<'_> {
                     // The period of the capture's next packet.
                     again(periods, capture, time)?;
                     self.close(time)?;
-                    self.seen = Some((time, time));
+                    self.span = Some((time, time));
                 }
             }
         }
@@ -237,7 +237,7 @@ impl Reader<'_> {
 
     /// Closes the running period and begins that of `next`.
     fn close(&mut self, next: Timestamp) -> Result<(), CaptureError> {
-        let (Some(periods), Some((first, last))) = (&mut self.periods, self.seen.take()) else {
+        let (Some(periods), Some((first, last))) = (&mut self.periods, self.span.take()) else {
             return Ok(());
         };
         let seconds = last.duration_since(first).as_secs().max(1);
@@ -258,7 +258,7 @@ impl Reader<'_> {
                 )
                 .into());
             }
-            tell(std::slice::from_ref(&notice));
+            log_notices(std::slice::from_ref(&notice));
             if let Notice::Published { path, .. } = notice {
                 self.summary.published.push(path);
             }

@@ -1,7 +1,7 @@
 //! Counts at a tap. The main thread receives and counts, and never blocks: every second it passes
 //! its table to the aggregation thread and goes on with an empty one.
 
-use super::books::{Books, Delivery};
+use super::aggregator::{Aggregator, TallyBatch};
 use super::metrics::Shared;
 use super::{CaptureError, cannot, filter, now, open_periods};
 use crate::filter::Arrived;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// How often a table is passed on, which is also how much too late a period may end; and how long a
 /// signal may wait.
 const TURN: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_millis(200);
 /// Cells of the counting thread's table. It is passed on early when a quarter of them are used:
 /// half of the cells are reserved for connections.
 const CELLS: usize = 32_768;
@@ -34,22 +34,22 @@ pub(super) const NO_CAPABILITIES: &[Capability] = &[];
 
 /// Flags that signal handlers set.
 #[derive(Default)]
-struct Asked {
+struct SignalFlags {
     stop: Arc<AtomicBool>,
     counters: Arc<AtomicBool>,
 }
 
-impl Asked {
+impl SignalFlags {
     fn listen() -> Result<Self, CaptureError> {
-        let asked = Self::default();
+        let flags = Self::default();
         for (signal, flag) in [
-            (SIGTERM, &asked.stop),
-            (SIGINT, &asked.stop),
-            (SIGUSR1, &asked.counters),
+            (SIGTERM, &flags.stop),
+            (SIGINT, &flags.stop),
+            (SIGUSR1, &flags.counters),
         ] {
             flag::register(signal, Arc::clone(flag)).map_err(cannot("wait for signals"))?;
         }
-        Ok(asked)
+        Ok(flags)
     }
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
         process::become_user(user)?;
     }
     process::forbid_dumps()?;
-    let asked = Asked::listen()?;
+    let flags = SignalFlags::listen()?;
     let places = Arc::new(Places::load(&settings.places)?);
     let listener = settings.metrics.map(http::listen_for_metrics).transpose()?;
     let started = Instant::now();
@@ -87,14 +87,14 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let cells = settings.cells.min(CELLS);
     let [first, spare] = [(); 2].map(|()| Tally::of_a_turn(Arc::clone(&places), cells));
     let whole = Tally::new(Arc::clone(&places), settings.cells);
-    let (deliver, deliveries) = bounded(2);
+    let (deliver, batches) = bounded(2);
     let (give_back, emptied) = bounded(2);
-    let books = Books::new(opened, whole, shared, started, interface);
-    let keeper = std::thread::Builder::new()
-        .name("monitor-books".to_owned())
+    let aggregator = Aggregator::new(opened, whole, shared, started, interface);
+    let thread = std::thread::Builder::new()
+        .name("monitor-totals".to_owned())
         .spawn(move || {
             process::keep_or_say(NO_CAPABILITIES);
-            books.keep(&deliveries, &give_back);
+            aggregator.run(&batches, &give_back);
         })
         .map_err(cannot("start the aggregation thread"))?;
     process::keep(OF_MAIN).map_err(cannot("give up capabilities"))?;
@@ -107,19 +107,19 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
         deliver,
         emptied,
         handed_over: Instant::now(),
-        seen: TapCounters::default(),
+        counters_read: TapCounters::default(),
         service,
     };
     let _ = process::print(&format!("ready {ready}\n"));
     listening.service.is_ready(&ready);
-    let outcome = listening.listen(&asked);
+    let outcome = listening.listen(&flags);
     listening.service.is_stopping();
     let Listening { tap, deliver, .. } = listening;
     // The aggregation thread ends when its channel is closed.
     drop(deliver);
-    let kept = keeper.join().map_err(|_| books_are_gone());
+    let aggregated = thread.join().map_err(|_| books_are_gone());
     let closed = tap.close().map_err(CaptureError::from);
-    outcome.and(kept).and(closed)
+    outcome.and(aggregated).and(closed)
 }
 
 fn books_are_gone() -> CaptureError {
@@ -132,35 +132,35 @@ struct Listening {
     tap: Tap,
     /// An empty table to go on with.
     spare: Option<Tally>,
-    deliver: Sender<Delivery>,
+    deliver: Sender<TallyBatch>,
     emptied: Receiver<Tally>,
     handed_over: Instant,
     /// The tap's counters, as last read.
-    seen: TapCounters,
+    counters_read: TapCounters,
     service: Service,
 }
 
 impl Listening {
-    fn listen(&mut self, asked: &Asked) -> Result<(), CaptureError> {
-        let outcome = self.listen_until(asked).and_then(|()| self.drain());
+    fn listen(&mut self, flags: &SignalFlags) -> Result<(), CaptureError> {
+        let outcome = self.listen_until(flags).and_then(|()| self.drain());
         // What was counted before a fault is passed on, too.
-        let handed_over = self.hand_over(asked, true);
+        let handed_over = self.hand_over(flags, true);
         outcome.and(handed_over)
     }
 
-    fn listen_until(&mut self, asked: &Asked) -> Result<(), CaptureError> {
-        while !asked.stop.load(Ordering::Relaxed) {
+    fn listen_until(&mut self, flags: &SignalFlags) -> Result<(), CaptureError> {
+        while !flags.stop.load(Ordering::Relaxed) {
             let counter = &mut self.counter;
-            let received = self.tap.receive(PATIENCE, |batch| counter.count(batch))?;
+            let received = self.tap.receive(TIMEOUT, |batch| counter.count(batch))?;
             if received == 0 {
                 // Nothing of the last packet may remain in memory.
                 self.counter.rinse();
             }
             let is_due =
-                self.handed_over.elapsed() >= TURN || asked.counters.load(Ordering::Relaxed);
+                self.handed_over.elapsed() >= TURN || flags.counters.load(Ordering::Relaxed);
             let used = self.counter.tally().occupancy();
             if is_due || used.used > used.capacity / 4 {
-                self.hand_over(asked, false)?;
+                self.hand_over(flags, false)?;
             }
         }
         Ok(())
@@ -177,7 +177,7 @@ impl Listening {
 
     /// Passes the table to the aggregation thread if an empty one is available. While that thread
     /// blocks on a disk none is, and the current table keeps filling. The last call waits.
-    fn hand_over(&mut self, asked: &Asked, is_last: bool) -> Result<(), CaptureError> {
+    fn hand_over(&mut self, flags: &SignalFlags, is_last: bool) -> Result<(), CaptureError> {
         // The watchdog is fed even then: a restart does not repair a disk.
         self.service.beat(|| true);
         if self.spare.is_none() {
@@ -194,17 +194,17 @@ impl Listening {
         let Some(spare) = self.spare.take() else {
             return Ok(());
         };
-        let say = asked.counters.swap(false, Ordering::Relaxed);
+        let say = flags.counters.swap(false, Ordering::Relaxed);
         // If the NIC is gone, its last known counters are kept.
-        self.seen = self.tap.counters().unwrap_or(self.seen);
+        self.counters_read = self.tap.counters().unwrap_or(self.counters_read);
         let now = Instant::now();
-        let delivery = Delivery {
+        let batch = TallyBatch {
             counted: self.counter.exchange(spare),
             watched: now - std::mem::replace(&mut self.handed_over, now),
-            tap: self.seen,
+            tap: self.counters_read,
             say,
             is_last,
         };
-        self.deliver.send(delivery).map_err(|_| books_are_gone())
+        self.deliver.send(batch).map_err(|_| books_are_gone())
     }
 }

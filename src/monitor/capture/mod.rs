@@ -1,6 +1,6 @@
 //! Wires the monitor: packet source, clock, notices, metrics, and the privileges that are dropped.
 
-mod books;
+mod aggregator;
 pub(crate) mod files;
 pub(crate) mod live;
 mod metrics;
@@ -67,7 +67,7 @@ fn now(started: Instant) -> Now {
 }
 
 /// Logs notices: a lost period as an error, other trouble as a warning.
-fn tell(notices: &[Notice]) {
+fn log_notices(notices: &[Notice]) {
     for notice in notices {
         match notice {
             Notice::Restored(_) | Notice::Published { .. } => tracing::info!("{notice}"),

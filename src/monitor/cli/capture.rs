@@ -1,6 +1,6 @@
 //! `exitmark-monitor capture`.
 
-use super::{faulty, misused, print, unmet};
+use super::{exit_failure, exit_usage_error, faulty, print};
 use crate::capture::{files, live};
 use crate::settings::{Overrides, Settings};
 use exitmark_service::process;
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     process::log_to_stderr();
     let outcome = match (arguments.pcap.as_slice(), &settings.interface) {
         ([], None) => {
-            return misused(
+            return exit_usage_error(
                 "no packets to count are named: give the tap's NIC with --interface or `interface` in \
                  the configuration, or captured files with --pcap",
             );
@@ -56,5 +56,5 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         ([], Some(interface)) => live::run(&settings, interface).map(|()| ExitCode::SUCCESS),
         (files, _) => files::run(&settings, files).map(|summary| print(&summary.to_string())),
     };
-    outcome.unwrap_or_else(unmet)
+    outcome.unwrap_or_else(exit_failure)
 }

@@ -62,20 +62,20 @@ fn check(arguments: &Check) -> ExitCode {
 }
 
 /// Exit status 1: a precondition is not met.
-fn unmet(error: impl Display) -> ExitCode {
-    process::unmet(PROGRAM, error)
+fn exit_failure(error: impl Display) -> ExitCode {
+    process::exit_failure(PROGRAM, error)
 }
 
 /// Exit status 2: wrong usage or configuration.
-fn misused(error: impl Display) -> ExitCode {
-    process::misused(PROGRAM, error)
+fn exit_usage_error(error: impl Display) -> ExitCode {
+    process::exit_usage_error(PROGRAM, error)
 }
 
 /// Exit status 2 for a fault in the configuration or in the options that replace it.
 fn faulty(path: Option<&Path>, error: &ConfigError) -> ExitCode {
     match path {
-        Some(path) => misused(format_args!("{}: {error}", path.display())),
-        None => misused(error),
+        Some(path) => exit_usage_error(format_args!("{}: {error}", path.display())),
+        None => exit_usage_error(error),
     }
 }
 
@@ -83,6 +83,6 @@ fn faulty(path: Option<&Path>, error: &ConfigError) -> ExitCode {
 fn print(text: &str) -> ExitCode {
     match process::print(text) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => unmet(format_args!("cannot write the answer: {error}")),
+        Err(error) => exit_failure(format_args!("cannot write the answer: {error}")),
     }
 }

@@ -1,6 +1,6 @@
 //! `exitmark-monitor report`.
 
-use super::{misused, print, unmet};
+use super::{exit_failure, exit_usage_error, print};
 use crate::report::{self, Summary};
 use crate::settings::DIRECTORY;
 use std::path::{Path, PathBuf};
@@ -26,23 +26,23 @@ pub(super) struct Arguments {
 /// named.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if arguments.out.is_none() && !arguments.json {
-        return misused("no output is named: give --out DIR for a page, or --json");
+        return exit_usage_error("no output is named: give --out DIR for a page, or --json");
     }
     let statistics = match report::read(&arguments.periods) {
         Ok(statistics) => statistics,
-        Err(error) => return unmet(error),
+        Err(error) => return exit_failure(error),
     };
     if let Some(directory) = &arguments.out {
         match report::write(&statistics, directory) {
             Ok(_) if arguments.json => {}
-            Ok(summary) => return print(&words(&summary, directory)),
-            Err(error) => return unmet(error),
+            Ok(summary) => return print(&summary_line(&summary, directory)),
+            Err(error) => return exit_failure(error),
         }
     }
     print(&report::json(&statistics))
 }
 
-fn words(summary: &Summary, directory: &Path) -> String {
+fn summary_line(summary: &Summary, directory: &Path) -> String {
     let count = |number: u64, name: &str| match number {
         1 => format!("1 {name}"),
         _ => format!("{number} {name}s"),
@@ -69,7 +69,7 @@ mod tests {
                 periods,
                 files: 3,
             };
-            words(&summary, Path::new("out"))
+            summary_line(&summary, Path::new("out"))
         };
         let one = "1 period of 1 exit: 1 page; open out/index.html\n";
         assert_eq!(text(1, 1, 1), one);

@@ -20,7 +20,7 @@ const APART: u64 = 1_000_000_000;
 const COMPARED: usize = 96;
 
 #[derive(Clone, Copy, Default)]
-struct Seen {
+struct RecentPacket {
     hash: u64,
     interface: u64,
     time: u64,
@@ -30,7 +30,7 @@ struct Seen {
 #[derive(Default)]
 pub(super) struct Copies {
     key: RandomState,
-    seen: Vec<Seen>,
+    recent: Vec<RecentPacket>,
 }
 
 impl Copies {
@@ -39,16 +39,16 @@ impl Copies {
         let (Some(time), Some(hash)) = (time, self.hash(packet)) else {
             return false;
         };
-        if self.seen.is_empty() {
-            self.seen.resize(REMEMBERED, Seen::default());
+        if self.recent.is_empty() {
+            self.recent.resize(REMEMBERED, RecentPacket::default());
         }
         #[allow(clippy::cast_possible_truncation, reason = "the lower bits are meant")]
-        let place = &mut self.seen[hash as usize % REMEMBERED];
+        let place = &mut self.recent[hash as usize % REMEMBERED];
         let is_same = place.hash == hash && place.time.abs_diff(time) < APART;
         if is_same && place.interface != interface {
             return true;
         }
-        *place = Seen {
+        *place = RecentPacket {
             hash,
             interface,
             time,
@@ -88,8 +88,8 @@ impl Copies {
 
 impl Drop for Copies {
     fn drop(&mut self) {
-        for seen in &mut self.seen {
-            seen.hash.zeroize();
+        for recent in &mut self.recent {
+            recent.hash.zeroize();
         }
     }
 }

@@ -47,7 +47,7 @@ impl fmt::Debug for Disk {
 impl Disk {
     /// Calls `before` ahead of every step. An error fails the step; a panic leaves the files as a
     /// killed process would.
-    pub fn asking(before: impl Fn(Step, &Path) -> io::Result<()> + Send + 'static) -> Self {
+    pub fn with_hook(before: impl Fn(Step, &Path) -> io::Result<()> + Send + 'static) -> Self {
         Self {
             before: Some(Box::new(before)),
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 /// The key of a row within its dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
+pub enum RowKey {
     /// Of [`Dimension::Total`], which has one row.
     Total,
     /// Of [`Dimension::Port`]; 0 for packets without ports.
@@ -30,7 +30,7 @@ pub enum Key {
     SystemCountry(u32, Country),
 }
 
-impl Key {
+impl RowKey {
     /// The row of a dimension that counts a cell.
     pub fn of(dimension: Dimension, cell: &Cell) -> Self {
         let (port, place) = (cell.port, cell.place);

@@ -101,16 +101,16 @@ mod tests {
         type Error = Infallible;
 
         fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-            unreachable!("whole words are asked for")
+            unreachable!("whole words are requested")
         }
 
         fn try_next_u64(&mut self) -> Result<u64, Infallible> {
             let word = self.0.pop();
-            Ok(word.expect("more words were asked for than are needed"))
+            Ok(word.expect("more words were requested than are needed"))
         }
 
         fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Infallible> {
-            unreachable!("whole words are asked for")
+            unreachable!("whole words are requested")
         }
     }
 
@@ -118,7 +118,7 @@ mod tests {
     fn made_of<T>(words: &[u64], make: impl FnOnce(&mut Words) -> T) -> T {
         let mut random = Words::new(words);
         let made = make(&mut random);
-        assert_eq!(random.0, [0; 0], "not all words were asked for");
+        assert_eq!(random.0, [0; 0], "not all words were requested");
         made
     }
 

@@ -33,7 +33,7 @@ pub mod laplace;
 pub mod noise;
 mod select;
 
-pub use key::Key;
+pub use key::RowKey;
 pub use noise::{Epsilon, Noise, NoiseError, NoiseSettings};
 
 use super::cell::Counts;

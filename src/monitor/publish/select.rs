@@ -1,6 +1,6 @@
 //! Selects the rows of a table that are shown; the rest is `other`.
 
-use super::{Key, Noise, PublishSettings};
+use super::{Noise, PublishSettings, RowKey};
 use crate::cell::Counts;
 use crate::ledger::Ledger;
 use crate::row::{Dimension, Row};
@@ -65,8 +65,8 @@ pub(super) struct Total {
 }
 
 /// A table to be shown, before rounding.
-pub(super) struct Table {
-    pub(super) shown: Vec<(Key, Signed)>,
+pub(super) struct ShownTable {
+    pub(super) shown: Vec<(RowKey, Signed)>,
     pub(super) other: Option<Signed>,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Figures<'a> {
     /// Sum of all cells in which connections began.
     total: Signed,
     /// The rows of each dimension, most flows first. Exact: noise may remove rows, but adds none.
-    shown: BTreeMap<Dimension, Vec<(Key, Signed)>>,
+    shown: BTreeMap<Dimension, Vec<(RowKey, Signed)>>,
 }
 
 impl<'a> Figures<'a> {
@@ -95,7 +95,7 @@ impl<'a> Figures<'a> {
         }
         for dimension in settings.dimensions() {
             let mut rows = figures.largest(figures.sums(dimension));
-            for &coarser in Key::coarser(dimension) {
+            for &coarser in RowKey::coarser(dimension) {
                 let whole = figures.sums(coarser).collect();
                 figures.withdraw(&mut rows, whole, |key| key.within(coarser));
             }
@@ -135,7 +135,7 @@ impl<'a> Figures<'a> {
         dimension: Dimension,
         total: Signed,
         mut noise: Option<&mut Noise>,
-    ) -> Table {
+    ) -> ShownTable {
         let mut shown = Vec::new();
         let (mut left, mut other) = (self.total, total);
         for &(key, exact) in self.shown.get(&dimension).into_iter().flatten() {
@@ -150,7 +150,7 @@ impl<'a> Figures<'a> {
         // With or without noise, `other` exists if something is not shown: readers take a dimension
         // without any row for a truncated file.
         let other = (left != Signed::default()).then_some(other);
-        Table { shown, other }
+        ShownTable { shown, other }
     }
 
     /// Rounds counts up into a row.
@@ -163,8 +163,8 @@ impl<'a> Figures<'a> {
     }
 
     /// The exact sums of a dimension, by key. Computed on demand: most are large and used once.
-    fn sums(&self, dimension: Dimension) -> impl Iterator<Item = (Key, Signed)> {
-        let sums = Key::sums(dimension, self.ledger).into_iter();
+    fn sums(&self, dimension: Dimension) -> impl Iterator<Item = (RowKey, Signed)> {
+        let sums = RowKey::sums(dimension, self.ledger).into_iter();
         sums.map(|(key, counts)| (key, counts.map(i128::from)))
     }
 
@@ -178,7 +178,7 @@ impl<'a> Figures<'a> {
     }
 
     /// The rows with enough flows, most flows first, limited to `top`.
-    fn largest(&self, cells: impl Iterator<Item = (Key, Signed)>) -> Vec<(Key, Signed)> {
+    fn largest(&self, cells: impl Iterator<Item = (RowKey, Signed)>) -> Vec<(RowKey, Signed)> {
         let mut shown: Vec<_> = cells
             .filter(|(_, amount)| self.is_enough(*amount))
             .collect();
@@ -191,9 +191,9 @@ impl<'a> Figures<'a> {
     /// enough flows, so its withdrawal exposes nothing new.
     fn withdraw<K: Ord>(
         &self,
-        shown: &mut Vec<(Key, Signed)>,
+        shown: &mut Vec<(RowKey, Signed)>,
         whole: BTreeMap<K, Signed>,
-        within: impl Fn(Key) -> Option<K>,
+        within: impl Fn(RowKey) -> Option<K>,
     ) {
         let mut left = left(shown, whole, &within);
         left.retain(|_, amount| !self.is_hidden(*amount));
@@ -215,8 +215,8 @@ impl<'a> Figures<'a> {
         // The row that contains each inner key; `None` for several rows or if all of it spilled.
         let mut lies = BTreeMap::new();
         for (cell, _) in self.ledger.opened() {
-            let row = Some(Key::of(outer, cell)).filter(|key| whole.contains_key(&Some(*key)));
-            let alone = lies.entry(Key::of(inner, cell)).or_insert(Some(row));
+            let row = Some(RowKey::of(outer, cell)).filter(|key| whole.contains_key(&Some(*key)));
+            let alone = lies.entry(RowKey::of(inner, cell)).or_insert(Some(row));
             if *alone != Some(row) {
                 *alone = None;
             }
@@ -243,14 +243,14 @@ impl<'a> Figures<'a> {
         let left = left(
             ports.map_or(&[], Vec::as_slice),
             sums.clone(),
-            |port: Key| port.within(Dimension::Encryption),
+            |port: RowKey| port.within(Dimension::Encryption),
         );
         let mut shown = self
             .shown
             .remove(&Dimension::Encryption)
             .unwrap_or_default();
         shown.retain(|(key, _)| left.get(key).is_none_or(|left| self.is_hidden(*left)));
-        let other = |shown: &[(Key, Signed)], of: &BTreeMap<Key, Signed>| {
+        let other = |shown: &[(RowKey, Signed)], of: &BTreeMap<RowKey, Signed>| {
             let mut other = Signed::default();
             let is_other = |key| shown.iter().all(|(row, _)| row != key);
             of.iter()
@@ -267,9 +267,9 @@ impl<'a> Figures<'a> {
 
 /// The rest of each whole after subtracting the shown rows.
 fn left<K: Ord>(
-    shown: &[(Key, Signed)],
+    shown: &[(RowKey, Signed)],
     mut whole: BTreeMap<K, Signed>,
-    within: impl Fn(Key) -> Option<K>,
+    within: impl Fn(RowKey) -> Option<K>,
 ) -> BTreeMap<K, Signed> {
     for (key, amount) in shown {
         if let Some(left) = within(*key).and_then(|key| whole.get_mut(&key)) {
@@ -280,7 +280,7 @@ fn left<K: Ord>(
 }
 
 /// What is not shown of the total.
-fn rest(total: Signed, shown: &[(Key, Signed)]) -> Signed {
+fn rest(total: Signed, shown: &[(RowKey, Signed)]) -> Signed {
     let mut rest = total;
     shown.iter().for_each(|(_, amount)| rest -= *amount);
     rest
@@ -346,15 +346,15 @@ mod tests {
     #[test]
     fn left_subtracts_shown_rows() {
         let rows = [
-            (Key::Port(80), amount(1, 2, 3)),
-            (Key::Port(443), amount(10, 20, 30)),
-            (Key::Port(22), amount(4, 4, 4)),
+            (RowKey::Port(80), amount(1, 2, 3)),
+            (RowKey::Port(443), amount(10, 20, 30)),
+            (RowKey::Port(22), amount(4, 4, 4)),
         ];
         assert_eq!(rest(amount(15, 26, 40), &rows), amount(0, 0, 3));
         let whole = BTreeMap::from([("web", amount(20, 30, 40)), ("mail", amount(5, 5, 5))]);
         let within = |key| match key {
-            Key::Port(80 | 443) => Some("web"),
-            Key::Port(22) => Some("no whole"),
+            RowKey::Port(80 | 443) => Some("web"),
+            RowKey::Port(22) => Some("no whole"),
             _ => None,
         };
         let expected = BTreeMap::from([("web", amount(9, 8, 7)), ("mail", amount(5, 5, 5))]);

@@ -1,7 +1,7 @@
 //! The sums as JSON and CSV, with the columns that docs/periods.md documents.
 
-use super::sums::{Day, Entry, Key, Span, Statistics, Sums, Table, Values};
-use super::words;
+use super::format;
+use super::sums::{Day, DimensionSums, RowSum, Span, Statistics, SumKey, Sums, Values};
 use crate::cell::{Country, Counts};
 use crate::row::{CountColumns, Dimension};
 use jiff::civil::Date;
@@ -103,19 +103,25 @@ impl<'a> Data<'a> {
         }
     }
 
-    fn row(&'a self, dimension: Dimension, table: &Table, key: &Key, entry: &Entry) -> Line<'a> {
+    fn row(
+        &'a self,
+        dimension: Dimension,
+        table: &DimensionSums,
+        key: &SumKey,
+        entry: &RowSum,
+    ) -> Line<'a> {
         Line {
             port: key.port,
-            service: key.port.and_then(words::service),
+            service: key.port.and_then(format::service),
             asn: key.asn,
             as_name: key
                 .asn
                 .and_then(|asn| self.names.get(&asn))
                 .map(String::as_str),
             country: key.country,
-            country_name: key.country.map(words::country),
+            country_name: key.country.map(format::country),
             ip_version: key.ip_version,
-            encryption: key.encryption.map(words::encryption),
+            encryption: key.encryption.map(format::encryption),
             lower_bound: table.is_lower_bound(entry),
             ..self.line(name(dimension), entry.counts)
         }

@@ -5,18 +5,18 @@
 
 mod countries;
 mod data;
+mod format;
 mod page;
 mod plot;
 mod ranking;
 mod read;
 mod site;
 mod sums;
-mod words;
 
 pub use data::json;
 pub use read::read;
 pub use site::{Summary, write};
-pub use sums::{Key, Month, Span, Statistics};
+pub use sums::{Month, Span, Statistics, SumKey};
 
 use std::path::PathBuf;
 

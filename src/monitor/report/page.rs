@@ -1,9 +1,9 @@
 //! A page: tiles, tables and plots of a span.
 
+use super::format;
 use super::plot::{self, Bar};
 use super::ranking::{Ranking, ranking};
-use super::sums::{Day, Key, Method, Month, Span, Statistics, Sums, Table, Values};
-use super::words;
+use super::sums::{Day, DimensionSums, Method, Month, Span, Statistics, SumKey, Sums, Values};
 use crate::row::{Dimension, Encryption};
 use askama::Template;
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ pub(super) struct Subject<'a> {
 impl<'a> Page<'a> {
     pub(super) fn new(subject: Subject<'a>) -> Self {
         let (statistics, span, sums) = (subject.statistics, subject.span, subject.sums);
-        let heading = words::span(span);
+        let heading = format::span(span);
         let exits = statistics.exits();
         let exit = match (subject.exit, exits.as_slice()) {
             (Some(exit), _) => exit.to_owned(),
@@ -125,14 +125,14 @@ impl<'a> Page<'a> {
                 "{} bars, one per {plot_unit}. The largest is {}, with {}. A table follows.",
                 bars.len(),
                 bar.name,
-                words::bytes(bar.total.bytes)
+                format::bytes(bar.total.bytes)
             )
         });
         let title = format!("Bytes per {plot_unit}, {heading}, {exit}");
         let plots = [("wide", 960), ("narrow", 400)]
             .map(|(id, width)| plot::svg(&bars, width, id, &title, &description));
         let names = |asn: u32| statistics.names.get(&asn).cloned();
-        let ranked = |dimension, words| ranking(sums, dimension, &names, words);
+        let ranked = |dimension, labels| ranking(sums, dimension, &names, labels);
         let by_port = "By destination port. The service is the usual one of the port.";
         let by_system = "By the autonomous system that announces the destination.";
         let by_country = "By the country in which the destination is registered. It may be hosted \
@@ -191,9 +191,9 @@ fn noise(epsilon: &Values) -> Option<String> {
 fn covered(sums: &Sums) -> String {
     let ends = (sums.days.first_key_value(), sums.days.last_key_value());
     match ends {
-        (Some((first, _)), Some((last, _))) if first == last => words::date(*first),
+        (Some((first, _)), Some((last, _))) if first == last => format::date(*first),
         (Some((first, _)), Some((last, _))) => {
-            format!("{} to {}", words::date(*first), words::date(*last))
+            format!("{} to {}", format::date(*first), format::date(*last))
         }
         _ => String::new(),
     }
@@ -203,39 +203,42 @@ fn tiles(sums: &Sums, span: Span) -> Vec<Tile> {
     let (seconds, watched) = sums.watched();
     let of = |dimension, key| {
         let (part, whole) = sums.share(dimension, &key);
-        words::share(part, whole)
+        format::share(part, whole)
     };
     let days = u64::try_from(sums.days.len()).unwrap_or(u64::MAX);
     let of_days = match span {
         Span::Month(month) => format!("{days} of {}", month.first().days_in_month()),
-        _ => words::grouped(days),
+        _ => format::grouped(days),
     };
     let periods = match sums.periods {
         1 => "1 period".to_owned(),
-        periods => format!("{} periods", words::grouped(periods)),
+        periods => format!("{} periods", format::grouped(periods)),
     };
-    let watched = words::share(watched.min(seconds), seconds);
+    let watched = format::share(watched.min(seconds), seconds);
     let encrypted = of(
         Dimension::Encryption,
-        Key::encryption(Encryption::Encrypted),
+        SumKey::encryption(Encryption::Encrypted),
     );
     let lost = match sums.lost {
         0 => "no packet was lost".to_owned(),
-        lost => format!("packets, {} of all", words::share(lost, sums.total.packets)),
+        lost => format!(
+            "packets, {} of all",
+            format::share(lost, sums.total.packets)
+        ),
     };
-    let packets = format!("{}\u{a0}packets", words::count(sums.total.packets));
+    let packets = format!("{}\u{a0}packets", format::count(sums.total.packets));
     let note = str::to_owned;
     [
-        ("Volume", words::bytes(sums.total.bytes), packets),
+        ("Volume", format::bytes(sums.total.bytes), packets),
         (
             "Connections",
-            words::count(sums.total.flows),
+            format::count(sums.total.flows),
             note("TCP connections begun"),
         ),
         ("Encrypted", encrypted, note("of bytes, by the port")),
         (
             "IPv6",
-            of(Dimension::IpVersion, Key::ip_version(6)),
+            of(Dimension::IpVersion, SumKey::ip_version(6)),
             note("of bytes"),
         ),
         (
@@ -243,7 +246,7 @@ fn tiles(sums: &Sums, span: Span) -> Vec<Tile> {
             of_days,
             format!("{periods}, watched {watched} of the time"),
         ),
-        ("Lost", words::count(sums.lost), lost),
+        ("Lost", format::count(sums.lost), lost),
     ]
     .map(|(label, value, note)| Tile { label, value, note })
     .into()
@@ -255,7 +258,7 @@ fn bars(span: Span, sums: &Sums) -> (&'static str, Vec<Bar>) {
         let bars = sums
             .days
             .iter()
-            .map(|(date, day)| bar(date.day().to_string(), words::date(*date), day));
+            .map(|(date, day)| bar(date.day().to_string(), format::date(*date), day));
         return ("day", bars.collect());
     }
     let mut months = BTreeMap::<Month, Day>::new();
@@ -266,9 +269,9 @@ fn bars(span: Span, sums: &Sums) -> (&'static str, Vec<Bar>) {
         let bars = months.iter().map(|(&month, day)| {
             let label = match month.month {
                 1 => month.year.to_string(),
-                _ => words::short_month(month),
+                _ => format::short_month(month),
             };
-            bar(label, words::span(Span::Month(month)), day)
+            bar(label, format::span(Span::Month(month)), day)
         });
         return ("month", bars.collect());
     }
@@ -293,21 +296,21 @@ fn bar(label: String, name: String, day: &Day) -> Bar {
 }
 
 fn mix(
-    words: [&'static str; 3],
-    table: &Table,
-    kinds: &[(&'static str, &'static str, Key)],
+    labels: [&'static str; 3],
+    table: &DimensionSums,
+    kinds: &[(&'static str, &'static str, SumKey)],
 ) -> Mix {
-    let [id, title, text] = words;
+    let [id, title, text] = labels;
     let whole = table.sum().bytes;
     let mut strips = Vec::new();
     let mut pieces = Vec::new();
     let mut piece = |class, name, bytes: u64| {
-        strips.push((class, words::thousandths(bytes, whole)));
+        strips.push((class, format::thousandths(bytes, whole)));
         pieces.push(Piece {
             class,
             name,
-            share: words::share(bytes, whole),
-            bytes: words::bytes(bytes),
+            share: format::share(bytes, whole),
+            bytes: format::bytes(bytes),
         });
     };
     for &(class, name, key) in kinds {
@@ -329,8 +332,8 @@ fn mix(
 fn mixes(sums: &Sums) -> Vec<Mix> {
     use Encryption::{Encrypted, Plain, Unknown};
     let kinds = [Encrypted, Plain, Unknown].map(|kind| {
-        let name = words::encryption(kind);
-        (name, name, Key::encryption(kind))
+        let name = format::encryption(kind);
+        (name, name, SumKey::encryption(kind))
     });
     let encryption = [
         "encryption",
@@ -339,8 +342,8 @@ fn mixes(sums: &Sums) -> Vec<Mix> {
          upgrade to TLS later counts as plain.",
     ];
     let versions = [
-        ("four", "IPv4", Key::ip_version(4)),
-        ("six", "IPv6", Key::ip_version(6)),
+        ("four", "IPv4", SumKey::ip_version(4)),
+        ("six", "IPv6", SumKey::ip_version(6)),
     ];
     let by_version = "By the IP version of the packets.";
     vec![

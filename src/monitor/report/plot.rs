@@ -1,6 +1,6 @@
 //! Bar charts as inline SVG, with coordinates in tenths of a pixel.
 
-use super::words;
+use super::format;
 use crate::cell::Counts;
 use std::fmt::Write;
 
@@ -47,7 +47,7 @@ fn step(most: u64) -> u64 {
 
 /// Writes `200 GB`, not `200.00 GB`.
 fn tick(value: u64) -> String {
-    let text = words::bytes(value);
+    let text = format::bytes(value);
     let Some((number, unit)) = text.split_once('\u{a0}') else {
         return text;
     };
@@ -125,7 +125,7 @@ pub(super) fn svg(bars: &[Bar], width: u64, id: &str, title: &str, description: 
             svg,
             "<g class=\"{class}\"><title>{}: {}</title>",
             escape(&bar.name),
-            words::bytes(bar.total.bytes)
+            format::bytes(bar.total.bytes)
         );
         let mut drawn = 0;
         let parts = if whole == 0 {

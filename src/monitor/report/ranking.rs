@@ -1,8 +1,8 @@
 //! A dimension as a table: the largest rows, more rows on demand, and the rest.
 
+use super::format;
 use super::plot;
-use super::sums::{Key, Sums};
-use super::words;
+use super::sums::{SumKey, Sums};
 use crate::cell::Counts;
 use crate::row::Dimension;
 use crate::services;
@@ -39,7 +39,7 @@ pub(super) struct Ranking {
 /// A row's name, and the text beside it.
 fn name(
     dimension: Dimension,
-    key: &Key,
+    key: &SumKey,
     names: &dyn Fn(u32) -> Option<String>,
 ) -> (String, Option<String>) {
     let port = |port: u16| match port {
@@ -51,12 +51,12 @@ fn name(
         _ => names(asn).unwrap_or_else(|| format!("AS{asn}")),
     };
     let (of_port, of_asn) = (key.port.unwrap_or(0), key.asn.unwrap_or(0));
-    let country = || key.country.map_or_else(String::new, words::country);
+    let country = || key.country.map_or_else(String::new, format::country);
     match dimension {
         Dimension::Port => {
             let beside = match of_port {
                 0 => Some("fragments and protocols without ports".to_owned()),
-                _ => words::service(of_port).map(str::to_owned),
+                _ => format::service(of_port).map(str::to_owned),
             };
             (port(of_port), beside)
         }
@@ -71,15 +71,15 @@ fn name(
     }
 }
 
-/// Formats a dimension's rows, largest first. `words` are the table's id, title, first column and
+/// Formats a dimension's rows, largest first. `labels` are the table's id, title, first column and
 /// text.
 pub(super) fn ranking(
     sums: &Sums,
     dimension: Dimension,
     names: &dyn Fn(u32) -> Option<String>,
-    words: [&'static str; 4],
+    labels: [&'static str; 4],
 ) -> Ranking {
-    let [id, title, column, text] = words;
+    let [id, title, column, text] = labels;
     let table = sums.table(dimension);
     let sum = table.sum();
     let ranked = table.ranked();
@@ -92,12 +92,12 @@ pub(super) fn ranking(
             name,
             beside,
             encryption: class,
-            flows: format!("{least}{}", words::count(counts.flows)),
-            bytes: format!("{least}{}", words::bytes(counts.bytes)),
-            share: words::share(counts.bytes, sum.bytes),
+            flows: format!("{least}{}", format::count(counts.flows)),
+            bytes: format!("{least}{}", format::bytes(counts.bytes)),
+            share: format::share(counts.bytes, sum.bytes),
             strip: plot::strip(&[(
                 class.unwrap_or("bar"),
-                words::thousandths(counts.bytes.min(largest), largest),
+                format::thousandths(counts.bytes.min(largest), largest),
             )]),
             is_rest: false,
         }
@@ -105,7 +105,7 @@ pub(super) fn ranking(
     let shown = ranked.iter().take(MOST).map(|(key, entry)| {
         let (name, beside) = name(dimension, key, names);
         let kind = key.port.map(services::encryption);
-        let class = kind.map(words::encryption);
+        let class = kind.map(format::encryption);
         let is_lower = table.is_lower_bound(entry);
         line(name, beside, class, entry.counts, is_lower)
     });

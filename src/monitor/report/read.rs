@@ -2,7 +2,7 @@
 //! part of a period is in memory at a time, besides the sums.
 
 use super::ReportError;
-use super::sums::{Key, Month, Part, Statistics, date};
+use super::sums::{Month, PeriodPart, Statistics, SumKey, date};
 use crate::cell::Counts;
 use crate::row::{About, Dimension, Row, YEARS};
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,7 +88,7 @@ fn find(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Repor
 struct Reader {
     statistics: Statistics,
     /// Exit, start and part of every part, and the index of its file.
-    seen: BTreeMap<(usize, i64, u32), usize>,
+    parts_read: BTreeMap<(usize, i64, u32), usize>,
     exits: BTreeMap<String, usize>,
     files: Vec<PathBuf>,
     /// The sum of all rows. While it fits, every partial sum fits.
@@ -102,7 +102,7 @@ impl Reader {
         self.files.push(path.to_owned());
         let mut line = Vec::new();
         let mut number = 0_u64;
-        let mut part: Option<Part> = None;
+        let mut part: Option<PeriodPart> = None;
         let mut keys = BTreeSet::new();
         loop {
             line.clear();
@@ -124,7 +124,7 @@ impl Reader {
                 self.meet(&row, &about)
                     .map_err(|what| wrong(number, what))?;
                 keys.clear();
-                part = Some(Part {
+                part = Some(PeriodPart {
                     total: row,
                     about,
                     rows: Vec::new(),
@@ -146,7 +146,7 @@ impl Reader {
                     format!("the period has more than {ROWS} rows"),
                 ));
             }
-            if !keys.insert((row.dimension, row.other, Key::of(&row))) {
+            if !keys.insert((row.dimension, row.other, SumKey::of(&row))) {
                 return Err(wrong(number, "the same row is above it already".to_owned()));
             }
             part.rows.push(row);
@@ -167,7 +167,7 @@ impl Reader {
         }
         let file = self.files.len() - 1;
         let key = (exit, total.period_start.as_second(), about.part);
-        match self.seen.insert(key, file) {
+        match self.parts_read.insert(key, file) {
             None => Ok(()),
             Some(first) => Err(format!(
                 "part {} of the period that begins {} for exit {:?} is in {} already",
@@ -180,11 +180,13 @@ impl Reader {
     }
 
     /// Adds a part to its month.
-    fn part(&mut self, part: &Part) -> Result<(), String> {
+    fn part(&mut self, part: &PeriodPart) -> Result<(), String> {
         is_whole(part)?;
         let start = part.total.period_start.as_second();
         let exit = self.exits[&part.total.exit];
-        let parts = self.seen.range((exit, start, 0)..=(exit, start, u32::MAX));
+        let parts = self
+            .parts_read
+            .range((exit, start, 0)..=(exit, start, u32::MAX));
         let is_first = parts.count() == 1;
         let Statistics { exits, names, kept } = &mut self.statistics;
         let months = exits.entry(part.total.exit.clone()).or_default();
@@ -332,7 +334,7 @@ fn shown(name: &str) -> String {
 
 /// Checks that a part is complete: each dimension must have the total's counts, except unattributed
 /// ones. With noise only the presence of rows can be checked.
-fn is_whole(part: &Part) -> Result<(), String> {
+fn is_whole(part: &PeriodPart) -> Result<(), String> {
     let total = part.total.counts;
     if total == Counts::default() {
         return Ok(());

@@ -4,9 +4,9 @@
 
 use super::ReportError;
 use super::data::Data;
+use super::format;
 use super::page::{Link, Links, Page, STYLE, Subject};
 use super::sums::{Month, Span, Statistics};
-use super::words;
 use askama::Template;
 use base64ct::{Base64, Encoding};
 use nix::fcntl::{Flock, FlockArg};
@@ -202,14 +202,14 @@ impl Site<'_> {
         };
         let link =
             |text: String, there: Span| Link::new(text, (there != span).then(|| to(exit, there)));
-        let all = link(words::span(Span::Everything), Span::Everything);
+        let all = link(format::span(Span::Everything), Span::Everything);
         let years = years
             .iter()
             .map(|&year| link(year.to_string(), Span::Year(year)));
         let months = months
             .iter()
             .filter(|month| month.year == year)
-            .map(|&month| link(words::short_month(month), Span::Month(month)));
+            .map(|&month| link(format::short_month(month), Span::Month(month)));
         Links {
             exits: exits.collect(),
             years: std::iter::once(all).chain(years).collect(),

@@ -62,7 +62,7 @@ impl Span {
 
 /// The key of a row within its dimension.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
+pub struct SumKey {
     /// The destination port; 0 for packets without ports.
     pub port: Option<u16>,
     /// The autonomous system's number; 0 if it is unknown.
@@ -75,7 +75,7 @@ pub struct Key {
     pub encryption: Option<Encryption>,
 }
 
-impl Key {
+impl SumKey {
     /// The key of [`Dimension::IpVersion`].
     pub fn ip_version(version: u8) -> Self {
         Self {
@@ -107,7 +107,7 @@ impl Key {
 
 /// A sum of rows with the same key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
+pub struct RowSum {
     /// The sum of the rounded counts of the rows with this key.
     pub counts: Counts,
     /// How many of the parts with a row `other` also have a row with this key.
@@ -116,18 +116,18 @@ pub struct Entry {
 
 /// The sums of a dimension: its rows by key, and `other`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table {
+pub struct DimensionSums {
     /// The rows with a key; rows `other` are apart.
-    pub entries: BTreeMap<Key, Entry>,
+    pub entries: BTreeMap<SumKey, RowSum>,
     /// The sum of the rows `other`.
     pub other: Counts,
     /// How many parts have a row `other`.
     others: u64,
 }
 
-impl Table {
+impl DimensionSums {
     /// Whether the sum is a lower bound: in some part its row may be in `other`.
-    pub fn is_lower_bound(&self, entry: &Entry) -> bool {
+    pub fn is_lower_bound(&self, entry: &RowSum) -> bool {
         entry.beside_other < self.others
     }
 
@@ -143,7 +143,7 @@ impl Table {
     }
 
     /// The rows with a key, most bytes first.
-    pub fn ranked(&self) -> Vec<(&Key, &Entry)> {
+    pub fn ranked(&self) -> Vec<(&SumKey, &RowSum)> {
         let mut rows: Vec<_> = self.entries.iter().collect();
         // A stable sort: equal rows stay in the order of their keys.
         rows.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.counts.bytes));
@@ -262,14 +262,14 @@ pub struct Sums {
     /// By the day on which a period began; the other days that a period covers have zeroes.
     pub days: BTreeMap<Date, Day>,
     /// The sums of each dimension that occurs, without the total.
-    pub tables: BTreeMap<Dimension, Table>,
+    pub tables: BTreeMap<Dimension, DimensionSums>,
     /// How the numbers were made.
     pub method: Method,
 }
 
 /// A part of a period: its total and its other rows.
 #[derive(Clone, Debug)]
-pub struct Part {
+pub struct PeriodPart {
     /// The row of the total, which begins the part.
     pub total: Row,
     pub about: About,
@@ -279,7 +279,7 @@ pub struct Part {
 
 impl Sums {
     /// Adds a part; `is_first` if it is the first one of its period that was read.
-    pub fn add_part(&mut self, part: &Part, is_first: bool) {
+    pub fn add_part(&mut self, part: &PeriodPart, is_first: bool) {
         let seconds = part.total.period_end.as_second() - part.total.period_start.as_second();
         let mut day = Day {
             total: part.total.counts,
@@ -307,7 +307,7 @@ impl Sums {
                 table.others += 1;
                 continue;
             }
-            let entry = table.entries.entry(Key::of(row)).or_default();
+            let entry = table.entries.entry(SumKey::of(row)).or_default();
             entry.counts += row.counts;
             entry.beside_other += u64::from(with_other.contains(&row.dimension));
             if row.dimension == Dimension::Encryption {
@@ -360,13 +360,13 @@ impl Sums {
     }
 
     /// The table of a dimension; empty if it has no rows.
-    pub fn table(&self, dimension: Dimension) -> &Table {
-        static NONE: LazyLock<Table> = LazyLock::new(Table::default);
+    pub fn table(&self, dimension: Dimension) -> &DimensionSums {
+        static NONE: LazyLock<DimensionSums> = LazyLock::new(DimensionSums::default);
         self.tables.get(&dimension).unwrap_or(&NONE)
     }
 
     /// Bytes of the row with this key, and of all rows of the dimension.
-    pub fn share(&self, dimension: Dimension, key: &Key) -> (u64, u64) {
+    pub fn share(&self, dimension: Dimension, key: &SumKey) -> (u64, u64) {
         let table = self.table(dimension);
         let part = table.entries.get(key).map_or(0, |entry| entry.counts.bytes);
         (part, table.sum().bytes)

@@ -8,13 +8,13 @@ use zeroize::DefaultIsZeroes;
 
 /// A cell's key packed into a number: place number, port, IP version. 0 is an empty slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Key(u64);
+pub(super) struct PackedKey(u64);
 
 const USED: u64 = 1 << 63;
 const IS_V6: u64 = 1 << 48;
 const PORT: u32 = 32;
 
-impl Key {
+impl PackedKey {
     #[inline]
     pub(super) const fn new(port: u16, version: Version, place: u32) -> Self {
         let version = match version {
@@ -55,7 +55,7 @@ impl Key {
 /// touching its pages.
 type Slot = [u64; 4];
 
-const fn slot_of(key: Key, counts: Counts) -> Slot {
+const fn slot_of(key: PackedKey, counts: Counts) -> Slot {
     [key.0, counts.flows, counts.bytes, counts.packets]
 }
 
@@ -94,7 +94,7 @@ impl Cells {
 
     /// The first slot to probe for a key.
     #[inline]
-    pub(super) fn slot(&self, key: Key) -> usize {
+    pub(super) fn slot(&self, key: PackedKey) -> usize {
         self.hash.of(key.0) as usize & (self.slots.len() - 1)
     }
 
@@ -105,11 +105,11 @@ impl Cells {
         &self,
         lane: &Lane<A>,
         version: Version,
-    ) -> ([Key; STAGED], [usize; STAGED]) {
-        let (mut keys, mut slots) = ([Key::default(); STAGED], [0; STAGED]);
+    ) -> ([PackedKey; STAGED], [usize; STAGED]) {
+        let (mut keys, mut slots) = ([PackedKey::default(); STAGED], [0; STAGED]);
         let mut touched = 0;
         for ((port, place), (key, slot)) in lane.found().zip(keys.iter_mut().zip(&mut slots)) {
-            *key = Key::new(port, version, place);
+            *key = PackedKey::new(port, version, place);
             *slot = self.slot(*key);
             touched |= self.slots[*slot][0];
         }
@@ -120,7 +120,7 @@ impl Cells {
     /// Adds to a cell, probing from `slot` on; false if the cell is new and the table is full. Cells
     /// without a connection have their own, smaller limit.
     #[inline]
-    pub(super) fn add(&mut self, key: Key, slot: usize, counts: Counts) -> bool {
+    pub(super) fn add(&mut self, key: PackedKey, slot: usize, counts: Counts) -> bool {
         let mask = self.slots.len() - 1;
         let mut at = slot & mask;
         loop {
@@ -146,9 +146,9 @@ impl Cells {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, Counts)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PackedKey, Counts)> {
         let used = self.slots.iter().filter(|slot| slot[0] != 0);
-        used.map(|slot| (Key(slot[0]), counts_of(slot)))
+        used.map(|slot| (PackedKey(slot[0]), counts_of(slot)))
     }
 
     pub(super) fn clear(&mut self) {
@@ -171,8 +171,8 @@ impl Cells {
 mod tests {
     use super::*;
 
-    fn key(port: u16) -> Key {
-        Key::new(port, Version::V4, 7)
+    fn key(port: u16) -> PackedKey {
+        PackedKey::new(port, Version::V4, 7)
     }
 
     fn counts(flows: u64) -> Counts {
@@ -184,10 +184,10 @@ mod tests {
         for version in [Version::V4, Version::V6] {
             for port in [0, 1, 443, u16::MAX] {
                 for place in [0, 1, 1 << 20, u32::MAX] {
-                    let key = Key::new(port, version, place);
+                    let key = PackedKey::new(port, version, place);
                     let parts = (key.port(), key.version(), key.place());
                     assert_eq!(parts, (port, version, place));
-                    assert_ne!(key, Key::default());
+                    assert_ne!(key, PackedKey::default());
                     let cell = key.cell(|number| Place {
                         asn: number,
                         ..Place::UNKNOWN
@@ -241,7 +241,7 @@ mod tests {
                 assert!(cells.add(key(port), 8 + 7, counts(1)));
             }
         }
-        let at = |slot: usize| Key(cells.slots[slot][0]).port();
+        let at = |slot: usize| PackedKey(cells.slots[slot][0]).port();
         assert_eq!([at(7), at(0), at(1)], [1, 2, 3]);
         assert_eq!(cells.used(), 3);
     }
@@ -258,7 +258,7 @@ mod tests {
         let cells = Cells::new(1000, 0);
         let mut lane = Lane::<u32>::default();
         for port in [443, 80] {
-            lane.put(crate::filter::Part {
+            lane.put(crate::filter::PacketFields {
                 destination: 1,
                 port,
                 bytes: 40,
@@ -266,9 +266,9 @@ mod tests {
             });
         }
         let (keys, slots) = cells.locate(&lane, Version::V6);
-        let expected = [443, 80].map(|port| Key::new(port, Version::V6, 0));
+        let expected = [443, 80].map(|port| PackedKey::new(port, Version::V6, 0));
         assert_eq!(keys[..2], expected);
         assert_eq!(slots[..2], expected.map(|key| cells.slot(key)));
-        assert!(keys[2..].iter().all(|key| *key == Key::default()));
+        assert!(keys[2..].iter().all(|key| *key == PackedKey::default()));
     }
 }

@@ -1,7 +1,7 @@
 //! The packets of one IP version in a batch, between the stages.
 
 use super::super::cell::Counts;
-use super::super::filter::Part;
+use super::super::filter::PacketFields;
 use super::super::places::Address;
 use super::super::places::Tree;
 use zeroize::{DefaultIsZeroes, Zeroize};
@@ -37,12 +37,12 @@ impl<A: DefaultIsZeroes> Default for Lane<A> {
 impl<A: DefaultIsZeroes> Lane<A> {
     /// Adds a packet; there are at most [`STAGED`].
     #[inline(always)]
-    pub(super) fn put(&mut self, seen: Part<A>) {
+    pub(super) fn put(&mut self, fields: PacketFields<A>) {
         let at = self.len % STAGED;
-        self.destinations[at] = seen.destination;
-        self.bytes[at] = seen.bytes;
-        self.ports[at] = seen.port;
-        self.flows[at] = seen.flow == Some(true);
+        self.destinations[at] = fields.destination;
+        self.bytes[at] = fields.bytes;
+        self.ports[at] = fields.port;
+        self.flows[at] = fields.flow == Some(true);
         self.len = at + 1;
     }
 
@@ -86,8 +86,8 @@ impl<A: Address + DefaultIsZeroes> Lane<A> {
 mod tests {
     use super::*;
 
-    fn part(number: u16) -> Part<u32> {
-        Part {
+    fn part(number: u16) -> PacketFields<u32> {
+        PacketFields {
             destination: u32::from(number),
             port: number,
             bytes: 2 * u32::from(number),
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_packet_without_flags_begins_no_flow() {
         let mut lane = Lane::<u32>::default();
-        lane.put(Part {
+        lane.put(PacketFields {
             flow: None,
             ..part(1)
         });

@@ -19,10 +19,10 @@ mod spilled;
 
 use super::cell::{Cell, Counts, Place};
 pub use super::cell::{DEFAULT_CELLS, MAX_CELLS};
-use super::filter::{Arrived, Filter, Refusals, Seen};
+use super::filter::{Arrived, CountedPacket, Filter, Refusals};
 use super::ledger::Ledger;
 use super::places::Places;
-use cells::{Cells, Key};
+use cells::{Cells, PackedKey};
 use exitmark_policy::packet::{Ecn, Version};
 use lane::{Lane, STAGED};
 use spilled::Spill;
@@ -134,13 +134,13 @@ impl Counter {
         fetch(part);
         for arrived in part {
             match self.filter.judge(arrived) {
-                Ok(Seen::V4(seen)) => {
-                    self.flagless += u64::from(seen.flow.is_none());
-                    self.v4.put(seen);
+                Ok(CountedPacket::V4(fields)) => {
+                    self.flagless += u64::from(fields.flow.is_none());
+                    self.v4.put(fields);
                 }
-                Ok(Seen::V6(seen)) => {
-                    self.flagless += u64::from(seen.flow.is_none());
-                    self.v6.put(seen);
+                Ok(CountedPacket::V6(fields)) => {
+                    self.flagless += u64::from(fields.flow.is_none());
+                    self.v6.put(fields);
                 }
                 Err(refusal) => self.refusals.add(refusal),
             }
@@ -248,7 +248,7 @@ impl Tally {
         cells.sort_unstable_by_key(|(cell, _)| *cell);
         Ledger {
             cells,
-            spilled: self.spill.told(place),
+            spilled: self.spill.resolved(place),
             unattributed: without_zeroes(by_version(self.unattributed)).collect(),
             lost: self.lost,
             watched_seconds: self.watched_seconds,
@@ -330,7 +330,7 @@ impl Tally {
     }
 
     #[cold]
-    fn add_without_cell(&mut self, key: Key, counts: Counts) {
+    fn add_without_cell(&mut self, key: PackedKey, counts: Counts) {
         if counts.flows > 0 || self.spill.has(key, || self.place(key.place())) {
             self.spill.add(key, counts, self.places.all().len());
         } else {
@@ -359,7 +359,7 @@ impl Tally {
             self.unattributed[index(cell.version)] += counts;
             return;
         }
-        let key = number.map(|number| Key::new(cell.port, cell.version, number));
+        let key = number.map(|number| PackedKey::new(cell.port, cell.version, number));
         let is_in_table = key.is_some_and(|key| {
             let slot = self.cells.slot(key);
             self.cells.add(key, slot, counts)
@@ -440,7 +440,7 @@ fn made_up(filter: &Filter) -> [Vec<u8>; 4] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::filter::Part;
+    use super::super::filter::PacketFields;
     use super::*;
     use exitmark_policy::packet::Dscp;
 
@@ -448,8 +448,8 @@ mod tests {
     fn made_up_packets_pass_the_filter() {
         let clearnet = ["2001:db8::10", "192.0.2.10"].map(|text| text.parse().unwrap());
         // TCP without SYN, ports 0, destination 0: plain, then with an option or extension header.
-        fn part<A: Default>(bytes: u32) -> Part<A> {
-            Part {
+        fn part<A: Default>(bytes: u32) -> PacketFields<A> {
+            PacketFields {
                 destination: A::default(),
                 port: 0,
                 bytes,
@@ -461,18 +461,18 @@ mod tests {
                 dscp,
                 clearnet: clearnet.into(),
             };
-            let seen = made_up(&filter).map(|frame| {
+            let fields = made_up(&filter).map(|frame| {
                 let whole = frame.len();
                 let bytes = &frame;
                 filter.judge(&Arrived { bytes, whole })
             });
             let expected = [
-                Seen::V4(part(40)),
-                Seen::V6(part(40 + 28)),
-                Seen::V4(part(44)),
-                Seen::V6(part(40 + 28)),
+                CountedPacket::V4(part(40)),
+                CountedPacket::V6(part(40 + 28)),
+                CountedPacket::V4(part(44)),
+                CountedPacket::V6(part(40 + 28)),
             ];
-            assert_eq!(seen, expected.map(Ok));
+            assert_eq!(fields, expected.map(Ok));
         }
     }
 
@@ -482,11 +482,11 @@ mod tests {
             dscp: Dscp::AF11,
             clearnet: Vec::new(),
         };
-        let [plain_v4, plain_v6, options, extension] = made_up(&filter);
+        let [fast_path_v4, fast_path_v6, options, extension] = made_up(&filter);
         // The header length, and the next header.
-        assert_eq!([plain_v4[14], options[14]], [0x45, 0x46]);
-        assert_eq!([plain_v6[20], extension[20]], [6, 60]);
-        assert_eq!([plain_v4.len(), options.len()], [54, 58]);
-        assert_eq!([plain_v6.len(), extension.len()], [82, 82]);
+        assert_eq!([fast_path_v4[14], options[14]], [0x45, 0x46]);
+        assert_eq!([fast_path_v6[20], extension[20]], [6, 60]);
+        assert_eq!([fast_path_v4.len(), options.len()], [54, 58]);
+        assert_eq!([fast_path_v6.len(), extension.len()], [82, 82]);
     }
 }

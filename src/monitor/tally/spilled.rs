@@ -2,7 +2,7 @@
 
 use super::super::cell::{Cell, Country, Counts, Place};
 use super::super::ledger::Spilled;
-use super::cells::Key;
+use super::cells::PackedKey;
 use super::{by_version, index, without_zeroes};
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub(super) struct Spill {
 impl Spill {
     /// Counts a packet; `places` is the number of places.
     #[cold]
-    pub(super) fn add(&mut self, key: Key, counts: Counts, places: usize) {
+    pub(super) fn add(&mut self, key: PackedKey, counts: Counts, places: usize) {
         if self.places.is_empty() {
             self.places.resize(places, Counts::default());
         }
@@ -38,7 +38,7 @@ impl Spill {
 
     /// Whether connections without a cell began to the port, place and IP version of a packet: the
     /// best available answer to whether its own connection did.
-    pub(super) fn has(&self, key: Key, place: impl FnOnce() -> Place) -> bool {
+    pub(super) fn has(&self, key: PackedKey, place: impl FnOnce() -> Place) -> bool {
         let began = |counts: Option<&Counts>| counts.is_some_and(|counts| counts.flows > 0);
         let began_there = |place: Place| {
             began(self.systems.get(&place.asn)) && began(self.countries.get(&place.country))
@@ -114,7 +114,7 @@ impl Spill {
     }
 
     /// The spilled counts by dimension, sorted.
-    pub(super) fn told(&self, place: impl Fn(u32) -> Place) -> Spilled {
+    pub(super) fn resolved(&self, place: impl Fn(u32) -> Place) -> Spilled {
         let mut systems = self.systems.clone();
         let mut countries = self.countries.clone();
         for (number, counts) in without_zeroes((0..).zip(self.places.iter().copied())) {
@@ -169,9 +169,9 @@ mod tests {
 
     fn spilled() -> Spill {
         let mut spill = Spill::default();
-        spill.add(Key::new(443, Version::V4, 0), counts(1), PLACES);
-        spill.add(Key::new(443, Version::V6, 1), counts(2), PLACES);
-        spill.add(Key::new(u16::MAX, Version::V6, 2), counts(4), PLACES);
+        spill.add(PackedKey::new(443, Version::V4, 0), counts(1), PLACES);
+        spill.add(PackedKey::new(443, Version::V6, 1), counts(2), PLACES);
+        spill.add(PackedKey::new(u16::MAX, Version::V6, 2), counts(4), PLACES);
         spill
     }
 
@@ -179,16 +179,16 @@ mod tests {
     fn a_packet_is_counted_once_in_every_dimension() {
         let mut spill = spilled();
         // A place with an unknown number has no sum of its own.
-        spill.add(Key::new(0, Version::V4, 3), counts(8), PLACES);
+        spill.add(PackedKey::new(0, Version::V4, 3), counts(8), PLACES);
         let expected = Spilled {
             ports: vec![(0, sum([8])), (443, sum([1, 2])), (u16::MAX, sum([4]))],
             systems: vec![(10, sum([1])), (11, sum([2])), (12, sum([4]))],
             countries: vec![(country("DE"), sum([1, 2])), (country("FR"), sum([4]))],
             versions: vec![(Version::V4, sum([1, 8])), (Version::V6, sum([2, 4]))],
         };
-        assert_eq!(spill.told(place), expected);
+        assert_eq!(spill.resolved(place), expected);
         assert_eq!(spill.packets(), sum([1, 2, 4, 8]).packets);
-        assert_eq!(Spill::default().told(place), Spilled::default());
+        assert_eq!(Spill::default().resolved(place), Spilled::default());
     }
 
     #[test]
@@ -197,9 +197,9 @@ mod tests {
         spill.absorb(&Spill::default(), PLACES);
         assert!(spill.places.is_empty() && spill.ports.is_empty());
         spill.absorb(&spilled(), PLACES);
-        assert_eq!(spill.told(place), spilled().told(place));
+        assert_eq!(spill.resolved(place), spilled().resolved(place));
         spill.absorb(&spilled(), PLACES);
-        let twice = spill.told(place);
+        let twice = spill.resolved(place);
         let ports = [(443, sum([1, 2, 1, 2])), (u16::MAX, sum([4, 4]))];
         assert_eq!(twice.ports, ports);
         assert_eq!(twice.systems[2], (12, sum([4, 4])));
@@ -208,11 +208,11 @@ mod tests {
 
     #[test]
     fn carried_counts_are_reported_again() {
-        let told = spilled().told(place);
+        let resolved = spilled().resolved(place);
         let mut spill = Spill::default();
-        spill.carry(&told);
-        assert_eq!(spill.told(place), told);
-        spill.carry(&told);
+        spill.carry(&resolved);
+        assert_eq!(spill.resolved(place), resolved);
+        spill.carry(&resolved);
         spill.carry_cell(cell(2), counts(16));
         let expected = Spilled {
             ports: vec![(443, sum([1, 2, 1, 2, 16])), (u16::MAX, sum([4, 4]))],
@@ -226,18 +226,18 @@ mod tests {
                 (Version::V6, sum([2, 4, 2, 4])),
             ],
         };
-        assert_eq!(spill.told(place), expected);
+        assert_eq!(spill.resolved(place), expected);
     }
 
     #[test]
     fn has_compares_port_place_and_version() {
         let has = |spill: &Spill, port, version, number| {
-            spill.has(Key::new(port, version, number), || place(number))
+            spill.has(PackedKey::new(port, version, number), || place(number))
         };
         let mut spill = Spill::default();
-        spill.add(Key::new(443, Version::V4, 0), counts(1), PLACES);
+        spill.add(PackedKey::new(443, Version::V4, 0), counts(1), PLACES);
         // Packets of a connection, none of which begins it.
-        spill.add(Key::new(80, Version::V6, 1), counts(0), PLACES);
+        spill.add(PackedKey::new(80, Version::V6, 1), counts(0), PLACES);
         assert!(has(&spill, 443, Version::V4, 0));
         assert!(!has(&spill, 80, Version::V4, 0), "another port");
         assert!(!has(&spill, 443, Version::V6, 0), "another version");
@@ -257,7 +257,7 @@ mod tests {
             asn: place(0).asn,
             ..place(2)
         };
-        let key = Key::new(443, Version::V4, 0);
+        let key = PackedKey::new(443, Version::V4, 0);
         assert!(
             !carried.has(key, || elsewhere),
             "another country of the system"

@@ -172,7 +172,7 @@ impl Tap {
         Ok(())
     }
 
-    /// Waits for packets for at most `patience` and passes on what is there: one batch of at most
+    /// Waits for packets for at most `timeout` and passes on what is there: one batch of at most
     /// 64 from each queue. Afterwards the batch's memory is zeroed. Returns the number of packets.
     ///
     /// # Errors
@@ -180,14 +180,14 @@ impl Tap {
     /// not an error.
     pub fn receive(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         mut each: impl FnMut(&[Arrived<'_>]),
     ) -> Result<usize, TapError> {
         let waiting = self.take(&mut each);
         if waiting > 0 {
             return Ok(waiting);
         }
-        self.wait(patience)?;
+        self.wait(timeout)?;
         Ok(self.take(&mut each))
     }
 
@@ -212,13 +212,13 @@ impl Tap {
         taken
     }
 
-    /// Returns when packets are there, after `patience`, or at a signal.
-    fn wait(&mut self, patience: Duration) -> Result<(), TapError> {
+    /// Returns when packets are there, after `timeout`, or at a signal.
+    fn wait(&mut self, timeout: Duration) -> Result<(), TapError> {
         let fds = self.queues.iter();
         let mut fds: Vec<_> = fds
             .map(|queue| PollFd::new(queue.as_fd(), PollFlags::POLLIN))
             .collect();
-        match ppoll(&mut fds, Some(TimeSpec::from_duration(patience)), None) {
+        match ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None) {
             Ok(0) => self.look_whether_it_is_gone(),
             Ok(_) if fds.iter().any(has_failed) => self.look_whether_it_is_gone(),
             Ok(_) | Err(Errno::EINTR) => Ok(()),

@@ -7,11 +7,11 @@
 mod checksum;
 mod dscp;
 mod ethernet;
+mod fast_path;
 mod headers;
 mod ipv4;
 mod ipv6;
 mod parse;
-mod plain;
 mod rewrite;
 
 pub use checksum::{internet_checksum, ipv4_header_checksum_is_good, replace_word};
@@ -19,10 +19,10 @@ pub use dscp::{Dscp, DscpError, Ecn};
 pub use ethernet::{
     ETHERNET_HEADER_BYTES, MAX_VLAN_TAGS, MacAddr, MacAddrError, MacPair, tag_bytes,
 };
+pub use fast_path::{fast_path_v4, fast_path_v6};
 pub use headers::{Address, Fragment, Headers, Malformed, Packet, Ports, Tcp, Version, protocol};
 pub use ipv6::MAX_EXTENSION_HEADERS;
 pub use parse::{destination, parse, source, transport};
-pub use plain::{plain_v4, plain_v6};
 pub use rewrite::{set_destination_mac, set_dscp, set_macs};
 
 /// Two bytes at `offset`, in network order, if they are there.

@@ -186,7 +186,7 @@ impl UncheckedDocument {
     ///
     /// ```
     /// use exitmark_relays::{Authorities, Certificates, Identity, SignatureError, UncheckedDocument};
-    /// # use exitmark_lab::{authorities, consensus::Order};
+    /// # use exitmark_lab::{authorities, consensus::ConsensusBuilder};
     /// # use exitmark_relays::{Flavor, Validity};
     /// # use std::time::{Duration, UNIX_EPOCH};
     ///
@@ -198,9 +198,9 @@ impl UncheckedDocument {
     /// #     fresh_until: at(1),
     /// #     valid_until: at(3),
     /// # };
-    /// # let small = Order {
+    /// # let small = ConsensusBuilder {
     /// #     relays: 4,
-    /// #     ..Order::full_size(Flavor::Microdesc, validity)
+    /// #     ..ConsensusBuilder::full_size(Flavor::Microdesc, validity)
     /// # };
     /// # let consensus = small.sign(&network);
     /// # let cached_certs = network.certificates_for(validity);

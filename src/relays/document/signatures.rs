@@ -75,14 +75,14 @@ impl Claims {
         if !self.as_tor_writes {
             return Err(SignatureError::Form);
         }
-        let mut seen = BTreeSet::new();
+        let mut signers = BTreeSet::new();
         let (mut good, mut unknown) = (0, 0);
         for (number, signature) in (1..).zip(&self.signatures) {
             let identity = signature.identity;
             if !self.authors.contains(&identity) {
                 return Err(SignatureError::NoAuthor(number));
             }
-            if !seen.insert(identity) {
+            if !signers.insert(identity) {
                 return Err(SignatureError::Twice { number, identity });
             }
             let counts = authorities.include(&identity);

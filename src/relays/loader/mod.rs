@@ -10,7 +10,7 @@ mod serve;
 mod wire;
 
 use super::files::{self, OpenFile};
-use super::{LoadError, Loaded, LoaderFailure, Source, Sources, Trust};
+use super::{DocumentFiles, LoadError, Loaded, LoaderFailure, Sources, Trust};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -18,7 +18,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
-use wire::{Answer, Request};
+use wire::{LoaderReply, Request};
 
 pub use confine::{Confinement, confine};
 pub use serve::serve;
@@ -91,26 +91,26 @@ impl Loader {
             .map_err(|error| LoadError::Loader(LoaderFailure::Start(error)))?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let request = Request::new(sources, &open);
-        let (fed, heard) = std::thread::scope(|scope| {
+        let (fed, received) = std::thread::scope(|scope| {
             let feeder = scope.spawn(move || match stdin {
                 Some(pipe) => feed(pipe, &request, open),
                 None => Ok(()),
             });
-            let heard = match stdout {
+            let received = match stdout {
                 Some(pipe) => self.listen(pipe, deadline),
                 None => Ok(Vec::new()),
             };
             // This also ends the feeder, whose pipe then has no reader. A process that has ended by
             // itself keeps its exit status.
             let ended = end(&mut child);
-            let heard = match heard {
+            let received = match received {
                 Ok(answer) if answer.is_empty() => match ended {
                     Ok(status) => Err(LoaderFailure::Died(status)),
                     Err(error) => Err(LoaderFailure::Start(error)),
                 },
-                heard => heard,
+                received => received,
             };
-            (feeder.join().unwrap_or(Ok(())), heard)
+            (feeder.join().unwrap_or(Ok(())), received)
         });
         match fed {
             // The loader ended early: its exit status is the better error.
@@ -118,14 +118,14 @@ impl Loader {
                 if reason.kind() == io::ErrorKind::BrokenPipe => {}
             fed => fed?,
         }
-        let answer: Answer = serde_json::from_slice(&heard.map_err(LoadError::Loader)?)
+        let answer: LoaderReply = serde_json::from_slice(&received.map_err(LoadError::Loader)?)
             .map_err(|_| LoadError::Loader(LoaderFailure::Nonsense("it cannot be parsed")))?;
         answer.check(sources)
     }
 
     /// Reads the pipe up to its end, or until the deadline.
     fn listen(&self, mut pipe: ChildStdout, deadline: Instant) -> Result<Vec<u8>, LoaderFailure> {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let mut piece = [0; 1 << 16];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -143,11 +143,11 @@ impl Loader {
                 Err(error) => return Err(LoaderFailure::Start(error.into())),
             }
             match pipe.read(&mut piece) {
-                Ok(0) => return Ok(heard),
-                Ok(length) => heard.extend_from_slice(piece.get(..length).unwrap_or_default()),
+                Ok(0) => return Ok(received),
+                Ok(length) => received.extend_from_slice(piece.get(..length).unwrap_or_default()),
                 Err(error) => return Err(LoaderFailure::Start(error)),
             }
-            if heard.len() > MAX_ANSWER {
+            if received.len() > MAX_ANSWER {
                 return Err(LoaderFailure::Nonsense("it is too long"));
             }
         }
@@ -161,7 +161,7 @@ pub(super) struct OpenSource {
 }
 
 impl OpenSource {
-    fn open(source: &Source, trust: &Trust) -> Result<Self, LoadError> {
+    fn open(source: &DocumentFiles, trust: &Trust) -> Result<Self, LoadError> {
         let consensus = OpenFile::open(&source.consensus)?;
         let mut certificates = None;
         if *trust != Trust::Anybody {

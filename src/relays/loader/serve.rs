@@ -1,6 +1,6 @@
 //! The loader process: confines itself, reads a request, answers, and exits.
 
-use super::wire::{Answer, Request};
+use super::wire::{LoaderReply, Request};
 use super::{Confinement, Loaded, confine};
 use crate::load::{Loading, Problem};
 use std::io::{self, BufRead, Read, Write};
@@ -13,7 +13,7 @@ use std::path::Path;
 pub fn serve(confinement: &Confinement) -> io::Result<()> {
     let answer = match confine(confinement) {
         Ok(()) => answer(&mut io::BufReader::new(io::stdin().lock()))?,
-        Err(error) => Answer::Failed {
+        Err(error) => LoaderReply::Failed {
             reason: error.to_string(),
         },
     };
@@ -22,7 +22,7 @@ pub fn serve(confinement: &Confinement) -> io::Result<()> {
     out.flush()
 }
 
-fn answer(input: &mut impl BufRead) -> io::Result<Answer> {
+fn answer(input: &mut impl BufRead) -> io::Result<LoaderReply> {
     let request = Request::read(input)?;
     let trust = request.trust()?;
     let mut loading = Loading::default();
@@ -32,7 +32,7 @@ fn answer(input: &mut impl BufRead) -> io::Result<Answer> {
         let certificates = certificates.transpose()?;
         let nameless = Path::new("");
         if let Err(problem) = loading.add(nameless, &consensus, certificates.as_deref(), &trust) {
-            return Ok(Answer::Refused {
+            return Ok(LoaderReply::Refused {
                 source,
                 of_certificates: matches!(problem, Problem::Certificates(_)),
                 reason: match problem {
@@ -43,7 +43,7 @@ fn answer(input: &mut impl BufRead) -> io::Result<Answer> {
         }
     }
     let Loaded { listed, sources } = loading.finish();
-    Ok(Answer::Set {
+    Ok(LoaderReply::Set {
         sources,
         endpoints: listed,
     })

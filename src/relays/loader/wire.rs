@@ -62,10 +62,10 @@ impl Request {
     }
 }
 
-/// The loader's answer, as one JSON value. It is not trusted: [`Answer::check`] validates it.
+/// The loader's answer, as one JSON value. It is not trusted: [`LoaderReply::check`] validates it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
-pub(super) enum Answer {
+pub(super) enum LoaderReply {
     /// The endpoints, and one report per source.
     Set {
         sources: Vec<SourceReport>,
@@ -81,9 +81,9 @@ pub(super) enum Answer {
     },
 }
 
-impl Answer {
+impl LoaderReply {
     /// Validates the answer. Returns the set if these sources can make it.
-    pub(super) fn check(self, asked: &Sources) -> Result<Loaded, LoadError> {
+    pub(super) fn check(self, requested: &Sources) -> Result<Loaded, LoadError> {
         let nonsense = |what| LoadError::Loader(LoaderFailure::Nonsense(what));
         let (mut sources, listed) = match self {
             Self::Set { sources, endpoints } => (sources, endpoints),
@@ -96,19 +96,19 @@ impl Answer {
                 of_certificates,
                 reason,
             } => {
-                let source = asked.files.get(source);
+                let source = requested.files.get(source);
                 let source = source.ok_or_else(|| nonsense("it refuses an unknown file"))?;
                 let path = match of_certificates {
                     true => source.certificates.clone(),
                     false => source.consensus.clone(),
                 };
-                return Err(LoadError::Told {
+                return Err(LoadError::Reported {
                     path,
                     reason: printable(&reason),
                 });
             }
         };
-        if sources.len() != asked.files.len() {
+        if sources.len() != requested.files.len() {
             return Err(nonsense("wrong number of files"));
         }
         if listed.len() > MAX_ENDPOINTS {
@@ -122,8 +122,8 @@ impl Answer {
         if named.fold(0, usize::saturating_add) < listed.len() {
             return Err(nonsense("endpoints that no file lists"));
         }
-        for (report, source) in sources.iter_mut().zip(&asked.files) {
-            if !is_plausible(report, &asked.trust, listed.len()) {
+        for (report, source) in sources.iter_mut().zip(&requested.files) {
+            if !is_plausible(report, &requested.trust, listed.len()) {
                 return Err(nonsense("an implausible report"));
             }
             // The loader does not know the paths.
@@ -169,13 +169,13 @@ fn printable(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Flavor, Signatures, Source, Validity};
+    use crate::{DocumentFiles, Flavor, Signatures, Validity};
     use std::time::{Duration, UNIX_EPOCH};
 
-    fn asked() -> Sources {
+    fn requested() -> Sources {
         let identity = |number| crate::Identity::new([number; 20]);
         Sources {
-            files: vec![Source::beside("/somewhere/cached-consensus".into())],
+            files: vec![DocumentFiles::beside("/somewhere/cached-consensus".into())],
             extra: Vec::new(),
             trust: Trust::MostOf(Authorities::new([1, 2, 3].map(identity))),
         }
@@ -220,14 +220,14 @@ mod tests {
     ) -> Result<Loaded, LoadError> {
         let (mut report, mut endpoints) = (report(), endpoints());
         change(&mut report, &mut endpoints);
-        let answer = Answer::Set {
+        let answer = LoaderReply::Set {
             sources: vec![report],
             endpoints,
         };
         // Encoded, as it arrives by the pipe.
         let text = serde_json::to_vec(&answer).unwrap();
-        let answer: Answer = serde_json::from_slice(&text).unwrap();
-        answer.check(&asked())
+        let answer: LoaderReply = serde_json::from_slice(&text).unwrap();
+        answer.check(&requested())
     }
 
     fn is_nonsense(error: &LoadError) -> bool {
@@ -238,7 +238,7 @@ mod tests {
     fn a_valid_answer_is_accepted() {
         let loaded = checked(|_, _| {}).unwrap();
         assert_eq!(loaded.listed.len(), 2);
-        assert_eq!(loaded.sources[0].path, asked().files[0].consensus);
+        assert_eq!(loaded.sources[0].path, requested().files[0].consensus);
     }
 
     #[test]
@@ -276,25 +276,25 @@ mod tests {
         let many = (0..=65_536_u32).map(|n| Endpoint::new(std::net::Ipv4Addr::from(n).into(), 1));
         let error = checked(|_, endpoints| *endpoints = many.collect()).unwrap_err();
         assert!(matches!(error, LoadError::TooMany(65_537)));
-        let other = Answer::Refused {
+        let other = LoaderReply::Refused {
             source: 1,
             of_certificates: false,
             reason: String::new(),
         };
-        assert!(is_nonsense(&other.check(&asked()).unwrap_err()));
+        assert!(is_nonsense(&other.check(&requested()).unwrap_err()));
     }
 
     #[test]
     fn reasons_are_printable_and_short() {
-        let told = Answer::Refused {
+        let refused = LoaderReply::Refused {
             source: 0,
             of_certificates: true,
             reason: format!("\x1b[2J\n{}", "é".repeat(5_000)),
         };
-        let LoadError::Told { path, reason } = told.check(&asked()).unwrap_err() else {
+        let LoadError::Reported { path, reason } = refused.check(&requested()).unwrap_err() else {
             panic!("another error");
         };
-        assert_eq!(path, asked().files[0].certificates);
+        assert_eq!(path, requested().files[0].certificates);
         assert_eq!(reason.len(), MAX_REASON);
         assert!(reason.starts_with("?[2J?"));
     }

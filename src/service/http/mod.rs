@@ -4,7 +4,7 @@
 //! A client may be slow, dead or hostile, and must not hold up the others.
 
 mod connections;
-mod patience;
+mod write_timeout;
 
 use connections::Connections;
 use hyper::body::{Body, Incoming};
@@ -12,7 +12,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use patience::Patience;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
@@ -21,6 +20,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::sleep;
+use write_timeout::WriteTimeout;
 
 /// Concurrent connections at each listener.
 pub const CONNECTIONS: usize = 16;
@@ -123,7 +123,7 @@ pub async fn serve<S>(
                         .timer(TokioTimer::new())
                         .header_read_timeout(HEAD_TIME)
                         .max_buf_size(MAX_HEAD)
-                        .serve_connection(TokioIo::new(Patience::new(stream)), service)
+                        .serve_connection(TokioIo::new(WriteTimeout::new(stream)), service)
                         .await;
                 });
                 // Lets the request be read before the next connection is accepted.

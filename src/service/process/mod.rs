@@ -3,13 +3,13 @@
 
 mod calls;
 mod confine;
+mod exit_status;
 mod service;
-mod words;
 
 pub use calls::forbid_system_calls;
 pub use confine::{become_user, by_own_right, is_root, keep, keep_or_say};
+pub use exit_status::{exit_failure, exit_usage_error, log_to_stderr, print};
 pub use service::Service;
-pub use words::{log_to_stderr, misused, print, unmet};
 
 use std::io;
 

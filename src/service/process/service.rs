@@ -41,7 +41,7 @@ impl Service {
     }
 
     /// The time until the next watchdog notification is due; `None` without a watchdog.
-    pub fn patience(&self) -> Option<Duration> {
+    pub fn until_watchdog(&self) -> Option<Duration> {
         self.every
             .map(|_| self.due.saturating_duration_since(Instant::now()))
     }

@@ -77,21 +77,21 @@ fn provoked(at: At, random: &mut Random) -> Vec<u8> {
 
 /// How packets are counted into a ledger.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum PacketInput {
     /// Into one table of this many cells, as from a file.
     File(usize),
     /// Into small tables, passed on at a quarter of their cells, as at a tap.
     Tap(usize),
 }
 
-fn counted(way: Way, frames: &[Vec<u8>]) -> Ledger {
-    let cells = match way {
-        Way::File(cells) => {
+fn counted(input: PacketInput, frames: &[Vec<u8>]) -> Ledger {
+    let cells = match input {
+        PacketInput::File(cells) => {
             let mut counter = Counter::new(filter(), Arc::clone(&PLACES), cells);
             count(&mut counter, frames);
             return counter.tally().ledger();
         }
-        Way::Tap(cells) => cells,
+        PacketInput::Tap(cells) => cells,
     };
     let turn = || Tally::of_a_turn(Arc::clone(&PLACES), 16);
     let mut whole_period = Tally::new(Arc::clone(&PLACES), cells);
@@ -165,24 +165,24 @@ fn packets_without_a_connection_change_only_the_total() {
     for _ in 0..100 {
         let (honest, cells) = honest(&mut random);
         // Room for the honest cells only, and for many more.
-        for way in [
-            Way::File(cells.len()),
-            Way::File(4096),
-            Way::Tap(cells.len()),
-            Way::Tap(4096),
+        for input in [
+            PacketInput::File(cells.len()),
+            PacketInput::File(4096),
+            PacketInput::Tap(cells.len()),
+            PacketInput::Tap(4096),
         ] {
-            let before = rows(&counted(way, &honest));
+            let before = rows(&counted(input, &honest));
             let with_keys = before.iter().filter(|row| !row.other);
             shown.extend(with_keys.map(|row| row.dimension));
             for _ in 0..25 {
                 let (frames, added) = with_provoked(&honest, Some(&cells), &mut random);
-                let after = rows(&counted(way, &frames));
-                assert_eq!(after[1..], before[1..], "{way:?}, {added} provoked");
+                let after = rows(&counted(input, &frames));
+                assert_eq!(after[1..], before[1..], "{input:?}, {added} provoked");
                 assert_eq!(after[0].counts.flows, before[0].counts.flows);
                 assert_eq!(after[0].counts.packets, before[0].counts.packets + added);
                 let about = after[0].about.as_ref().unwrap();
                 assert_eq!(about.unattributed_packets, added);
-                assert!(!about.spilled, "{way:?}");
+                assert!(!about.spilled, "{input:?}");
                 changed += u64::from(added > 0);
             }
         }
@@ -199,22 +199,26 @@ fn packets_without_a_connection_remove_no_row() {
     let mut spilled = 0;
     for _ in 0..100 {
         let (honest, _) = honest(&mut random);
-        for way in [Way::File(4096), Way::Tap(4096), Way::File(5)] {
-            let before = rows(&counted(way, &honest));
+        for input in [
+            PacketInput::File(4096),
+            PacketInput::Tap(4096),
+            PacketInput::File(5),
+        ] {
+            let before = rows(&counted(input, &honest));
             let keys = keyed(&before[1..]);
             for _ in 0..5 {
                 let (frames, added) = with_provoked(&honest, None, &mut random);
-                let after = rows(&counted(way, &frames));
+                let after = rows(&counted(input, &frames));
                 let about = after[0].about.as_ref().unwrap();
                 spilled += u64::from(about.spilled);
                 let changed = keyed(&after[1..]);
                 let names = |keys: &BTreeMap<String, _>| keys.keys().cloned().collect::<Vec<_>>();
-                assert_eq!(names(&changed), names(&keys), "{way:?}, {added} provoked");
+                assert_eq!(names(&changed), names(&keys), "{input:?}, {added} provoked");
                 for (key, (bytes, packets)) in &keys {
                     let (more_bytes, more_packets) = changed[key];
                     let is_no_less = more_bytes >= *bytes && more_packets >= *packets;
-                    assert!(is_no_less, "{way:?}: {key}");
-                    assert!(more_packets - packets <= added, "{way:?}: {key}");
+                    assert!(is_no_less, "{input:?}: {key}");
+                    assert!(more_packets - packets <= added, "{input:?}: {key}");
                 }
             }
         }
@@ -229,9 +233,9 @@ fn a_refusal_by_another_ip_version_withdraws_no_row() {
     for (port, connections) in [(443, 70), (80, 20), (22, 10)] {
         frames.extend((0..connections).map(|_| segment((port, 0), SYN, 0)));
     }
-    let quiet = rows(&counted(Way::File(64), &frames));
+    let quiet = rows(&counted(PacketInput::File(64), &frames));
     frames.push(segment((50_000, 4), RST, 0));
-    let refused = rows(&counted(Way::File(64), &frames));
+    let refused = rows(&counted(PacketInput::File(64), &frames));
     assert_eq!(refused[1..], quiet[1..]);
     assert_eq!(refused[0].counts.packets, quiet[0].counts.packets + 1);
     assert!(refused.iter().any(|row| row.ip_version == Some(4)));

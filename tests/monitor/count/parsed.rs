@@ -3,7 +3,7 @@
 use super::{HOST, HOST_V6, MARKED, counter, judged};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use exitmark_lab::frames::{extension, tcp, udp};
-use exitmark_monitor::filter::{Arrived, Refusal, Seen};
+use exitmark_monitor::filter::{Arrived, CountedPacket, Refusal};
 use proptest::prelude::*;
 use std::net::IpAddr;
 
@@ -74,17 +74,17 @@ fn agree(frame: &[u8]) {
         return;
     };
     let (to, seen_port, bytes, flow) = match judged(frame) {
-        Ok(Seen::V4(seen)) => (
-            IpAddr::V4(seen.destination.into()),
-            seen.port,
-            seen.bytes,
-            seen.flow,
+        Ok(CountedPacket::V4(found)) => (
+            IpAddr::V4(found.destination.into()),
+            found.port,
+            found.bytes,
+            found.flow,
         ),
-        Ok(Seen::V6(seen)) => (
-            IpAddr::V6(seen.destination.into()),
-            seen.port,
-            seen.bytes,
-            seen.flow,
+        Ok(CountedPacket::V6(found)) => (
+            IpAddr::V6(found.destination.into()),
+            found.port,
+            found.bytes,
+            found.flow,
         ),
         Err(refusal) => {
             assert_eq!(refusal, Refusal::Unmarked, "{frame:02x?}");

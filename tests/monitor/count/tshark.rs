@@ -87,10 +87,10 @@ fn counts_the_same_as_tshark() {
 }
 
 /// A packet as read: captured bytes, length, and time if there is one.
-type Said = (usize, usize, Option<u64>);
+type ReadPacket = (usize, usize, Option<u64>);
 
 /// Every packet as tshark reads it, and whether it read the file to its end.
-fn packets_by_tshark(path: &Path) -> (Vec<Said>, bool) {
+fn packets_by_tshark(path: &Path) -> (Vec<ReadPacket>, bool) {
     let output = tshark(path)
         .args(["-e", "frame.cap_len", "-e", "frame.len"])
         .args(["-e", "frame.time_epoch"])
@@ -108,7 +108,7 @@ fn packets_by_tshark(path: &Path) -> (Vec<Said>, bool) {
     (said.collect(), output.status.success())
 }
 
-fn packets_by_us(path: &Path) -> (Vec<Said>, bool) {
+fn packets_by_us(path: &Path) -> (Vec<ReadPacket>, bool) {
     let mut said = Vec::new();
     let mut capture = match Reader::open(path) {
         Ok(capture) => capture,

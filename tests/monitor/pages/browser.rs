@@ -184,8 +184,8 @@ for (const page of PAGES) for (const width of [360, 1280]) {
   frame.onload = () => {
     const root = frame.contentDocument.documentElement;
     frame.contentDocument.querySelectorAll('details').forEach(d => d.open = true);
-    const asked = frame.contentWindow.performance.getEntriesByType('resource').map(e => e.name);
-    lines.push([page, width, root.scrollWidth, asked.length].join(' '));
+    const requests = frame.contentWindow.performance.getEntriesByType('resource').map(e => e.name);
+    lines.push([page, width, root.scrollWidth, requests.length].join(' '));
     if (--left == 0) document.getElementById('out').textContent = 'measured\\n' + lines.join('\\n');
   };
   document.body.append(frame);
@@ -209,10 +209,10 @@ fn pages_fit_and_request_nothing() {
     let mut count = 0;
     for line in lines {
         let cells: Vec<&str> = line.split(' ').collect();
-        let [_, width, scroll, asked] = cells[..] else {
+        let [_, width, scroll, requests] = cells[..] else {
             panic!("{line}")
         };
-        assert_eq!((width, asked), (scroll, "0"), "{line}");
+        assert_eq!((width, requests), (scroll, "0"), "{line}");
         count += 1;
     }
     assert_eq!(count, pages.len() * 2);

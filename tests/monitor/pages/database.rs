@@ -2,7 +2,7 @@
 
 use super::made;
 use exitmark_lab::is_installed;
-use exitmark_monitor::report::{self, Key, Span, Statistics};
+use exitmark_monitor::report::{self, Span, Statistics, SumKey};
 use exitmark_monitor::row::Dimension;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User, chown};
@@ -171,7 +171,7 @@ fn ports(statistics: &Statistics) -> Vec<String> {
 fn version_six(statistics: &Statistics) -> Vec<String> {
     let shares = statistics.exits().into_iter().map(|exit| {
         let sums = statistics.sum(Some(exit), Span::Everything);
-        let (six, all) = sums.share(Dimension::IpVersion, &Key::ip_version(6));
+        let (six, all) = sums.share(Dimension::IpVersion, &SumKey::ip_version(6));
         let tenths = (u128::from(six) * 2000 + u128::from(all)) / (2 * u128::from(all));
         format!("{exit}|{}.{}", tenths / 10, tenths % 10)
     });

@@ -1,6 +1,6 @@
 //! Properties of published rows, for any counts.
 
-use super::{CROSS, cell, counts, origin, period, plain, rows, told};
+use super::{CROSS, cell, counts, origin, period, plain, rows, text};
 use exitmark_monitor::cell::Counts;
 use exitmark_monitor::ledger::{Ledger, Spilled};
 use exitmark_monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
@@ -165,8 +165,8 @@ proptest! {
                 let keys: Vec<_> = columns(row).into_keys().collect();
                 let expected: BTreeSet<_> = names(dimension).iter().copied().collect();
                 prop_assert_eq!(keys.into_iter().collect::<BTreeSet<_>>(), expected);
-                prop_assert_eq!(row.counts, exact(&packets, &columns(row)), "{}", told(row));
-                prop_assert!(row.counts.flows >= threshold, "{}", told(row));
+                prop_assert_eq!(row.counts, exact(&packets, &columns(row)), "{}", text(row));
+                prop_assert!(row.counts.flows >= threshold, "{}", text(row));
             }
             prop_assert_eq!(sum(of.iter().copied()), total);
             // The largest rows that may be shown, in order.
@@ -196,7 +196,7 @@ proptest! {
                 None => !named.contains(&class(port)),
             };
             let rest = less(row.counts, sum(ports.iter().filter(is_within).copied()));
-            prop_assert!(is_hidden(rest), "{} leaves {rest:?}", told(row));
+            prop_assert!(is_hidden(rest), "{} leaves {rest:?}", text(row));
         }
     }
 
@@ -269,7 +269,7 @@ proptest! {
         }
         for (inner, row, rest) in rests {
             let is_hidden = rest == Counts::default() || rest.flows >= threshold;
-            prop_assert!(is_hidden, "{inner:?} leaves {rest:?} of {}", told(&published[row]));
+            prop_assert!(is_hidden, "{inner:?} leaves {rest:?} of {}", text(&published[row]));
         }
     }
 
@@ -294,9 +294,9 @@ proptest! {
         let published = publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
         for row in published.iter().filter(|row| !row.other) {
             let is_enough = self::exact(&packets, &columns(row)).flows >= threshold;
-            prop_assert!(is_enough || published.len() == 1, "{}", told(row));
-            prop_assert!(without_noise.contains(&of(row)), "{}", told(row));
-            prop_assert!(row.counts.flows >= threshold || published.len() == 1, "{}", told(row));
+            prop_assert!(is_enough || published.len() == 1, "{}", text(row));
+            prop_assert!(without_noise.contains(&of(row)), "{}", text(row));
+            prop_assert!(row.counts.flows >= threshold || published.len() == 1, "{}", text(row));
         }
     }
 

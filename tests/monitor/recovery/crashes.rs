@@ -17,17 +17,17 @@ fn broken_at(
     step: usize,
     happen: impl Fn() -> io::Result<()> + Send + 'static,
 ) -> (Disk, Arc<Mutex<Vec<Step>>>) {
-    let (done, seen) = (AtomicUsize::new(0), Arc::new(Mutex::new(Vec::new())));
-    let told = seen.clone();
-    let disk = Disk::asking(move |what, _| {
-        told.lock().unwrap().push(what);
+    let (done, recorded) = (AtomicUsize::new(0), Arc::new(Mutex::new(Vec::new())));
+    let recorder = recorded.clone();
+    let disk = Disk::with_hook(move |what, _| {
+        recorder.lock().unwrap().push(what);
         if done.fetch_add(1, Ordering::Relaxed) == step {
             happen()
         } else {
             Ok(())
         }
     });
-    (disk, seen)
+    (disk, recorded)
 }
 
 /// Interrupts `life` before each of its steps in turn, and checks what a restart makes of the
@@ -37,10 +37,10 @@ fn crash_everywhere(life: Life, check: impl Fn(&Place, usize)) -> BTreeSet<Step>
     for step in 0.. {
         let place = Place::new();
         // Without printing a panic message for each step.
-        let (disk, seen) = broken_at(step, || std::panic::resume_unwind(Box::new("crash")));
+        let (disk, recorded) = broken_at(step, || std::panic::resume_unwind(Box::new("crash")));
         let crashed = catch_unwind(AssertUnwindSafe(|| life(&place, disk)));
         check(&place, step);
-        steps.extend(seen.lock().unwrap().iter().copied());
+        steps.extend(recorded.lock().unwrap().iter().copied());
         if crashed.is_ok() {
             assert!(step > 5, "there are steps");
             return steps;
@@ -136,7 +136,7 @@ fn a_crash_after_a_name_was_taken_publishes_once() {
 fn a_step_that_fails_once_neither_loses_nor_doubles() {
     for step in 0.. {
         let place = Place::new();
-        let (disk, seen) = broken_at(step, || Err(io::Error::other("made to fail")));
+        let (disk, recorded) = broken_at(step, || Err(io::Error::other("made to fail")));
         let (mut periods, ..) = place.try_open(disk, at(0)).unwrap();
         let mut notices = periods.save(&ledger(5), at(60));
         notices.extend(periods.close(ledger(6), at(DAY)));
@@ -144,12 +144,12 @@ fn a_step_that_fails_once_neither_loses_nor_doubles() {
         if periods.is_retry_due(late) {
             notices.extend(periods.retry(late));
         }
-        let steps = seen.lock().unwrap().len();
+        let steps = recorded.lock().unwrap().len();
         let published = (place.all_flows(), place.published().len());
         assert_eq!(published, (6, 1), "step {step}");
         assert_eq!(periods.status().waiting, 0);
-        let was_told = notices.iter().any(Notice::is_trouble);
-        assert_eq!(was_told, step < steps, "step {step}: {notices:?}");
+        let was_reported = notices.iter().any(Notice::is_trouble);
+        assert_eq!(was_reported, step < steps, "step {step}: {notices:?}");
         drop(periods);
         // The file that could not be removed is recognised as published.
         place.open(at(DAY + 120));

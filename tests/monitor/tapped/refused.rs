@@ -1,6 +1,6 @@
 //! Which NICs the tap refuses, with which messages, and how it leaves them.
 
-use super::{PATIENCE, Rig, settings};
+use super::{Rig, TIMEOUT, settings};
 use crate::says;
 use exitmark_lab::{contained, needs_root, wait_until};
 use exitmark_monitor::tap::{Tap, TapSettings};
@@ -39,8 +39,11 @@ fn a_nic_with_an_address_is_refused() {
     let ipv6 = |value| rig.monitor.sysctl(key, value).unwrap();
     ipv6("0");
     rig.monitor.ip("addr add fe80::77/64 dev tap0").unwrap();
-    let words = refusal(&rig, settings());
-    assert!(words.starts_with("tap0 has the address fe80::"), "{words}");
+    let message = refusal(&rig, settings());
+    assert!(
+        message.starts_with("tap0 has the address fe80::"),
+        "{message}"
+    );
     rig.monitor.ip("addr flush dev tap0").unwrap();
     assert_eq!(
         refusal(&rig, settings()),
@@ -59,9 +62,9 @@ fn detects_a_later_address() {
     let look = || rig.monitor.run(|| exitmark_monitor::tap::look("tap0"));
     look().unwrap();
     rig.monitor.ip("addr add 192.0.2.77/24 dev tap0").unwrap();
-    let words = look().unwrap_err().to_string();
+    let message = look().unwrap_err().to_string();
     let expected = "tap0 has the address 192.0.2.77";
-    assert!(words.starts_with(expected), "{words}");
+    assert!(message.starts_with(expected), "{message}");
     tap.close().unwrap();
 }
 
@@ -85,15 +88,15 @@ fn refuses_a_nic_that_another_interface_sends_through() {
     rig.close(tap);
     assert_eq!(refused(settings()), expected);
     ip("link set tap0 nomaster");
-    let words = refused(named("br0"));
-    assert!(words.starts_with("br0 is a bridge"), "{words}");
+    let message = refused(named("br0"));
+    assert!(message.starts_with("br0 is a bridge"), "{message}");
     ip("link add link tap0 name mv0 type macvlan");
     look().unwrap();
     ip("link set mv0 up");
-    let words = refused(settings());
+    let message = refused(settings());
     let mend = "tap0 has the macvlan mv0 on top of it";
-    assert!(words.starts_with(mend), "{words}");
-    assert_eq!(look().unwrap_err().to_string(), words);
+    assert!(message.starts_with(mend), "{message}");
+    assert_eq!(look().unwrap_err().to_string(), message);
     ip("link del mv0");
     look().unwrap();
 }
@@ -111,8 +114,8 @@ fn resolves_alternative_names_of_a_nic() {
     for name in names {
         rig.monitor.sysctl(ipv6, "0").unwrap();
         rig.monitor.ip("addr flush dev tap0").unwrap();
-        let words = refusal(&rig, named(name));
-        assert!(words.starts_with("IPv6 is enabled on tap0"), "{words}");
+        let message = refusal(&rig, named(name));
+        assert!(message.starts_with("IPv6 is enabled on tap0"), "{message}");
         rig.monitor.sysctl(ipv6, "1").unwrap();
         let tap = rig.open_with(named(name)).unwrap();
         assert_eq!(tap.interface(), "tap0");
@@ -132,9 +135,9 @@ fn a_nic_that_is_down_or_missing_is_refused() {
     // A dot in a name is escaped in sysctl keys.
     rig.monitor.ip("link set tap0 name tap.0 up").unwrap();
     rig.monitor.ip("addr add 192.0.2.77/24 dev tap.0").unwrap();
-    let words = rig.open_with(named("tap.0")).err().unwrap().to_string();
+    let message = rig.open_with(named("tap.0")).err().unwrap().to_string();
     let mend = "`sysctl -w net.ipv6.conf.tap/0.disable_ipv6=1`";
-    assert!(words.ends_with(mend), "{words}");
+    assert!(message.ends_with(mend), "{message}");
 }
 
 #[test]
@@ -164,9 +167,9 @@ fn refuses_invalid_settings() {
     needs_root!();
     let rig = Rig::new(1, 1500);
     for ring in [0, 32, 100, 16_384] {
-        let words = refusal(&rig, TapSettings { ring, ..settings() });
+        let message = refusal(&rig, TapSettings { ring, ..settings() });
         let expected = "packets is not possible: give a power of two, 64 to 8192";
-        assert_eq!(words, format!("a ring of {ring} {expected}"));
+        assert_eq!(message, format!("a ring of {ring} {expected}"));
     }
     let of = |clearnet| TapSettings {
         clearnet,
@@ -201,7 +204,7 @@ fn closing_restores_the_nic() {
     says(&rig.link(), " promiscuity 1 ");
 }
 
-/// Runs in the other process; does nothing unless asked to.
+/// Runs in the other process; does nothing unless requested.
 #[test]
 fn holds_a_tap() {
     if std::env::var_os(HOLDER).is_none() {
@@ -210,7 +213,7 @@ fn holds_a_tap() {
     let mut tap = Tap::open(&settings()).unwrap();
     println!("\nit listens");
     loop {
-        tap.receive(PATIENCE, |_| ()).unwrap();
+        tap.receive(TIMEOUT, |_| ()).unwrap();
     }
 }
 
@@ -228,7 +231,7 @@ fn a_killed_monitor_leaves_no_program() {
     let is_attached = || rig.link().contains("prog/xdp");
     assert!(is_attached());
     holder.signal(Signal::SIGKILL).unwrap();
-    holder.wait(PATIENCE).unwrap();
+    holder.wait(TIMEOUT).unwrap();
     wait_until("no program", || !is_attached(), || rig.link());
     // The socket is gone, too: the queue can be bound again.
     rig.open().unwrap();

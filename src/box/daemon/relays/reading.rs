@@ -2,7 +2,7 @@
 
 use super::super::DaemonError;
 use crate::settings::RelaySettings;
-use exitmark_relays::{Confinement, Watch};
+use exitmark_relays::{Confinement, FileWatcher};
 use nix::unistd::{Uid, User};
 use std::io;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub(super) fn watched(settings: &RelaySettings) -> Vec<PathBuf> {
 }
 
 /// Resets a new watch: only later changes count.
-pub(super) fn watch(made: io::Result<Watch>) -> Result<Watch, DaemonError> {
+pub(super) fn watch(made: io::Result<FileWatcher>) -> Result<FileWatcher, DaemonError> {
     let mut watch = made.map_err(|error| DaemonError::System("watch the relay files", error))?;
     watch.has_changed();
     Ok(watch)

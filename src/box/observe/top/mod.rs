@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// The longest delay from a report's arrival to the screen; keys take effect at once.
 const LOOK: Duration = Duration::from_millis(100);
 
-type Asked = (Result<Report, String>, Instant);
+type TimedReport = (Result<Report, String>, Instant);
 
 /// Shows the answers of `ask`, called every `interval`, until the user quits. A failed request is
 /// repeated. The terminal is restored at the end, also after a panic.
@@ -34,7 +34,7 @@ pub fn watch(
             "this is not a terminal; `exitmark status` prints the same once, with --json for programs",
         ));
     }
-    let answers = asking(interval, ask)?;
+    let answers = poll_reports(interval, ask)?;
     let terminal = try_init();
     let ended = terminal.and_then(|terminal| show(terminal, &answers));
     restore();
@@ -43,13 +43,13 @@ pub fn watch(
 
 /// Starts a thread that calls `ask`, because an answer may take long while keys are handled. It
 /// ends when the receiver is dropped.
-fn asking(
+fn poll_reports(
     interval: Duration,
     mut ask: impl FnMut() -> Result<Report, String> + Send + 'static,
-) -> io::Result<Receiver<Asked>> {
+) -> io::Result<Receiver<TimedReport>> {
     let (sender, answers) = bounded(1);
     thread::Builder::new()
-        .name("exitmark-asking".to_owned())
+        .name("exitmark-poll".to_owned())
         .spawn(move || {
             while sender.send((ask(), Instant::now())).is_ok() {
                 thread::sleep(interval);
@@ -58,7 +58,7 @@ fn asking(
     Ok(answers)
 }
 
-fn show(mut terminal: DefaultTerminal, answers: &Receiver<Asked>) -> io::Result<()> {
+fn show(mut terminal: DefaultTerminal, answers: &Receiver<TimedReport>) -> io::Result<()> {
     let begun = Instant::now();
     let mut top = Top::default();
     loop {

@@ -98,7 +98,7 @@ pub(crate) fn table(sources: &Sources) -> String {
             goal.verdict().to_owned(),
         ]
     });
-    table::words(&["what", "goal", "figures", "measured", "verdict"], rows)
+    table::text_table(&["what", "goal", "figures", "measured", "verdict"], rows)
 }
 
 /// Every goal, in the order of the table.

@@ -27,16 +27,6 @@ const FORWARDERS: [(&str, &str, RGBColor); 13] = [
         RGBColor(0x6a, 0x3d, 0x9a),
     ),
     (
-        "exitmark-xdp-capture",
-        "exitmark, `xdp`, while a capture runs",
-        RGBColor(0x33, 0x66, 0xff),
-    ),
-    (
-        "exitmark-af_xdp-capture",
-        "exitmark, `af_xdp`, while a capture runs",
-        RGBColor(0xff, 0x99, 0x66),
-    ),
-    (
         NFTABLES,
         "kernel forwarding: nftables set, fwmark routing",
         RGBColor(0x00, 0x00, 0x00),
@@ -71,6 +61,16 @@ const FORWARDERS: [(&str, &str, RGBColor); 13] = [
         "DPDK testpmd over AF_PACKET, without a rule",
         RGBColor(0x80, 0x80, 0x00),
     ),
+    (
+        "exitmark-xdp-capture",
+        "exitmark, `xdp`, while a capture runs",
+        RGBColor(0x33, 0x66, 0xff),
+    ),
+    (
+        "exitmark-af_xdp-capture",
+        "exitmark, `af_xdp`, while a capture runs",
+        RGBColor(0xff, 0x99, 0x66),
+    ),
 ];
 
 /// The position of a forwarder in every table and legend; unknown ones come last.
@@ -82,9 +82,12 @@ pub(crate) fn place(forwarder: &str) -> usize {
 }
 
 /// The description of a forwarder.
-pub(crate) fn words(forwarder: &str) -> String {
+pub(crate) fn description(forwarder: &str) -> String {
     let known = FORWARDERS.get(place(forwarder));
-    known.map_or_else(|| forwarder.to_owned(), |(_, words, _)| (*words).to_owned())
+    known.map_or_else(
+        || forwarder.to_owned(),
+        |(_, description, _)| (*description).to_owned(),
+    )
 }
 
 pub(crate) fn color(forwarder: &str) -> RGBColor {
@@ -94,7 +97,9 @@ pub(crate) fn color(forwarder: &str) -> RGBColor {
 
 /// All known forwarders with their descriptions.
 pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-    FORWARDERS.iter().map(|&(name, words, _)| (name, words))
+    FORWARDERS
+        .iter()
+        .map(|&(name, description, _)| (name, description))
 }
 
 /// Sorts rows by forwarder; the sort is stable.

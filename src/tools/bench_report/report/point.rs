@@ -58,7 +58,7 @@ impl Point {
         }
     }
 
-    pub(crate) fn words(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         let queues = match self.queues {
             1 => "1 queue".to_owned(),
             many => format!("{many} queues"),

@@ -38,8 +38,8 @@ pub(crate) fn publish(report: &Report, project: &Path) -> Result<(), String> {
 
 /// Fails unless all results are of one clean commit.
 fn one_commit(commits: &[Option<String>]) -> Result<(), String> {
-    let told = |commit: &Option<String>| commit.clone().unwrap_or_else(|| "none".to_owned());
-    let all: BTreeSet<_> = commits.iter().map(told).collect();
+    let shown = |commit: &Option<String>| commit.clone().unwrap_or_else(|| "none".to_owned());
+    let all: BTreeSet<_> = commits.iter().map(shown).collect();
     let is_whole = |commit: &&String| *commit != "none" && !commit.ends_with("-dirty");
     if all.len() == 1 && all.first().filter(is_whole).is_some() {
         return Ok(());

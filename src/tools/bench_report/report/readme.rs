@@ -79,7 +79,7 @@ fn rates(sources: &Sources) -> Option<String> {
         let sizes = [&small, &large].map(|point| point.row(rates, forwarder));
         sizes.iter().any(Option::is_some).then(|| {
             vec![
-                names::words(forwarder),
+                names::description(forwarder),
                 cell(sizes[0], small.row(rates, NFTABLES)),
                 cell(sizes[1], large.row(rates, NFTABLES)),
                 lost(sizes.into_iter().flatten()),
@@ -110,14 +110,14 @@ fn lost<'r>(rows: impl Iterator<Item = &'r Rate>) -> String {
 }
 
 fn tcp(sources: &Sources) -> Option<String> {
-    let figure = |forwarder: &str, direction: &str, told: fn(&Tcp) -> Option<String>| {
+    let figure = |forwarder: &str, direction: &str, format_figure: fn(&Tcp) -> Option<String>| {
         let mut rows = sources.tcp.iter();
         let is_it = |row: &&Tcp| {
             // Connections are measured with more than one stream.
             (row.forwarder == forwarder && row.direction == direction)
                 && (row.streams == 1 || direction == "connect")
         };
-        let figure = rows.find(is_it).and_then(told);
+        let figure = rows.find(is_it).and_then(format_figure);
         figure.unwrap_or_else(|| "-".to_owned())
     };
     let rows: Vec<_> = TCP

@@ -4,12 +4,12 @@ pub(crate) use exitmark_service::grouped as count;
 use std::fmt::Write;
 
 /// The headings of text columns; all others but the first are numbers.
-const WORDS: [&str; 3] = ["family", "direction", "set"];
+const TEXT_COLUMNS: [&str; 3] = ["family", "direction", "set"];
 
 /// A table of numbers.
 pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let rule = |(column, heading): (usize, &&str)| {
-        if column == 0 || WORDS.contains(heading) {
+        if column == 0 || TEXT_COLUMNS.contains(heading) {
             "---"
         } else {
             "---:"
@@ -20,7 +20,7 @@ pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
 }
 
 /// A table of text.
-pub(crate) fn words(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn text_table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     lines(headings, vec!["---"; headings.len()], rows)
 }
 

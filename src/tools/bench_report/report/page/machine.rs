@@ -1,14 +1,14 @@
 //! The machine, and when each bench ran on it.
 
 use super::super::sources::{Machine, Sources};
-use super::super::table::words;
+use super::super::table::text_table;
 
 /// The fraction of all cores' time, used by other processes, above which rates are low and uneven.
 const QUIET: f64 = 0.05;
 
 pub(super) fn section(sources: &Sources) -> Option<String> {
     let (_, machine) = sources.machines.first()?;
-    let mut text = words(&["what", "which"], facts(machine));
+    let mut text = text_table(&["what", "which"], facts(machine));
     text.push('\n');
     let runs = sources.machines.iter().map(|(bench, machine)| {
         vec![
@@ -18,7 +18,10 @@ pub(super) fn section(sources: &Sources) -> Option<String> {
             format!("{:.0} %", machine.busy * 100.0),
         ]
     });
-    text.push_str(&words(&["bench", "date", "source", "used by others"], runs));
+    text.push_str(&text_table(
+        &["bench", "date", "source", "used by others"],
+        runs,
+    ));
     if sources.machines.iter().any(|(_, one)| one.busy > QUIET) {
         text.push_str(
             "\nOther processes used this machine meanwhile: compare only results of one bench.\n",

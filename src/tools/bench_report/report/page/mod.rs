@@ -104,12 +104,12 @@ fn unmeasured(sources: &Sources) -> String {
         let reason = one.reason.chars().take(LONGEST_REASON).collect();
         vec![one.bench.clone(), one.forwarder.clone(), reason]
     });
-    table::words(&["bench", "forwarder", "why"], rows)
+    table::text_table(&["bench", "forwarder", "why"], rows)
 }
 
 fn forwarders() -> String {
     let rows = names::all().map(|(name, words)| vec![format!("`{name}`"), words.to_owned()]);
-    table::words(&["name", "what it is"], rows)
+    table::text_table(&["name", "what it is"], rows)
 }
 
 fn decision(sources: &Sources) -> Option<String> {

@@ -14,7 +14,11 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
         "Packet rate of every forwarder, 64 B and 1514 B frames",
     );
     for point in Point::all(rates) {
-        text.push_str(&format!("### {}\n\n{}\n", point.words(), at(&point, rates)));
+        text.push_str(&format!(
+            "### {}\n\n{}\n",
+            point.description(),
+            at(&point, rates)
+        ));
         text.push_str(page.shared_cores(u64::from(point.queues)));
     }
     (!rates.is_empty()).then_some(text)

@@ -1,9 +1,9 @@
 //! The part of `src/nic` that the settings need.
 
-#[path = "way/next_hop.rs"]
-mod next_hop;
+#[path = "next_hop/configured.rs"]
+mod configured;
 
-pub use next_hop::{NextHop, NextHopError};
+pub use configured::{NextHop, NextHopError};
 
 /// As in `src/nic/own.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]

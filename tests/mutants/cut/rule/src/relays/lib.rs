@@ -8,14 +8,14 @@ use std::path::PathBuf;
 /// As in `src/relays/load.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
-    pub files: Vec<Source>,
+    pub files: Vec<DocumentFiles>,
     pub extra: Vec<exitmark_policy::Endpoint>,
     pub trust: Trust,
 }
 
 /// As in `src/relays/load.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct DocumentFiles {
     pub consensus: PathBuf,
     pub certificates: PathBuf,
 }
@@ -27,7 +27,7 @@ pub enum Trust {
     Anybody,
 }
 
-impl Source {
+impl DocumentFiles {
     pub fn beside(consensus: PathBuf) -> Self {
         let certificates = consensus.with_file_name("cached-certs");
         Self {

@@ -1,8 +1,8 @@
 //! Reads a capture back: every frame has its comment and its headers, but no foreign address.
 
 use crate::rig::{Ground, NOON, PLAIN, beginning, ground};
+use exitmark_box::audit::{Moment, Sampler};
 use exitmark_box::observe::CaptureRequest;
-use exitmark_box::witness::{Moment, Witness};
 use exitmark_datapath::{Role, Sample};
 use exitmark_lab::cases::{HOST4, HOST6, RELAY4, RELAY6, WEB4, WEB6};
 use exitmark_lab::frames::{FROM, TO, tcp, udp};
@@ -73,7 +73,7 @@ struct File {
     bytes: Vec<u8>,
     interfaces: Vec<String>,
     packets: Vec<EnhancedPacketBlock<'static>>,
-    last_words: String,
+    final_comment: String,
     dropped: u64,
 }
 
@@ -87,7 +87,7 @@ fn read(bytes: Vec<u8>) -> File {
         bytes: bytes.clone(),
         interfaces: Vec::new(),
         packets: Vec::new(),
-        last_words: String::new(),
+        final_comment: String::new(),
         dropped: u64::MAX,
     };
     while let Some(block) = reader.next_block() {
@@ -104,14 +104,17 @@ fn read(bytes: Vec<u8>) -> File {
                 }
             }
             Block::EnhancedPacket(packet) => {
-                assert!(file.last_words.is_empty(), "the last words are the last");
+                assert!(
+                    file.final_comment.is_empty(),
+                    "the final comment is the last block"
+                );
                 file.packets.push(packet);
             }
             Block::InterfaceStatistics(statistics) => {
                 for option in statistics.options {
                     match option {
                         InterfaceStatisticsOption::Comment(text) => {
-                            file.last_words = text.into_owned();
+                            file.final_comment = text.into_owned();
                         }
                         InterfaceStatisticsOption::IsbOsDrop(number) => file.dropped = number,
                         _ => {}
@@ -148,27 +151,27 @@ fn holds(bytes: &[u8], address: &str) -> bool {
         .any(|needle| bytes.windows(needle.len()).any(|window| window == needle))
 }
 
-fn witness(ground: &Ground) -> Witness {
+fn sampler(ground: &Ground) -> Sampler {
     let links = Arc::new(ground.links());
     // The engines have learnt it from earlier frames.
     links.remember_hosts(Some(FROM.into()));
-    Witness::new(links, Arc::clone(&ground.snapshot), 4096)
+    Sampler::new(links, Arc::clone(&ground.snapshot), 4096)
 }
 
 /// The file of a capture of these samples.
 fn capture(ground: &Ground, request: CaptureRequest, samples: &[Sample]) -> File {
-    let mut witness = witness(ground);
-    let pieces = witness.capture(request, MOMENT, true).unwrap();
-    witness.look(NOON);
+    let mut sampler = sampler(ground);
+    let pieces = sampler.capture(request, MOMENT, true).unwrap();
+    sampler.look(NOON);
     for sample in samples {
         // The kernel's samples have real times; the test uses its own.
         let arrived = NOON + Duration::from_millis(3);
-        witness.see(&Sample { arrived, ..*sample });
+        sampler.add(&Sample { arrived, ..*sample });
     }
-    assert_eq!(witness.audit().checked, samples.len() as u64);
-    let faults = witness.audit().mismatches;
+    assert_eq!(sampler.audit().checked, samples.len() as u64);
+    let faults = sampler.audit().mismatches;
     assert!(faults.iter().all(|count| count.frames == 0), "{faults:?}");
-    witness.end();
+    sampler.end();
     read(pieces.iter().flatten().collect())
 }
 
@@ -214,7 +217,7 @@ fn captures_headers_and_comment_but_no_foreign_address() {
         let payload: Vec<u8> = (30..60).collect();
         assert!(!file.bytes.windows(30).any(|window| window == payload));
         let words = "15 frames, one in 1; 0 more are left out";
-        assert!(file.last_words.contains(words), "{}", file.last_words);
+        assert!(file.final_comment.contains(words), "{}", file.final_comment);
         assert_eq!(file.dropped, 0);
     });
 }
@@ -341,61 +344,66 @@ fn one() -> (Ground, Sample) {
 fn ends_with_its_frames_its_time_or_its_reader() {
     let (ground, sample) = one();
     let links = Arc::new(ground.links());
-    let mut witness = Witness::new(Arc::clone(&links), Arc::clone(&ground.snapshot), 4096);
+    let mut sampler = Sampler::new(Arc::clone(&links), Arc::clone(&ground.snapshot), 4096);
     let few = CaptureRequest {
         frames: 3,
         one_in: 2,
         ..PLAIN
     };
 
-    let pieces = witness.capture(few, MOMENT, true).unwrap();
-    assert_eq!((links.one_in(), witness.is_capturing()), (2, true));
-    let refusal = witness.capture(few, MOMENT, true).unwrap_err();
+    let pieces = sampler.capture(few, MOMENT, true).unwrap();
+    assert_eq!((links.one_in(), sampler.is_capturing()), (2, true));
+    let refusal = sampler.capture(few, MOMENT, true).unwrap_err();
     assert!(refusal.contains("one at a time"), "{refusal}");
     for _ in 0..5 {
-        witness.see(&sample);
+        sampler.add(&sample);
     }
-    witness.tick(NOON, 0);
-    assert_eq!((links.one_in(), witness.is_capturing()), (4096, false));
+    sampler.tick(NOON, 0);
+    assert_eq!((links.one_in(), sampler.is_capturing()), (4096, false));
     assert_eq!(read(pieces.iter().flatten().collect()).packets.len(), 3);
 
-    let pieces = witness.capture(few, MOMENT, true).unwrap();
-    witness.tick(NOON + Duration::from_secs(59), 0);
-    assert!(witness.is_capturing());
+    let pieces = sampler.capture(few, MOMENT, true).unwrap();
+    sampler.tick(NOON + Duration::from_secs(59), 0);
+    assert!(sampler.is_capturing());
     // Samples that the engines lost are reported as missing in the file.
-    witness.tick(NOON + Duration::from_secs(60), 17);
-    assert!(!witness.is_capturing());
+    sampler.tick(NOON + Duration::from_secs(60), 17);
+    assert!(!sampler.is_capturing());
     let file = read(pieces.iter().flatten().collect());
     assert_eq!((file.packets.len(), file.dropped), (0, 17));
 
-    drop(witness.capture(few, MOMENT, true).unwrap());
-    witness.see(&sample);
-    witness.tick(NOON, 17);
-    assert_eq!((links.one_in(), witness.is_capturing()), (4096, false));
+    drop(sampler.capture(few, MOMENT, true).unwrap());
+    sampler.add(&sample);
+    sampler.tick(NOON, 17);
+    assert_eq!((links.one_in(), sampler.is_capturing()), (4096, false));
 }
 
 #[test]
 fn reports_frames_that_a_slow_reader_missed() {
     let (ground, sample) = one();
-    let mut witness = witness(&ground);
+    let mut sampler = sampler(&ground);
     let many = CaptureRequest {
         frames: 100_000,
         ..PLAIN
     };
-    let pieces = witness.capture(many, MOMENT, true).unwrap();
+    let pieces = sampler.capture(many, MOMENT, true).unwrap();
     for _ in 0..10_000 {
-        witness.see(&sample);
+        sampler.add(&sample);
     }
-    witness.end();
+    sampler.end();
     let file = read(pieces.iter().flatten().collect());
     assert_eq!(file.packets.len() as u64 + file.dropped, 10_000);
-    assert!(file.dropped > 0 && file.last_words.contains(&format!("{} more", file.dropped)));
+    assert!(
+        file.dropped > 0
+            && file
+                .final_comment
+                .contains(&format!("{} more", file.dropped))
+    );
 }
 
 #[test]
 fn refuses_invalid_requests_and_names_what_is_accepted() {
     let (ground, _) = one();
-    let mut witness = witness(&ground);
+    let mut sampler = sampler(&ground);
     type Change = fn(&mut CaptureRequest);
     let table: [(Change, &str); 5] = [
         (|it| it.frames = 0, "frames is 0"),
@@ -407,8 +415,8 @@ fn refuses_invalid_requests_and_names_what_is_accepted() {
     for (change, name) in table {
         let mut request = PLAIN;
         change(&mut request);
-        let refusal = witness.capture(request, MOMENT, true).unwrap_err();
+        let refusal = sampler.capture(request, MOMENT, true).unwrap_err();
         assert!(refusal.contains(name), "{refusal}");
-        assert!(!witness.is_capturing());
+        assert!(!sampler.is_capturing());
     }
 }

@@ -75,9 +75,9 @@ fn captured(frame: &[u8], with_payload: bool, with_addresses: bool) -> Vec<u8> {
         with_addresses,
         ..PLAIN
     };
-    let (mut witness, pieces) = ground.capturing(links, request, true);
-    witness.see(&sample);
-    witness.end();
+    let (mut sampler, pieces) = ground.capturing(links, request, true);
+    sampler.add(&sample);
+    sampler.end();
     pieces.iter().flatten().collect()
 }
 

@@ -2,7 +2,7 @@
 //! time, and updates the metrics. It may block on a disk; the counting thread never waits for it.
 
 use super::metrics::Shared;
-use super::{now, tell};
+use super::{log_notices, now};
 use crate::cell::Counts;
 use crate::period::{Opened, Periods};
 use crate::tally::Tally;
@@ -18,7 +18,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(60);
 
 /// A batch: what was counted since the previous one.
-pub(super) struct Delivery {
+pub(super) struct TallyBatch {
     pub(super) counted: Tally,
     /// Time that the batch covers.
     pub(super) watched: Duration,
@@ -31,7 +31,7 @@ pub(super) struct Delivery {
 }
 
 /// State of the aggregation thread.
-pub(super) struct Books {
+pub(super) struct Aggregator {
     periods: Periods,
     /// Counts of the running period.
     tally: Tally,
@@ -52,7 +52,7 @@ pub(super) struct Books {
     state_failures: u64,
 }
 
-impl Books {
+impl Aggregator {
     pub(super) fn new(
         (periods, before, notices): Opened,
         mut tally: Tally,
@@ -60,7 +60,7 @@ impl Books {
         started: Instant,
         interface: &str,
     ) -> Self {
-        tell(&notices);
+        log_notices(&notices);
         let mut restored = Counts::default();
         if let Some(ledger) = &before {
             tally.restore(ledger);
@@ -83,25 +83,25 @@ impl Books {
     }
 
     /// Runs until the counting thread is gone.
-    pub(super) fn keep(mut self, deliveries: &Receiver<Delivery>, give_back: &Sender<Tally>) {
+    pub(super) fn run(mut self, batches: &Receiver<TallyBatch>, give_back: &Sender<Tally>) {
         loop {
-            let delivery = match deliveries.recv_timeout(SILENCE) {
-                Ok(delivery) => delivery,
+            let batch = match batches.recv_timeout(SILENCE) {
+                Ok(batch) => batch,
                 Err(RecvTimeoutError::Timeout) => {
                     tracing::warn!("no batch from the counting thread for {SILENCE:?}");
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let (say, is_last) = (delivery.say, delivery.is_last);
-            let emptied = self.enter(delivery);
+            let (say, is_last) = (batch.say, batch.is_last);
+            let emptied = self.add_batch(batch);
             // The counting thread may have exited.
             let _ = give_back.try_send(emptied);
             self.look_at_the_clock(is_last);
             self.look_at_the_nic();
             self.show();
             if say {
-                let _ = process::print(&format!("counters {}\n", self.words()));
+                let _ = process::print(&format!("counters {}\n", self.counters_line()));
             }
             if is_last {
                 return;
@@ -110,15 +110,15 @@ impl Books {
     }
 
     /// Adds up a batch; returns its table, emptied.
-    fn enter(&mut self, mut delivery: Delivery) -> Tally {
-        self.tally.absorb(&mut delivery.counted);
-        let lost = delivery.tap.lost().saturating_sub(self.tap.lost());
+    fn add_batch(&mut self, mut batch: TallyBatch) -> Tally {
+        self.tally.absorb(&mut batch.counted);
+        let lost = batch.tap.lost().saturating_sub(self.tap.lost());
         self.tally.note_lost(lost);
-        self.tap = delivery.tap;
-        self.watched += delivery.watched;
+        self.tap = batch.tap;
+        self.watched += batch.watched;
         self.tally.note_watched(self.watched.as_secs());
         self.watched -= Duration::from_secs(self.watched.as_secs());
-        delivery.counted
+        batch.counted
     }
 
     /// Warns if the NIC has got an address, or another interface that sends through it.
@@ -150,7 +150,7 @@ impl Books {
             let failed = !self.periods.status().is_saved;
             self.state_failures += u64::from(failed);
         }
-        tell(&notices);
+        log_notices(&notices);
     }
 
     /// Everything counted since the start of the process.
@@ -176,7 +176,7 @@ impl Books {
         });
     }
 
-    fn words(&self) -> String {
+    fn counters_line(&self) -> String {
         let [flows, bytes, packets]: [u64; 3] = self.counted().into();
         let lost = self.tap.lost();
         format!("packets={packets} bytes={bytes} flows={flows} lost={lost}")

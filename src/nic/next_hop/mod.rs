@@ -2,18 +2,18 @@
 //! A thread receives every change over netlink.
 //!
 //! The box's own network stack resolves the address (ARP, neighbour solicitation) and maintains the
-//! entry; this module sends no packets. See `pursuit` for when it requests a resolution.
+//! entry; this module sends no packets. See `resolution` for when it requests a resolution.
 
+mod configured;
 mod kernel;
-mod next_hop;
-mod pursuit;
+mod resolution;
 
 use super::NicError;
 use super::link::is_closed;
 use exitmark_policy::packet::MacAddr;
-use kernel::{News, Talk};
+use kernel::{NetlinkEvent, NetlinkSocket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pursuit::{Order, Pursuit};
+use resolution::{NeighbourRequest, Resolution};
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -21,8 +21,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use configured::{NextHop, NextHopError};
 pub(super) use kernel::mac_of;
-pub use next_hop::{NextHop, NextHopError};
 
 /// The most datagrams received at a time.
 const DATAGRAMS: usize = 64;
@@ -31,7 +31,7 @@ const FAULT_REST: Duration = Duration::from_secs(1);
 
 /// Whether steered frames can leave, and the MAC address to which they are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Way {
+pub struct NextHopState {
     /// Whether the NIC has carrier.
     pub has_carrier: bool,
     /// The next hop's MAC address, if it is known.
@@ -39,7 +39,7 @@ pub struct Way {
 }
 
 /// Monitors the next hop in a thread of its own, until dropped.
-pub struct WayWatch {
+pub struct NextHopMonitor {
     shared: Arc<Shared>,
     /// The thread ends when this is closed.
     stop: Option<PipeWriter>,
@@ -48,37 +48,37 @@ pub struct WayWatch {
 
 #[derive(Default)]
 struct Shared {
-    way: Mutex<Way>,
-    /// The last state for which `tell` has returned; a moment behind `way`.
-    told: Mutex<Way>,
+    state: Mutex<NextHopState>,
+    /// The last state for which `notify` has returned; a moment behind `state`.
+    notified: Mutex<NextHopState>,
     changed: Condvar,
 }
 
-impl WayWatch {
+impl NextHopMonitor {
     /// Starts in the calling thread's network namespace, with its capabilities. A next hop that is
-    /// an IP address needs CAP_NET_ADMIN as long as it is monitored. Calls `tell` in the new thread
-    /// with the first state and after each change.
+    /// an IP address needs CAP_NET_ADMIN as long as it is monitored. Calls `notify` in the new
+    /// thread with the first state and after each change.
     ///
     /// # Errors
     /// The NIC does not exist, or CAP_NET_ADMIN is missing.
     pub fn start(
         ifindex: u32,
         next_hop: NextHop,
-        tell: impl FnMut(Way) + Send + 'static,
+        notify: impl FnMut(NextHopState) + Send + 'static,
     ) -> Result<Self, NicError> {
-        let mut watch = Watch::begin(ifindex, next_hop)?;
+        let mut monitor = MonitorThread::begin(ifindex, next_hop)?;
         let shared = Arc::new(Shared::default());
         let (stopping, stop) = io::pipe().map_err(NicError::Netlink)?;
-        let told = Arc::clone(&shared);
-        let mut tell = tell;
-        let builder = thread::Builder::new().name("exitmark-way".to_owned());
+        let for_thread = Arc::clone(&shared);
+        let mut notify = notify;
+        let builder = thread::Builder::new().name("exitmark-hop".to_owned());
         let thread = builder.spawn(move || {
-            watch.follow(&stopping, |way| {
-                *shared_way(&told.way) = way;
-                tell(way);
-                // `first` must not return a state before `tell` has returned for it.
-                *shared_way(&told.told) = way;
-                told.changed.notify_all();
+            monitor.follow(&stopping, |state| {
+                *lock(&for_thread.state) = state;
+                notify(state);
+                // `first` must not return a state before `notify` has returned for it.
+                *lock(&for_thread.notified) = state;
+                for_thread.changed.notify_all();
             });
         });
         Ok(Self {
@@ -88,27 +88,27 @@ impl WayWatch {
         })
     }
 
-    /// The current state, which may be newer than the last one passed to `tell`.
-    pub fn now(&self) -> Way {
-        *shared_way(&self.shared.way)
+    /// The current state, which may be newer than the last one passed to `notify`.
+    pub fn now(&self) -> NextHopState {
+        *lock(&self.shared.state)
     }
 
-    /// Waits until `tell` was called with a state in which frames can leave, and returns that
-    /// state; after the timeout `patience`, returns the last state passed to `tell`.
-    pub fn first(&self, patience: Duration) -> Way {
-        let way = shared_way(&self.shared.told);
-        let is_closed = |way: &mut Way| !way.has_carrier || way.next_hop.is_none();
+    /// Waits until `notify` was called with a state in which frames can leave, and returns that
+    /// state; after `timeout`, returns the last state passed to `notify`.
+    pub fn first(&self, timeout: Duration) -> NextHopState {
+        let state = lock(&self.shared.notified);
+        let is_closed = |state: &mut NextHopState| !state.has_carrier || state.next_hop.is_none();
         let changed = &self.shared.changed;
-        let waited = changed.wait_timeout_while(way, patience, is_closed);
+        let waited = changed.wait_timeout_while(state, timeout, is_closed);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
-fn shared_way(way: &Mutex<Way>) -> MutexGuard<'_, Way> {
-    way.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(state: &Mutex<NextHopState>) -> MutexGuard<'_, NextHopState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Drop for WayWatch {
+impl Drop for NextHopMonitor {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
@@ -118,17 +118,17 @@ impl Drop for WayWatch {
 }
 
 /// The source of the MAC address.
-enum Source {
-    Given(MacAddr),
-    Sought(Pursuit),
+enum MacSource {
+    Configured(MacAddr),
+    Resolved(Resolution),
 }
 
 /// The state of the monitoring thread.
-struct Watch {
-    talk: Talk,
+struct MonitorThread {
+    netlink: NetlinkSocket,
     ifindex: u32,
     address: Option<IpAddr>,
-    source: Source,
+    source: MacSource,
     is_there: bool,
     has_carrier: bool,
     own: Option<MacAddr>,
@@ -138,16 +138,17 @@ struct Watch {
     has_complained: bool,
 }
 
-impl Watch {
+impl MonitorThread {
     fn begin(ifindex: u32, next_hop: NextHop) -> Result<Self, NicError> {
         let (address, source) = match next_hop {
-            NextHop::Mac(mac) => (None, Source::Given(mac)),
-            NextHop::Address(address) => {
-                (Some(address), Source::Sought(Pursuit::new(Instant::now())))
-            }
+            NextHop::Mac(mac) => (None, MacSource::Configured(mac)),
+            NextHop::Address(address) => (
+                Some(address),
+                MacSource::Resolved(Resolution::new(Instant::now())),
+            ),
         };
-        let mut watch = Self {
-            talk: Talk::open(ifindex, address).map_err(NicError::Netlink)?,
+        let mut monitor = Self {
+            netlink: NetlinkSocket::open(ifindex, address).map_err(NicError::Netlink)?,
             ifindex,
             address,
             source,
@@ -157,28 +158,30 @@ impl Watch {
             has_missed: false,
             has_complained: false,
         };
-        watch.look_at_link().map_err(NicError::Netlink)?;
-        if !watch.is_there {
+        monitor.look_at_link().map_err(NicError::Netlink)?;
+        if !monitor.is_there {
             return Err(NicError::Missing(format!("number {ifindex}")));
         }
         if address.is_some() {
-            let answer = watch.ask(Talk::try_right).map_err(NicError::Netlink)?;
+            let answer = monitor
+                .ask(NetlinkSocket::try_right)
+                .map_err(NicError::Netlink)?;
             if matches!(answer, libc::EPERM | libc::EACCES) {
-                return Err(NicError::Resolve(watch.name()));
+                return Err(NicError::Resolve(monitor.name()));
             }
         }
-        Ok(watch)
+        Ok(monitor)
     }
 
     /// Runs until `stopping` is closed.
-    fn follow(&mut self, stopping: &PipeReader, mut tell: impl FnMut(Way)) {
-        let mut told = None;
+    fn follow(&mut self, stopping: &PipeReader, mut notify: impl FnMut(NextHopState)) {
+        let mut notified = None;
         loop {
             let step = self.carry_out().and_then(|()| {
-                let way = self.way();
-                if told != Some(way) {
-                    told = Some(way);
-                    tell(way);
+                let state = self.state();
+                if notified != Some(state) {
+                    notified = Some(state);
+                    notify(state);
                 }
                 self.complain();
                 self.listen(stopping)
@@ -191,18 +194,18 @@ impl Watch {
                     if is_closed(stopping, FAULT_REST) {
                         return;
                     }
-                    self.take(News::Missed);
+                    self.take(NetlinkEvent::Missed);
                 }
             }
         }
     }
 
-    fn way(&self) -> Way {
+    fn state(&self) -> NextHopState {
         let mac = match &self.source {
-            Source::Given(mac) => Some(*mac),
-            Source::Sought(pursuit) => pursuit.mac(),
+            MacSource::Configured(mac) => Some(*mac),
+            MacSource::Resolved(resolution) => resolution.mac(),
         };
-        Way {
+        NextHopState {
             has_carrier: self.has_carrier,
             next_hop: mac.filter(|&mac| self.is_there && Some(mac) != self.own),
         }
@@ -213,28 +216,28 @@ impl Watch {
         if std::mem::take(&mut self.has_missed) {
             self.look_at_link()?;
         }
-        while let Source::Sought(pursuit) = &mut self.source
-            && let Some(order) = pursuit.order(Instant::now())
+        while let MacSource::Resolved(resolution) = &mut self.source
+            && let Some(request) = resolution.request(Instant::now())
         {
-            match order {
-                Order::Look => {
-                    if self.ask(Talk::look_at_neighbour)? != 0 {
-                        self.take(News::Neighbour(None));
+            match request {
+                NeighbourRequest::Look => {
+                    if self.ask(NetlinkSocket::look_at_neighbour)? != 0 {
+                        self.take(NetlinkEvent::Neighbour(None));
                     }
                 }
-                Order::Confirm => {
-                    if self.ask(Talk::confirm)? != 0 {
-                        self.take(News::Neighbour(None));
+                NeighbourRequest::Confirm => {
+                    if self.ask(NetlinkSocket::confirm)? != 0 {
+                        self.take(NetlinkEvent::Neighbour(None));
                     }
                 }
-                Order::Renew => {
-                    self.ask(Talk::forget)?;
-                    let answer = self.ask(Talk::resolve)?;
-                    if let Source::Sought(pursuit) = &mut self.source {
+                NeighbourRequest::Renew => {
+                    self.ask(NetlinkSocket::forget)?;
+                    let answer = self.ask(NetlinkSocket::resolve)?;
+                    if let MacSource::Resolved(resolution) = &mut self.source {
                         match answer {
                             // Another process has made an entry meanwhile.
-                            libc::EEXIST => pursuit.look_again(),
-                            _ => pursuit.renewed(Instant::now()),
+                            libc::EEXIST => resolution.look_again(),
+                            _ => resolution.renewed(Instant::now()),
                         }
                     }
                 }
@@ -244,17 +247,22 @@ impl Watch {
     }
 
     /// Sends a request, and processes all messages up to its answer. Returns 0 or an errno.
-    fn ask(&mut self, question: impl FnOnce(&mut Talk) -> io::Result<u32>) -> io::Result<i32> {
-        let asked = question(&mut self.talk)?;
-        let mut news = Vec::new();
+    fn ask(
+        &mut self,
+        question: impl FnOnce(&mut NetlinkSocket) -> io::Result<u32>,
+    ) -> io::Result<i32> {
+        let sequence = question(&mut self.netlink)?;
+        let mut events = Vec::new();
         let mut answer = None;
         while answer.is_none() {
-            if !self.talk.hear(&mut news)? && !self.talk.wait()? {
+            if !self.netlink.receive(&mut events)? && !self.netlink.wait()? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            for one in news.drain(..) {
+            for one in events.drain(..) {
                 match one {
-                    News::Answer { question, code } if question == asked => answer = Some(code),
+                    NetlinkEvent::Answer { question, code } if question == sequence => {
+                        answer = Some(code)
+                    }
                     other => self.take(other),
                 }
             }
@@ -263,46 +271,46 @@ impl Watch {
     }
 
     fn look_at_link(&mut self) -> io::Result<()> {
-        if self.ask(Talk::look_at_link)? != 0 {
-            self.take(News::LinkGone);
+        if self.ask(NetlinkSocket::look_at_link)? != 0 {
+            self.take(NetlinkEvent::LinkGone);
         }
         Ok(())
     }
 
-    fn take(&mut self, news: News) {
-        match news {
-            News::Link { has_carrier, mac } => {
+    fn take(&mut self, event: NetlinkEvent) {
+        match event {
+            NetlinkEvent::Link { has_carrier, mac } => {
                 self.is_there = true;
                 self.has_carrier = has_carrier;
                 self.own = mac;
             }
-            News::LinkGone => {
+            NetlinkEvent::LinkGone => {
                 self.is_there = false;
                 self.has_carrier = false;
             }
-            News::Missed => self.has_missed = true,
-            News::Neighbour(_) | News::Answer { .. } => {}
+            NetlinkEvent::Missed => self.has_missed = true,
+            NetlinkEvent::Neighbour(_) | NetlinkEvent::Answer { .. } => {}
         }
-        let Source::Sought(pursuit) = &mut self.source else {
+        let MacSource::Resolved(resolution) = &mut self.source else {
             return;
         };
-        match news {
-            News::Link { .. } | News::LinkGone => {
-                pursuit.set_carrier(self.has_carrier);
+        match event {
+            NetlinkEvent::Link { .. } | NetlinkEvent::LinkGone => {
+                resolution.set_carrier(self.has_carrier);
                 if !self.is_there {
-                    pursuit.forget();
+                    resolution.forget();
                 }
             }
-            News::Neighbour(entry) => {
+            NetlinkEvent::Neighbour(entry) => {
                 let own = self.own;
                 let entry = entry.map(|mut entry| {
                     entry.mac = entry.mac.filter(|&mac| Some(mac) != own);
                     entry
                 });
-                pursuit.see(entry, Instant::now());
+                resolution.observe(entry, Instant::now());
             }
-            News::Missed => pursuit.look_again(),
-            News::Answer { .. } => {}
+            NetlinkEvent::Missed => resolution.look_again(),
+            NetlinkEvent::Answer { .. } => {}
         }
     }
 
@@ -310,8 +318,8 @@ impl Watch {
     /// the thread is to stop.
     fn listen(&mut self, stopping: &PipeReader) -> io::Result<bool> {
         let due = match &self.source {
-            Source::Given(_) => None,
-            Source::Sought(pursuit) => pursuit.due(),
+            MacSource::Configured(_) => None,
+            MacSource::Resolved(resolution) => resolution.due(),
         };
         let timeout = match due {
             None => PollTimeout::NONE,
@@ -322,7 +330,7 @@ impl Watch {
             }
         };
         let mut fds = [
-            PollFd::new(self.talk.socket(), PollFlags::POLLIN),
+            PollFd::new(self.netlink.socket(), PollFlags::POLLIN),
             PollFd::new(stopping.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut fds, timeout) {
@@ -333,22 +341,22 @@ impl Watch {
             return Ok(false);
         }
         // Read all messages before the clock decides that an answer did not arrive.
-        let mut news = Vec::new();
+        let mut events = Vec::new();
         for _ in 0..DATAGRAMS {
-            if !self.talk.hear(&mut news)? {
+            if !self.netlink.receive(&mut events)? {
                 break;
             }
         }
-        news.into_iter().for_each(|one| self.take(one));
+        events.into_iter().for_each(|one| self.take(one));
         Ok(true)
     }
 
     /// Logs once that the next hop does not answer, and once that it answers again.
     fn complain(&mut self) {
-        let Source::Sought(pursuit) = &self.source else {
+        let MacSource::Resolved(resolution) = &self.source else {
             return;
         };
-        if pursuit.is_given_up() && !self.has_complained {
+        if resolution.is_given_up() && !self.has_complained {
             self.has_complained = true;
             let nic = self.name();
             let hint = match self.address {
@@ -365,7 +373,7 @@ impl Watch {
                 "the router that steer.next_hop names does not answer on {nic}; check that \
                  it is on that network; {hint}"
             );
-        } else if pursuit.mac().is_some() && self.has_complained {
+        } else if resolution.mac().is_some() && self.has_complained {
             self.has_complained = false;
             let nic = self.name();
             tracing::info!("the router that steer.next_hop names answers on {nic}");

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(super) const LOOK: Duration = Duration::from_secs(60);
 
 /// Other relay settings to apply.
-pub(super) struct Order {
+pub(super) struct Reconfiguration {
     pub(super) number: u64,
     pub(super) settings: RelaySettings,
     pub(super) decides: bool,
@@ -36,9 +36,9 @@ impl Update {
     }
 }
 
-pub(super) struct Prompter {
-    pub(super) ordering: Sender<Order>,
-    pub(super) asked: Arc<AtomicBool>,
+pub(super) struct RelayServiceHandle {
+    pub(super) reconfigure: Sender<Reconfiguration>,
+    pub(super) load_requested: Arc<AtomicBool>,
     pub(super) wake: Arc<EventFd>,
     pub(super) numbers: Arc<Numbers>,
 }
@@ -60,21 +60,21 @@ impl Numbers {
     }
 }
 
-impl Prompter {
-    pub(super) fn prompt(&self) {
-        self.asked.store(true, Ordering::Release);
+impl RelayServiceHandle {
+    pub(super) fn load_now(&self) {
+        self.load_requested.store(true, Ordering::Release);
         let _ = self.wake.write(1);
     }
 
-    /// Orders other settings; false if the service has ended. The outcome arrives as an
+    /// Requests other settings; false if the service has ended. The outcome arrives as an
     /// [`super::Event::Reconfigured`] with this number.
-    pub(super) fn order(&self, number: u64, settings: RelaySettings, decides: bool) -> bool {
-        let order = Order {
+    pub(super) fn reconfigure(&self, number: u64, settings: RelaySettings, decides: bool) -> bool {
+        let reconfiguration = Reconfiguration {
             number,
             settings,
             decides,
         };
-        let sent = self.ordering.send(order).is_ok();
+        let sent = self.reconfigure.send(reconfiguration).is_ok();
         let _ = self.wake.write(1);
         sent
     }

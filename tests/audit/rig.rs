@@ -1,12 +1,12 @@
 //! Runs frames through an engine that samples every one.
 
 use crossbeam::channel::Receiver;
+use exitmark_box::audit::{Moment, Sampler};
 use exitmark_box::observe::CaptureRequest;
 use exitmark_box::settings::Settings;
-use exitmark_box::witness::{Moment, Witness};
 use exitmark_datapath::memory::HeapMemory;
 use exitmark_datapath::{Buffers, Forwarder, Links, Outbox, Role, SAMPLE_BYTES, Sample, Samples};
-use exitmark_lab::cases::{Table, tables};
+use exitmark_lab::cases::{CaseTable, tables};
 use exitmark_lab::kernel::KernelEngine;
 use exitmark_lab::{Netns, is_root};
 use exitmark_policy::Snapshot;
@@ -27,7 +27,7 @@ pub(crate) const PLAIN: CaptureRequest = CaptureRequest {
 
 /// The first table's site: every class, steering, mark AF11.
 pub(crate) struct Ground {
-    pub(crate) table: Table,
+    pub(crate) table: CaseTable,
     pub(crate) settings: Settings,
     pub(crate) snapshot: Arc<Snapshot>,
 }
@@ -36,7 +36,7 @@ pub(crate) fn ground() -> Ground {
     on(tables().swap_remove(0))
 }
 
-pub(crate) fn on(table: Table) -> Ground {
+pub(crate) fn on(table: CaseTable) -> Ground {
     let settings = table.settings().unwrap();
     let snapshot = Arc::new(table.snapshot(&settings));
     Ground {
@@ -53,14 +53,14 @@ impl Ground {
         links: Arc<Links>,
         request: CaptureRequest,
         knows_relays: bool,
-    ) -> (Witness, Receiver<Vec<u8>>) {
+    ) -> (Sampler, Receiver<Vec<u8>>) {
         let moment = Moment {
             monotonic: NOON,
             wall: Duration::ZERO,
         };
-        let mut witness = Witness::new(links, Arc::clone(&self.snapshot), 4096);
-        let pieces = witness.capture(request, moment, knows_relays).unwrap();
-        (witness, pieces)
+        let mut sampler = Sampler::new(links, Arc::clone(&self.snapshot), 4096);
+        let pieces = sampler.capture(request, moment, knows_relays).unwrap();
+        (sampler, pieces)
     }
 
     pub(crate) fn links(&self) -> Links {
@@ -72,17 +72,17 @@ impl Ground {
         links.sample(1);
         let samples = Arc::<Samples>::default();
         let mut forwarder = Forwarder::new(Arc::clone(&self.snapshot), Arc::clone(links))
-            .witnessed(Arc::clone(&samples));
-        let mut told = Vec::new();
+            .sampled_into(Arc::clone(&samples));
+        let mut collected = Vec::new();
         for (ingress, frame) in frames {
             let (mut memory, mut pool) = HeapMemory::new(8, 4096);
             let mut arrived = memory.load(frame, &mut pool);
             let mut outbox = Outbox::default();
             forwarder.process_batch(*ingress, &mut arrived, &mut memory, &mut outbox, NOON);
-            told.push(samples.next().unwrap());
+            collected.push(samples.next().unwrap());
         }
         assert!(samples.next().is_none() && samples.lost() == 0);
-        told
+        collected
     }
 
     /// The kernel engine's samples of these frames; `None` without root.
@@ -90,7 +90,7 @@ impl Ground {
         let (snapshot, frames) = (Arc::clone(&self.snapshot), frames.to_vec());
         let (host, incoming) = (self.settings.host_mac, self.table.incoming(&self.settings));
         is_root().then(|| {
-            Netns::new("witness").unwrap().run(move || {
+            Netns::new("audit").unwrap().run(move || {
                 let engine = KernelEngine::new(Buffers::Several, &snapshot, host, incoming);
                 let KernelEngine { kernel, links } = engine.unwrap();
                 links.sample(1);
@@ -98,9 +98,9 @@ impl Ground {
                 for (ingress, frame) in &frames {
                     kernel.run(*ingress, frame).unwrap();
                 }
-                let told: Vec<_> = samples.take(frames.len() + 1).collect();
-                assert_eq!((told.len(), samples.lost()), (frames.len(), 0));
-                told
+                let collected: Vec<_> = samples.take(frames.len() + 1).collect();
+                assert_eq!((collected.len(), samples.lost()), (frames.len(), 0));
+                collected
             })
         })
     }

@@ -6,19 +6,19 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 /// Prints an error; exit status 1: a failure, or an unmet precondition.
-pub fn unmet(program: &str, error: impl Display) -> ExitCode {
-    complain(program, error);
+pub fn exit_failure(program: &str, error: impl Display) -> ExitCode {
+    print_error(program, error);
     ExitCode::FAILURE
 }
 
 /// Prints an error; exit status 2: wrong usage or configuration.
-pub fn misused(program: &str, error: impl Display) -> ExitCode {
-    complain(program, error);
+pub fn exit_usage_error(program: &str, error: impl Display) -> ExitCode {
+    print_error(program, error);
     ExitCode::from(2)
 }
 
 /// Prints an error; `eprintln!` would panic if stderr is closed or the disk is full.
-fn complain(program: &str, error: impl Display) {
+fn print_error(program: &str, error: impl Display) {
     let _ = writeln!(std::io::stderr(), "{program}: {error}");
 }
 

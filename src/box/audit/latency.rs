@@ -1,6 +1,6 @@
 //! Latency histograms of frames in the box.
 
-use crate::observe::Residence;
+use crate::observe::LatencyReport;
 use exitmark_datapath::DecidedBy;
 use hdrhistogram::Histogram;
 use std::time::Duration;
@@ -35,14 +35,14 @@ const BOUNDS: [u64; 20] = [
 ];
 
 /// The latencies of one engine's frames.
-pub struct Residences {
+pub struct LatencyHistogram {
     by: DecidedBy,
     /// `None` only if the bounds were invalid, but they are constants.
     histogram: Option<Histogram<u64>>,
     sum: Duration,
 }
 
-impl Residences {
+impl LatencyHistogram {
     /// An empty histogram for this engine.
     pub fn new(by: DecidedBy) -> Self {
         Self {
@@ -62,17 +62,17 @@ impl Residences {
     }
 
     /// The number, sum, quantiles and buckets of the latencies, in seconds.
-    pub fn report(&self) -> Residence {
+    pub fn report(&self) -> LatencyReport {
         let seconds = |nanos| Duration::from_nanos(nanos).as_secs_f64();
         let engine = self.by.engine().to_owned();
         let Some(histogram) = self.histogram.as_ref().filter(|all| !all.is_empty()) else {
-            return Residence {
+            return LatencyReport {
                 engine,
                 buckets: BOUNDS.map(|bound| (seconds(bound), 0)).to_vec(),
-                ..Residence::default()
+                ..LatencyReport::default()
             };
         };
-        Residence {
+        LatencyReport {
             engine,
             samples: histogram.len(),
             sum_seconds: self.sum.as_secs_f64(),
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn quantiles_and_buckets_of_known_times() {
-        let mut times = Residences::new(DecidedBy::Worker);
+        let mut times = LatencyHistogram::new(DecidedBy::Worker);
         assert_eq!(
             (times.report().samples, times.report().buckets.len()),
             (0, 20)

@@ -39,7 +39,7 @@ pub(crate) struct Kind {
     /// TCP or UDP, whose payload can be captured.
     pub(crate) is_stream: bool,
     /// The payload itself contains the address.
-    pub(crate) has_telling_payload: bool,
+    pub(crate) has_revealing_payload: bool,
     pub(crate) build: fn(Forger) -> Vec<u8>,
 }
 
@@ -278,7 +278,7 @@ const fn kind(name: &'static str, direction: Direction, build: fn(Forger) -> Vec
         name,
         direction,
         is_stream: false,
-        has_telling_payload: false,
+        has_revealing_payload: false,
         build,
     }
 }
@@ -290,15 +290,20 @@ const fn stream(name: &'static str, direction: Direction, build: fn(Forger) -> V
     }
 }
 
-const fn telling(name: &'static str, direction: Direction, build: fn(Forger) -> Vec<u8>) -> Kind {
+const fn revealing(name: &'static str, direction: Direction, build: fn(Forger) -> Vec<u8>) -> Kind {
     Kind {
-        has_telling_payload: true,
+        has_revealing_payload: true,
         ..kind(name, direction, build)
     }
 }
 
 pub(crate) fn frames() -> Vec<Kind> {
-    let all = [streams(), errors_and_tunnels(), of_the_link(), odd()];
+    let all = [
+        streams(),
+        errors_and_tunnels(),
+        of_the_link(),
+        rare_headers(),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -321,16 +326,16 @@ fn streams() -> Vec<Kind> {
             let kind = [0x88, 0xa8, 0x70, 7, 0x81, 0, 0xb0, 0x64, 0x86, 0xdd];
             ethernet(HOST_MAC, ROUTER_MAC, &kind, &f.tcp6(Inbound))
         }),
-        telling("a name server's answer", Inbound, |f| {
+        revealing("a name server's answer", Inbound, |f| {
             let answer = [&[0x12, 0x34, 0x81, 0x80][..], &[0; 8], &f.v4()].concat();
             let data = Forger::datagram([53, 40_000], &answer);
             let data = summed(&[9, 9, 9, 9], &HOST4, UDP, data);
             into(IP4, &f.ipv4([9, 9, 9, 9], HOST4, UDP, &[], &data))
         }),
-        telling("a packet in UDP", Outbound, |f| {
+        revealing("a packet in UDP", Outbound, |f| {
             f.out4(UDP, Forger::datagram([4789, 4789], &f.tcp4(Outbound)[..40]))
         }),
-        telling("a request by name", Outbound, |f| {
+        revealing("a request by name", Outbound, |f| {
             let text = format!("Host: {}", Ipv4Addr::from(f.v4()));
             // Fixed width, because the length of a name would reveal it too.
             let text = format!("{text:24}");
@@ -454,7 +459,7 @@ fn of_the_link() -> Vec<Kind> {
 }
 
 #[rustfmt::skip]
-fn odd() -> Vec<Kind> {
+fn rare_headers() -> Vec<Kind> {
     vec![
         stream("a source route", Outbound, |f| {
             let options = [&[0x83, 11, 4][..], &f.v4(), &f.v4(), &[0]].concat();

@@ -1,7 +1,7 @@
 //! The relay service's log messages and its report.
 
-use super::super::prompter::{Update, seconds};
-use super::Keeper;
+use super::super::relay_handle::{Update, seconds};
+use super::RelayService;
 use crate::observe::{DocumentSignatures, RelaySetReport, RelaySource};
 use crate::settings::WhenStale;
 use exitmark_relays::{Age, Signatures, Trust, utc};
@@ -15,7 +15,7 @@ pub(in crate::daemon) const FEW_SIGNATURES: &str = "once another authority is \
 
 /// What has been logged already, and when.
 #[derive(Default)]
-pub(super) struct Said {
+pub(super) struct Logged {
     age: Option<Age>,
     alarm_at: Option<Instant>,
     /// That the state file is not usable.
@@ -23,7 +23,7 @@ pub(super) struct Said {
     are_few: bool,
 }
 
-impl Keeper {
+impl RelayService {
     pub(super) fn report(&self, now: SystemTime, update: &Update) -> RelaySetReport {
         let (listed, departed) = self.live.counts();
         let (accepted, refused) = self.live.decisions();
@@ -67,11 +67,11 @@ impl Keeper {
     }
 
     /// Warns once when hardly enough listed authorities sign the documents.
-    pub(super) fn tell_signatures(&mut self) {
+    pub(super) fn log_signatures(&mut self) {
         let mut signed = self.live.sources().iter().filter_map(|one| one.signatures);
         let scarce = signed.find_map(|one| self.signed(one).filter(DocumentSignatures::is_scarce));
         let is_news =
-            std::mem::replace(&mut self.said.are_few, scarce.is_some()) != scarce.is_some();
+            std::mem::replace(&mut self.logged.are_few, scarce.is_some()) != scarce.is_some();
         if let (Some(signed), true) = (scarce, is_news) {
             tracing::warn!("the consensus is {signed}; {FEW_SIGNATURES}");
         }
@@ -79,7 +79,7 @@ impl Keeper {
 
     /// Whether the set's age differs from the one last logged; the clock may have been set back.
     pub(super) fn has_aged(&self) -> bool {
-        self.live.age(SystemTime::now()) != self.said.age
+        self.live.age(SystemTime::now()) != self.logged.age
     }
 
     /// The reason why the set is old, or how to find it.
@@ -119,9 +119,9 @@ impl Keeper {
     }
 
     /// Logs when the set gets old, once for each age; while it is stale or missing, every hour.
-    pub(super) fn tell_age(&mut self, now: SystemTime) {
+    pub(super) fn log_age(&mut self, now: SystemTime) {
         let age = self.live.age(now);
-        let is_news = std::mem::replace(&mut self.said.age, age) != age;
+        let is_news = std::mem::replace(&mut self.logged.age, age) != age;
         let newest = self
             .live
             .sources()
@@ -129,9 +129,9 @@ impl Keeper {
             .map(|one| one.validity.valid_after);
         let of = newest.max().map_or_else(String::new, utc);
         if let Some(alarm) = self.alarm(age, &of) {
-            let reminded = self.said.alarm_at.is_some_and(|at| at.elapsed() < REMIND);
+            let reminded = self.logged.alarm_at.is_some_and(|at| at.elapsed() < REMIND);
             if is_news || !reminded {
-                self.said.alarm_at = Some(Instant::now());
+                self.logged.alarm_at = Some(Instant::now());
                 tracing::error!("ALARM: {alarm}");
             }
             return;

@@ -24,7 +24,7 @@ const BYTES_V6: usize = L3 + ipv6::HEADER_BYTES + Tcp::BYTES;
 /// The headers of a fast-path IPv4 frame with `tags` bytes of tags (see [`super::tag_bytes`]);
 /// otherwise `None`. The other arguments are those of [`super::parse`].
 #[inline(always)]
-pub fn plain_v4(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<u32>> {
+pub fn fast_path_v4(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<u32>> {
     let head = frame.get(tags..)?.first_chunk::<BYTES_V4>()?;
     // EtherType, version and header length are adjacent; the ToS follows.
     let start = u32::from_be_bytes(*at(head, L3 - 2));
@@ -34,10 +34,10 @@ pub fn plain_v4(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<
     let payload = total.wrapping_sub(BYTES_V4 - L3);
     let room = frame_bytes.checked_sub(tags + BYTES_V4)?;
     let middle = u32::from_ne_bytes(*at(head, L3 + ipv4::FLAGS_AND_OFFSET));
-    let plain = start & 0xffff_ff00 == START_V4
+    let is_fast_path = start & 0xffff_ff00 == START_V4
         && matches!(middle & WHOLE_OF, WHOLE_TCP | WHOLE_UDP)
         && payload <= room;
-    plain.then(|| Packet {
+    is_fast_path.then(|| Packet {
         source: u32::from_be_bytes(*at(head, L3 + ipv4::SOURCE)),
         destination: u32::from_be_bytes(*at(head, L3 + ipv4::DESTINATION)),
         l3: tags + L3,
@@ -49,19 +49,19 @@ pub fn plain_v4(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<
     })
 }
 
-/// The headers of a fast-path IPv6 frame, as [`plain_v4`].
+/// The headers of a fast-path IPv6 frame, as [`fast_path_v4`].
 #[inline(always)]
-pub fn plain_v6(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<u128>> {
+pub fn fast_path_v6(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Packet<u128>> {
     let head = frame.get(tags..)?.first_chunk::<BYTES_V6>()?;
     let start = u32::from_be_bytes(*at(head, L3 - 2));
     let total = usize::from(u16::from_be_bytes(*at(head, L3 + ipv6::PAYLOAD_LENGTH)));
     let payload = total.wrapping_sub(Tcp::BYTES);
     let room = frame_bytes.checked_sub(tags + BYTES_V6)?;
     let protocol = head[L3 + ipv6::NEXT_HEADER];
-    let plain = start & 0xffff_f000 == START_V6
+    let is_fast_path = start & 0xffff_f000 == START_V6
         && matches!(protocol, protocol::TCP | protocol::UDP)
         && payload <= room;
-    plain.then(|| Packet {
+    is_fast_path.then(|| Packet {
         source: u128::from_be_bytes(*at(head, L3 + ipv6::SOURCE)),
         destination: u128::from_be_bytes(*at(head, L3 + ipv6::DESTINATION)),
         l3: tags + L3,
@@ -153,12 +153,12 @@ mod tests {
         for (at, byte) in changes {
             frame[*at] = *byte;
         }
-        let v4 = plain_v4(&frame, 0, frame.len());
-        let v6 = plain_v6(&frame, 0, frame.len());
+        let v4 = fast_path_v4(&frame, 0, frame.len());
+        let v6 = fast_path_v6(&frame, 0, frame.len());
         // The readers agree with the general parser.
         match super::super::parse(&frame, frame.len()) {
-            Headers::V4(packet) => assert!(v4.is_none_or(|plain| plain == packet)),
-            Headers::V6(packet) => assert!(v6.is_none_or(|plain| plain == packet)),
+            Headers::V4(packet) => assert!(v4.is_none_or(|fast| fast == packet)),
+            Headers::V6(packet) => assert!(v6.is_none_or(|fast| fast == packet)),
             Headers::NotIp | Headers::Malformed(_) => assert!(v4.is_none() && v6.is_none()),
         }
         [v4.is_some(), v6.is_some()]
@@ -181,14 +181,14 @@ mod tests {
         for tags in [0, 4, 8] {
             let frame = v4(tags);
             let expected = packet(tags, 0xc000_020a, 0xc633_6407);
-            assert_eq!(plain_v4(&frame, tags, frame.len()), Some(expected));
-            assert_eq!(plain_v6(&frame, tags, frame.len()), None);
+            assert_eq!(fast_path_v4(&frame, tags, frame.len()), Some(expected));
+            assert_eq!(fast_path_v6(&frame, tags, frame.len()), None);
             let frame = v6(tags);
             let source = 0x1011_1213_1415_1617_1819_1a1b_1c1d_1e1f;
             let destination = 0x2021_2223_2425_2627_2829_2a2b_2c2d_2e2f;
             let expected = packet(tags, source, destination);
-            assert_eq!(plain_v6(&frame, tags, frame.len()), Some(expected));
-            assert_eq!(plain_v4(&frame, tags, frame.len()), None);
+            assert_eq!(fast_path_v6(&frame, tags, frame.len()), Some(expected));
+            assert_eq!(fast_path_v4(&frame, tags, frame.len()), None);
         }
     }
 
@@ -196,9 +196,9 @@ mod tests {
     fn udp_has_no_sequence_number_and_no_control_bits() {
         let (mut v4, mut v6) = (v4(0), v6(0));
         (v4[23], v6[20]) = (17, 17);
-        let v4 = plain_v4(&v4, 0, v4.len()).unwrap();
+        let v4 = fast_path_v4(&v4, 0, v4.len()).unwrap();
         assert_eq!((v4.protocol, v4.ports, v4.tcp), (17, PORTS, Tcp::default()));
-        let v6 = plain_v6(&v6, 0, v6.len()).unwrap();
+        let v6 = fast_path_v6(&v6, 0, v6.len()).unwrap();
         assert_eq!((v6.protocol, v6.ports, v6.tcp), (17, PORTS, Tcp::default()));
     }
 
@@ -257,8 +257,8 @@ mod tests {
             for (whole, headers) in [(v4(tags), 48), (v6(tags), 68)] {
                 let is_read = |readable: usize, frame_bytes: usize| {
                     let frame = &whole[..readable];
-                    plain_v4(frame, tags, frame_bytes).is_some()
-                        || plain_v6(frame, tags, frame_bytes).is_some()
+                    fast_path_v4(frame, tags, frame_bytes).is_some()
+                        || fast_path_v6(frame, tags, frame_bytes).is_some()
                 };
                 let (headers, length) = (tags + headers, whole.len());
                 assert!(is_read(headers, length));

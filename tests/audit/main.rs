@@ -6,7 +6,7 @@
 )]
 
 mod attack;
-mod audit;
+mod auditor;
 mod capture;
 mod forged;
 mod hidden;

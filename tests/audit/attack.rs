@@ -7,8 +7,8 @@
 
 use crate::forged::{Direction, Forger, frames};
 use crate::rig::{NOON, PLAIN, ground};
+use exitmark_box::audit::Sampler;
 use exitmark_box::observe::CaptureRequest;
-use exitmark_box::witness::Witness;
 use exitmark_datapath::{DecidedBy, Excerpt, Outcome, Role, Sample};
 use exitmark_lab::frames::{FROM, tcp, udp};
 use exitmark_policy::Rule;
@@ -21,7 +21,7 @@ const UNKNOWN: u64 = 99;
 
 /// Captures frames one after the other.
 struct Eyes {
-    witness: Witness,
+    sampler: Sampler,
     pieces: crossbeam::channel::Receiver<Vec<u8>>,
 }
 
@@ -41,21 +41,21 @@ impl Eyes {
             with_addresses,
             ..PLAIN
         };
-        let (witness, pieces) = ground.capturing(links, request, knows_relays);
+        let (sampler, pieces) = ground.capturing(links, request, knows_relays);
         pieces.try_iter().for_each(drop);
-        Self { witness, pieces }
+        Self { sampler, pieces }
     }
 
     /// The frame's block in the file.
-    fn see(&mut self, direction: Direction, rule: Option<Rule>, frame: &[u8]) -> Vec<u8> {
+    fn capture(&mut self, direction: Direction, rule: Option<Rule>, frame: &[u8]) -> Vec<u8> {
         let (ingress, egress) = match direction {
             Direction::Outbound => (Role::Host, Role::Uplink),
             Direction::Inbound => (Role::Uplink, Role::Host),
         };
-        self.witness.see(&Sample {
+        self.sampler.add(&Sample {
             by: DecidedBy::Kernel,
             arrived: NOON,
-            residence: None,
+            latency: None,
             ingress,
             outcome: Outcome::Forward(egress),
             rule,
@@ -92,47 +92,47 @@ fn fitting_by(
     candidates: usize,
     frame: impl Fn(u16) -> Vec<u8>,
 ) -> usize {
-    let captured = eyes.see(direction, rule, &frame(TRUE));
+    let captured = eyes.capture(direction, rule, &frame(TRUE));
     (0..=u16::MAX)
         .cycle()
         .skip(TRUE.into())
         .take(candidates)
-        .filter(|&candidate| eyes.see(direction, rule, &frame(candidate)) == captured)
+        .filter(|&candidate| eyes.capture(direction, rule, &frame(candidate)) == captured)
         .count()
 }
 
-fn report(told: &[String]) {
-    assert!(told.is_empty(), "\n{}\n", told.join("\n"));
+fn report(failures: &[String]) {
+    assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
 }
 
 #[test]
 fn every_candidate_fits_every_kind_of_frame() {
-    let mut told = Vec::new();
+    let mut failures = Vec::new();
     // With payload the headers are redacted by the same rules, so fewer candidates suffice.
     for (with_payload, candidates) in [(false, CANDIDATES), (true, CANDIDATES / 16)] {
         for kind in frames() {
             let mut eyes = Eyes::new(with_payload, false);
             // Requested payload may itself contain the other side's address.
-            if with_payload && kind.has_telling_payload {
+            if with_payload && kind.has_revealing_payload {
                 continue;
             }
             let fit = fitting(&mut eyes, kind.direction, candidates, |address| {
                 (kind.build)(Forger::with(address))
             });
             if fit != candidates {
-                told.push(format!(
+                failures.push(format!(
                     "{}, payload {with_payload}: {fit} of {candidates} candidates fit",
                     kind.name
                 ));
             }
         }
     }
-    report(&told);
+    report(&failures);
 }
 
 #[test]
 fn every_candidate_fits_a_frame_cut_anywhere() {
-    let mut told = Vec::new();
+    let mut failures = Vec::new();
     for kind in frames() {
         let mut eyes = Eyes::new(false, false);
         for length in 1..(kind.build)(Forger::with(TRUE)).len() {
@@ -140,17 +140,17 @@ fn every_candidate_fits_a_frame_cut_anywhere() {
                 (kind.build)(Forger::with(address))[..length].to_vec()
             });
             if fit != 16 {
-                told.push(format!("{} cut to {length}: {fit} of 16", kind.name));
+                failures.push(format!("{} cut to {length}: {fit} of 16", kind.name));
             }
         }
     }
-    report(&told);
+    report(&failures);
 }
 
 /// Relays are listed publicly, and many have a unique port.
 #[test]
 fn every_port_fits_a_frame_to_or_from_a_relay() {
-    let mut told = Vec::new();
+    let mut failures = Vec::new();
     for (host, other) in [
         ("192.0.2.10:40000", "198.51.100.7:0"),
         ("[2001:db8:1::10]:40000", "[2001:db8:51::7]:0"),
@@ -179,12 +179,12 @@ fn every_port_fits_a_frame_to_or_from_a_relay() {
                     }
                 });
                 if fit != CANDIDATES / 16 {
-                    told.push(format!("{host} {direction:?} {rule:?}: {fit} ports fit"));
+                    failures.push(format!("{host} {direction:?} {rule:?}: {fit} ports fit"));
                 }
             }
         }
     }
-    report(&told);
+    report(&failures);
 }
 
 /// Exit traffic to a listed relay, which is possible with a host mark.
@@ -195,7 +195,7 @@ fn the_port_of_a_listed_relay_is_hidden_in_every_class() {
     let shows = |eyes: &mut Eyes, to: &str| {
         let frame = tcp("192.0.2.10:40000", to).build();
         let port = frame[36..38].to_vec();
-        let block = eyes.see(Direction::Outbound, Some(Rule::HostMarked), &frame);
+        let block = eyes.capture(Direction::Outbound, Some(Rule::HostMarked), &frame);
         block
             .windows(4)
             .any(|ports| ports == [&[0x9c, 0x40], &port[..]].concat())
@@ -210,17 +210,17 @@ fn the_port_of_a_listed_relay_is_hidden_in_every_class() {
 /// A checksum also covers the payload: here two bytes of it, in a frame whose addresses are shown.
 #[test]
 fn checksums_do_not_reveal_payload_that_was_not_requested() {
-    let mut told = Vec::new();
+    let mut failures = Vec::new();
     for kind in frames().into_iter().filter(|kind| kind.is_stream) {
         let mut eyes = Eyes::new(false, true);
         let fit = fitting(&mut eyes, kind.direction, CANDIDATES, |payload| {
             (kind.build)(Forger::with(TRUE).saying(payload))
         });
         if fit != CANDIDATES {
-            told.push(format!("{}: {fit} of {CANDIDATES} payloads fit", kind.name));
+            failures.push(format!("{}: {fit} of {CANDIDATES} payloads fit", kind.name));
         }
     }
-    report(&told);
+    report(&failures);
 }
 
 /// The attack works: it finds the address in a capture with addresses.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 /// Selects a box by its configuration or its control socket.
 #[derive(Debug, clap::Args)]
-pub(super) struct Asked {
+pub(super) struct ConnectionTarget {
     /// The configuration of the box, which names its control socket
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     config: Option<PathBuf>,
@@ -16,7 +16,7 @@ pub(super) struct Asked {
     socket: PathBuf,
 }
 
-impl Asked {
+impl ConnectionTarget {
     pub(super) fn client(&self) -> Result<Client, ExitCode> {
         let Some(config) = &self.config else {
             return Ok(Client::new(&self.socket));

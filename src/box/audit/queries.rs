@@ -27,7 +27,7 @@ pub(super) struct Queries {
 
 impl Queries {
     /// Counts a sample, if it is a query.
-    pub(super) fn see(&mut self, sample: &Sample) {
+    pub(super) fn add(&mut self, sample: &Sample) {
         if sample.ingress != Role::Host || sample.rule == Some(Rule::ForeignSource) {
             return;
         }
@@ -80,7 +80,7 @@ mod tests {
         Sample {
             by: DecidedBy::Worker,
             arrived: Duration::ZERO,
-            residence: None,
+            latency: None,
             ingress: Role::Host,
             outcome: Outcome::Forward(Role::Uplink),
             rule: Some(rule),
@@ -94,7 +94,7 @@ mod tests {
     /// Adds `number` queries to `servers` servers.
     fn ask(queries: &mut Queries, number: usize, servers: usize, rule: Rule) {
         for at in 0..number {
-            queries.see(&sample(&frame(UDP, at % servers, DNS), rule));
+            queries.add(&sample(&frame(UDP, at % servers, DNS), rule));
         }
     }
 
@@ -120,8 +120,8 @@ mod tests {
         ask(&mut queries, 200, 200, Rule::ForeignSource);
         ask(&mut queries, 200, 200, Rule::ToResolver);
         for at in 0..200 {
-            queries.see(&sample(&frame(TCP, at, DNS), Rule::ExitProtocol));
-            queries.see(&sample(&frame(UDP, at, 443), Rule::OtherProtocol));
+            queries.add(&sample(&frame(TCP, at, DNS), Rule::ExitProtocol));
+            queries.add(&sample(&frame(UDP, at, 443), Rule::OtherProtocol));
         }
         assert!(!queries.are_recursive());
     }

@@ -4,14 +4,14 @@
 //! and writes only log lines, which must not contain addresses or bytes of frames. It does not run
 //! on the packet path, and cannot block it.
 
-mod audit;
+mod auditor;
 mod capture;
+mod latency;
 mod queries;
 mod redact;
-mod residence;
 mod wire;
 
-use crate::observe::{AuditReport, CaptureRequest, Residence};
+use crate::observe::{AuditReport, CaptureRequest, LatencyReport};
 use crossbeam::channel::Receiver;
 use exitmark_datapath::{DecidedBy, Links, Sample};
 use exitmark_policy::Snapshot;
@@ -19,26 +19,26 @@ use queries::Queries;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use audit::{Auditor, Fault};
+pub use auditor::{Auditor, Fault};
 use capture::Capture;
 pub use capture::Moment;
+pub use latency::LatencyHistogram;
 use redact::Site;
-pub use residence::Residences;
 
 /// Processes samples: audit, latency histograms, DNS statistics, and a capture if one is running.
-pub struct Witness {
+pub struct Sampler {
     links: Arc<Links>,
     one_in: u32,
     auditor: Auditor,
     queries: Queries,
-    kernel: Residences,
-    worker: Residences,
+    kernel: LatencyHistogram,
+    worker: LatencyHistogram,
     capture: Option<Capture>,
     knows_relays: bool,
     lost: u64,
 }
 
-impl Witness {
+impl Sampler {
     /// Starts sampling one decision in `one_in`; 0 turns sampling off.
     pub fn new(links: Arc<Links>, snapshot: Arc<Snapshot>, one_in: u32) -> Self {
         links.sample(one_in);
@@ -49,8 +49,8 @@ impl Witness {
             one_in,
             auditor,
             queries: Queries::default(),
-            kernel: Residences::new(DecidedBy::Kernel),
-            worker: Residences::new(DecidedBy::Worker),
+            kernel: LatencyHistogram::new(DecidedBy::Kernel),
+            worker: LatencyHistogram::new(DecidedBy::Worker),
             capture: None,
             knows_relays: false,
             lost: 0,
@@ -63,18 +63,18 @@ impl Witness {
     }
 
     /// Records the current state of the links. Call this after fetching samples and before passing
-    /// them to [`Witness::see`].
+    /// them to [`Sampler::add`].
     pub fn look(&mut self, now: Duration) {
         self.auditor.look(now);
     }
 
     /// Processes one sample: audits it, measures its latency, and captures it if a capture is
     /// running.
-    pub fn see(&mut self, sample: &Sample) {
+    pub fn add(&mut self, sample: &Sample) {
         self.auditor.check(sample);
-        self.queries.see(sample);
-        if let Some(time) = sample.residence {
-            self.resided(sample.by, time);
+        self.queries.add(sample);
+        if let Some(time) = sample.latency {
+            self.record_latency(sample.by, time);
         }
         if let Some(capture) = &mut self.capture
             && let Some(snapshot) = self.auditor.snapshot()
@@ -86,12 +86,12 @@ impl Witness {
                 knows_relays: self.knows_relays,
                 macs,
             };
-            capture.see(sample, &site);
+            capture.add(sample, &site);
         }
     }
 
     /// Adds the latency of one frame.
-    pub fn resided(&mut self, by: DecidedBy, time: Duration) {
+    pub fn record_latency(&mut self, by: DecidedBy, time: Duration) {
         match by {
             DecidedBy::Kernel => self.kernel.add(time),
             DecidedBy::Worker => self.worker.add(time),
@@ -164,12 +164,12 @@ impl Witness {
     }
 
     /// Whether most DNS queries go to many servers that are not configured as resolvers.
-    pub const fn sees_recursion(&self) -> bool {
+    pub const fn has_recursion(&self) -> bool {
         self.queries.are_recursive()
     }
 
     /// The latency of frames in the box, by engine.
-    pub fn residences(&self) -> Vec<Residence> {
+    pub fn latencies(&self) -> Vec<LatencyReport> {
         vec![self.kernel.report(), self.worker.report()]
     }
 }

@@ -1,12 +1,12 @@
-//! The audit thread: it fetches samples of both engines, hands them to the [`Witness`], and answers
+//! The audit thread: it fetches samples of both engines, hands them to the [`Sampler`], and answers
 //! reports and captures.
 //!
 //! Only a request waits for it. A snapshot is sent here before it is published, and samples are
 //! fetched before messages are read, so that no sample is judged by a later snapshot.
 
 use super::{DaemonError, capabilities};
-use crate::observe::{AuditReport, CaptureRequest, Residence};
-use crate::witness::{Moment, Witness};
+use crate::audit::{Moment, Sampler};
+use crate::observe::{AuditReport, CaptureRequest, LatencyReport};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use exitmark_datapath::{DecidedBy, KernelSamples, Links, Sample, Samples};
 use exitmark_policy::Snapshot;
@@ -31,18 +31,18 @@ const BATCH: usize = 4096;
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Default)]
-pub(super) struct WitnessReport {
+pub(super) struct SamplerReport {
     pub(super) audit: AuditReport,
-    pub(super) residences: Vec<Residence>,
+    pub(super) latencies: Vec<LatencyReport>,
     /// The host seems to run a recursive resolver.
-    pub(super) sees_recursion: bool,
+    pub(super) has_recursion: bool,
 }
 
 enum Message {
     Follow(Arc<Snapshot>),
     NextHop(Option<MacAddr>),
     Workers(Vec<Arc<Samples>>),
-    Report(Sender<WitnessReport>),
+    Report(Sender<SamplerReport>),
     Capture(
         CaptureRequest,
         bool,
@@ -50,13 +50,13 @@ enum Message {
     ),
 }
 
-pub(super) struct Watch {
+pub(super) struct AuditHandle {
     messages: Option<Sender<Message>>,
-    thread: Option<JoinHandle<WitnessReport>>,
-    last: WitnessReport,
+    thread: Option<JoinHandle<SamplerReport>>,
+    last: SamplerReport,
 }
 
-impl Watch {
+impl AuditHandle {
     /// Starts the thread; one decision in `one_in` is sampled.
     pub(super) fn start(
         links: Arc<Links>,
@@ -69,7 +69,7 @@ impl Watch {
         let lost_before = kernel.lost();
         let audit = AuditThread {
             links: Arc::clone(&links),
-            witness: Witness::new(links, Arc::clone(snapshot), one_in),
+            sampler: Sampler::new(links, Arc::clone(snapshot), one_in),
             kernel,
             workers,
             lost_before,
@@ -77,18 +77,18 @@ impl Watch {
             samples: Vec::with_capacity(BATCH),
         };
         let thread = thread::Builder::new()
-            .name("exitmark-witness".to_owned())
+            .name("exitmark-audit".to_owned())
             .spawn(move || {
                 // Signals are the main thread's.
                 let _ = SigSet::all().thread_block();
-                process::keep_or_say(capabilities::OF_NOBODY);
+                process::keep_or_say(capabilities::NONE);
                 audit.work(&incoming)
             })
             .map_err(|error| DaemonError::System("start the audit thread", error))?;
         Ok(Self {
             messages: Some(messages),
             thread: Some(thread),
-            last: WitnessReport::default(),
+            last: SamplerReport::default(),
         })
     }
 
@@ -119,7 +119,7 @@ impl Watch {
     }
 
     /// The current report, or the last one after [`Self::end`]; empty if the thread has failed.
-    pub(super) fn report(&self) -> WitnessReport {
+    pub(super) fn report(&self) -> SamplerReport {
         if self.messages.is_none() {
             return self.last.clone();
         }
@@ -155,14 +155,14 @@ impl Watch {
     pub(super) fn end(&mut self) {
         self.messages = None;
         if let Some(last) = self.thread.take().and_then(|thread| thread.join().ok()) {
-            last.residences.iter().for_each(log_residence);
+            last.latencies.iter().for_each(log_latency);
             self.last = last;
         }
     }
 }
 
 /// Logs the sampled latency at the end; a running box reports it in its status.
-fn log_residence(times: &Residence) {
+fn log_latency(times: &LatencyReport) {
     if times.samples == 0 {
         return;
     }
@@ -181,7 +181,7 @@ fn log_residence(times: &Residence) {
 
 struct AuditThread {
     links: Arc<Links>,
-    witness: Witness,
+    sampler: Sampler,
     kernel: KernelSamples,
     workers: Vec<Arc<Samples>>,
     /// Kernel samples lost before this process started: that counter outlives processes.
@@ -197,9 +197,9 @@ fn lost(workers: &[Arc<Samples>]) -> u64 {
 }
 
 impl AuditThread {
-    fn work(mut self, incoming: &Receiver<Message>) -> WitnessReport {
+    fn work(mut self, incoming: &Receiver<Message>) -> SamplerReport {
         loop {
-            let pause = if self.witness.is_capturing() {
+            let pause = if self.sampler.is_capturing() {
                 CAPTURE_PAUSE
             } else {
                 PAUSE
@@ -211,7 +211,7 @@ impl AuditThread {
             }
         }
         self.turn(None, incoming);
-        self.witness.end();
+        self.sampler.end();
         self.report()
     }
 
@@ -221,8 +221,8 @@ impl AuditThread {
         let mut questions = Vec::new();
         for message in first.into_iter().chain(incoming.try_iter()) {
             match message {
-                Message::Follow(snapshot) => self.witness.auditor().follow(snapshot),
-                Message::NextHop(mac) => self.witness.auditor().expect_next_hop(mac, monotonic()),
+                Message::Follow(snapshot) => self.sampler.auditor().follow(snapshot),
+                Message::NextHop(mac) => self.sampler.auditor().expect_next_hop(mac, monotonic()),
                 Message::Workers(workers) => {
                     self.lost_by_workers += lost(&self.workers);
                     self.workers = workers;
@@ -232,18 +232,18 @@ impl AuditThread {
         }
         let now = monotonic();
         self.links.sample_until(now + PRESENCE);
-        self.witness.look(now);
+        self.sampler.look(now);
         for sample in self.samples.drain(..) {
-            self.witness.see(&sample);
+            self.sampler.add(&sample);
         }
         for worker in &self.workers {
-            while let Some(time) = worker.next_residence() {
-                self.witness.resided(DecidedBy::Worker, time);
+            while let Some(time) = worker.next_latency() {
+                self.sampler.record_latency(DecidedBy::Worker, time);
             }
         }
         let of_workers = self.lost_by_workers + lost(&self.workers);
         let of_kernel = self.kernel.lost().saturating_sub(self.lost_before);
-        self.witness.tick(now, of_kernel + of_workers);
+        self.sampler.tick(now, of_kernel + of_workers);
         for question in questions {
             self.answer(question);
         }
@@ -269,17 +269,17 @@ impl AuditThread {
                     monotonic: monotonic(),
                     wall: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
                 };
-                let _ = answer.send(self.witness.capture(request, moment, knows_relays));
+                let _ = answer.send(self.sampler.capture(request, moment, knows_relays));
             }
             Message::Follow(_) | Message::NextHop(_) | Message::Workers(_) => {}
         }
     }
 
-    fn report(&self) -> WitnessReport {
-        WitnessReport {
-            audit: self.witness.audit(),
-            residences: self.witness.residences(),
-            sees_recursion: self.witness.sees_recursion(),
+    fn report(&self) -> SamplerReport {
+        SamplerReport {
+            audit: self.sampler.audit(),
+            latencies: self.sampler.latencies(),
+            has_recursion: self.sampler.has_recursion(),
         }
     }
 }

@@ -6,8 +6,8 @@
 )]
 
 use caps::{CapSet, Capability};
-use exitmark_lab::{Netns, PATIENCE, VethEnd, needs_root, veth};
-use exitmark_nic::{NextHop, Nic, NicError, Way, WayWatch};
+use exitmark_lab::{Netns, TIMEOUT, VethEnd, needs_root, veth};
+use exitmark_nic::{NextHop, NextHopMonitor, NextHopState, Nic, NicError};
 use exitmark_policy::packet::MacAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -22,32 +22,32 @@ fn mac(text: &str) -> Option<MacAddr> {
     Some(text.parse().unwrap())
 }
 
-fn open(hop: &str) -> Way {
-    Way {
+fn open(hop: &str) -> NextHopState {
+    NextHopState {
         has_carrier: true,
         next_hop: mac(hop),
     }
 }
 
-const UNKNOWN: Way = Way {
+const UNKNOWN: NextHopState = NextHopState {
     has_carrier: true,
     next_hop: None,
 };
 
-fn without_carrier(hop: &str) -> Way {
-    Way {
+fn without_carrier(hop: &str) -> NextHopState {
+    NextHopState {
         has_carrier: false,
         ..open(hop)
     }
 }
 
 /// A box and a router on one network, and the reported states of the next hop.
-struct Street {
+struct TestNetwork {
     middle: Netns,
     router: Netns,
-    ways: mpsc::Receiver<Way>,
-    told: Vec<Way>,
-    watch: WayWatch,
+    states: mpsc::Receiver<NextHopState>,
+    reported: Vec<NextHopState>,
+    monitor: NextHopMonitor,
 }
 
 /// A box and a router; the box has addresses on that network if `has_addresses`.
@@ -68,51 +68,54 @@ fn ground(has_addresses: bool) -> (Netns, Netns) {
     (middle, router)
 }
 
-impl Street {
+impl TestNetwork {
     fn build(hop: &str) -> Self {
         Self::on(ground(true), hop)
     }
 
     fn on((middle, router): (Netns, Netns), hop: &str) -> Self {
-        let (tell, ways) = mpsc::channel();
+        let (sender, states) = mpsc::channel();
         let hop: NextHop = hop.parse().unwrap();
-        let watch = middle.run(move || {
+        let monitor = middle.run(move || {
             let nic = Nic::look("incoming0").unwrap();
-            WayWatch::start(nic.index, hop, move |way| {
-                let _ = tell.send(way);
+            NextHopMonitor::start(nic.index, hop, move |state| {
+                let _ = sender.send(state);
             })
             .unwrap()
         });
         Self {
             middle,
             router,
-            ways,
-            told: Vec::new(),
-            watch,
+            states,
+            reported: Vec::new(),
+            monitor,
         }
     }
 
     #[track_caller]
-    fn wait_for(&mut self, way: Way) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.told.last() != Some(&way) {
+    fn wait_for(&mut self, state: NextHopState) {
+        let deadline = Instant::now() + TIMEOUT;
+        while self.reported.last() != Some(&state) {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.ways.recv_timeout(left) {
-                Ok(told) => self.told.push(told),
-                Err(_) => panic!("{way:?} was not told; told were {:?}", self.told),
+            match self.states.recv_timeout(left) {
+                Ok(reported) => self.reported.push(reported),
+                Err(_) => panic!(
+                    "{state:?} was not reported; reported were {:?}",
+                    self.reported
+                ),
             }
         }
-        assert_eq!(self.watch.now(), way);
+        assert_eq!(self.monitor.now(), state);
     }
 
     /// All reports since the beginning; consecutive ones differ.
-    fn all(self) -> Vec<Way> {
-        let mut told = self.told;
-        drop(self.watch);
-        told.extend(self.ways.try_iter());
-        let differ = told.windows(2).all(|pair| pair[0] != pair[1]);
-        assert!(differ, "told twice: {told:?}");
-        told
+    fn all(self) -> Vec<NextHopState> {
+        let mut reported = self.reported;
+        drop(self.monitor);
+        reported.extend(self.states.try_iter());
+        let differ = reported.windows(2).all(|pair| pair[0] != pair[1]);
+        assert!(differ, "reported twice: {reported:?}");
+        reported
     }
 }
 
@@ -120,36 +123,36 @@ impl Street {
 fn an_address_of_either_family_is_resolved() {
     needs_root!();
     for address in [V4, V6] {
-        let mut street = Street::build(address);
-        assert_eq!(street.watch.first(PATIENCE), open(FIRST), "{address}");
-        street.wait_for(open(FIRST));
-        assert_eq!(street.all(), [UNKNOWN, open(FIRST)]);
+        let mut network = TestNetwork::build(address);
+        assert_eq!(network.monitor.first(TIMEOUT), open(FIRST), "{address}");
+        network.wait_for(open(FIRST));
+        assert_eq!(network.all(), [UNKNOWN, open(FIRST)]);
     }
 }
 
 #[test]
 fn a_router_is_found_by_its_link_local_address() {
     needs_root!();
-    let mut street = Street::build("fe80::ff:fe00:302");
-    street.wait_for(open(FIRST));
+    let mut network = TestNetwork::build("fe80::ff:fe00:302");
+    network.wait_for(open(FIRST));
 }
 
 #[test]
 fn follows_a_router_that_changes_its_address_silently() {
     needs_root!();
     for address in [V4, V6] {
-        let mut street = Street::build(address);
-        street.wait_for(open(FIRST));
+        let mut network = TestNetwork::build(address);
+        network.wait_for(open(FIRST));
         for hop in [SECOND, FIRST, SECOND] {
             // The router sends no announcement, and keeps its entry for the box.
             let change = format!("link set dev eth0 address {hop}");
-            street.router.ip(&change).unwrap();
+            network.router.ip(&change).unwrap();
             let changed = Instant::now();
-            street.wait_for(open(hop));
+            network.wait_for(open(hop));
             println!("{address}: followed after {:?}", changed.elapsed());
         }
-        let told = street.all();
-        let hops: Vec<_> = told.iter().map(|way| way.next_hop).collect();
+        let reported = network.all();
+        let hops: Vec<_> = reported.iter().map(|state| state.next_hop).collect();
         let expected = [FIRST, SECOND, FIRST, SECOND].map(mac);
         // The next hop is never unknown in between, and never another address.
         assert_eq!(hops[1..], expected, "{address}");
@@ -160,25 +163,25 @@ fn follows_a_router_that_changes_its_address_silently() {
 fn next_hop_is_unknown_while_the_router_is_away() {
     needs_root!();
     for address in [V4, V6] {
-        let mut street = Street::build(address);
-        street.wait_for(open(FIRST));
+        let mut network = TestNetwork::build(address);
+        network.wait_for(open(FIRST));
         // The router's NIC still has carrier, but the address is gone.
         let flush = "addr flush dev eth0 scope global";
-        street.router.ip(flush).unwrap();
-        street.wait_for(UNKNOWN);
+        network.router.ip(flush).unwrap();
+        network.wait_for(UNKNOWN);
         let prefix = if address == V4 { 24 } else { 64 };
         let back = format!("addr add {address}/{prefix} dev eth0");
-        street.router.ip(&back).unwrap();
-        street.wait_for(open(FIRST));
-        assert_eq!(street.all().len(), 4);
+        network.router.ip(&back).unwrap();
+        network.wait_for(open(FIRST));
+        assert_eq!(network.all().len(), 4);
     }
 }
 
 #[test]
 fn resolves_a_router_without_an_own_address() {
     needs_root!();
-    let mut street = Street::on(ground(false), V4);
-    street.wait_for(open(FIRST));
+    let mut network = TestNetwork::on(ground(false), V4);
+    network.wait_for(open(FIRST));
 }
 
 #[test]
@@ -187,44 +190,44 @@ fn a_permanent_entry_is_used_and_not_changed() {
     let (middle, router) = ground(true);
     let fixed = format!("neigh replace {V4} lladdr {SECOND} nud permanent dev incoming0");
     middle.ip(&fixed).unwrap();
-    let mut street = Street::on((middle, router), V4);
-    street.wait_for(open(SECOND));
+    let mut network = TestNetwork::on((middle, router), V4);
+    network.wait_for(open(SECOND));
     // No station has that MAC address, and the box does not check it.
     std::thread::sleep(Duration::from_secs(1));
-    let entry = street.middle.ip(&format!("neigh show {V4}")).unwrap();
+    let entry = network.middle.ip(&format!("neigh show {V4}")).unwrap();
     assert!(entry.contains("PERMANENT"), "{entry}");
     assert!(entry.contains(SECOND), "{entry}");
     let moved = fixed.replace(SECOND, "02:00:00:00:03:77");
-    street.middle.ip(&moved).unwrap();
-    street.wait_for(open("02:00:00:00:03:77"));
+    network.middle.ip(&moved).unwrap();
+    network.wait_for(open("02:00:00:00:03:77"));
     // After the entry is deleted, the router is resolved.
     let delete = format!("neigh del {V4} dev incoming0");
-    street.middle.ip(&delete).unwrap();
-    street.wait_for(open(FIRST));
-    let hops = street.all().len();
+    network.middle.ip(&delete).unwrap();
+    network.wait_for(open(FIRST));
+    let hops = network.all().len();
     assert!(hops == 3 || hops == 4, "the first may be unknown");
 }
 
 #[test]
 fn a_deleted_or_forged_entry_is_resolved_again() {
     needs_root!();
-    let mut street = Street::build(V4);
-    street.wait_for(open(FIRST));
-    street.middle.ip("neigh flush dev incoming0").unwrap();
+    let mut network = TestNetwork::build(V4);
+    network.wait_for(open(FIRST));
+    network.middle.ip("neigh flush dev incoming0").unwrap();
     // A forged STALE entry is not used until its owner confirms it.
     let false_one = format!("neigh replace {V4} lladdr {SECOND} nud stale dev incoming0");
-    street.middle.ip(&false_one).unwrap();
+    network.middle.ip(&false_one).unwrap();
     // The box's own address and a multicast address are never a next hop.
     for wrong in [OWN, "01:00:5e:00:00:01"] {
         let set = format!("neigh replace {V4} lladdr {wrong} nud reachable dev incoming0");
-        street.middle.ip(&set).unwrap();
+        network.middle.ip(&set).unwrap();
     }
     let moved = format!("link set dev eth0 address {SECOND}");
-    street.router.ip(&moved).unwrap();
-    street.wait_for(open(SECOND));
-    for way in street.all() {
+    network.router.ip(&moved).unwrap();
+    network.wait_for(open(SECOND));
+    for state in network.all() {
         let expected = [None, mac(FIRST), mac(SECOND)];
-        assert!(expected.contains(&way.next_hop), "{way:?}");
+        assert!(expected.contains(&state.next_hop), "{state:?}");
     }
 }
 
@@ -232,18 +235,18 @@ fn a_deleted_or_forged_entry_is_resolved_again() {
 fn reports_loss_and_return_of_carrier() {
     needs_root!();
     for hop in [V4, FIRST] {
-        let mut street = Street::build(hop);
-        street.wait_for(open(FIRST));
+        let mut network = TestNetwork::build(hop);
+        network.wait_for(open(FIRST));
         for _ in 0..2 {
-            street.router.ip("link set eth0 down").unwrap();
-            street.wait_for(without_carrier(FIRST));
-            street.router.ip("link set eth0 up").unwrap();
-            street.wait_for(open(FIRST));
+            network.router.ip("link set eth0 down").unwrap();
+            network.wait_for(without_carrier(FIRST));
+            network.router.ip("link set eth0 up").unwrap();
+            network.wait_for(open(FIRST));
         }
         // Also if the box's own end is set down.
-        street.middle.ip("link set incoming0 down").unwrap();
-        street.wait_for(without_carrier(FIRST));
-        street.all();
+        network.middle.ip("link set incoming0 down").unwrap();
+        network.wait_for(without_carrier(FIRST));
+        network.all();
     }
 }
 
@@ -251,15 +254,15 @@ fn reports_loss_and_return_of_carrier() {
 fn a_deleted_nic_has_no_next_hop() {
     needs_root!();
     for hop in [V4, FIRST] {
-        let mut street = Street::build(hop);
-        street.wait_for(open(FIRST));
-        street.middle.ip("link del incoming0").unwrap();
-        street.wait_for(Way::default());
+        let mut network = TestNetwork::build(hop);
+        network.wait_for(open(FIRST));
+        network.middle.ip("link del incoming0").unwrap();
+        network.wait_for(NextHopState::default());
         // A new NIC with the same name is another NIC.
-        street.middle.ip("link add incoming0 type veth").unwrap();
-        street.middle.ip("link set incoming0 up").unwrap();
-        assert_eq!(street.watch.now(), Way::default());
-        street.all();
+        network.middle.ip("link add incoming0 type veth").unwrap();
+        network.middle.ip("link set incoming0 up").unwrap();
+        assert_eq!(network.monitor.now(), NextHopState::default());
+        network.all();
     }
 }
 
@@ -269,15 +272,15 @@ fn start_fails_without_the_nic_or_the_capability() {
     let (middle, _router) = ground(true);
     let (no_nic, no_right) = middle.run(|| {
         let hop: NextHop = V4.parse().unwrap();
-        let missing = WayWatch::start(4_000_000, hop, |_| ());
+        let missing = NextHopMonitor::start(4_000_000, hop, |_| ());
         // Drops the capability of this thread only; thread and namespace end with the test.
         let index = Nic::look("incoming0").unwrap().index;
         caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
-        let forbidden = WayWatch::start(index, hop, |_| ());
+        let forbidden = NextHopMonitor::start(index, hop, |_| ());
         // A configured MAC address needs no capability.
         let given = FIRST.parse().unwrap();
-        let watch = WayWatch::start(index, given, |_| ()).unwrap();
-        assert_eq!(watch.first(PATIENCE), open(FIRST));
+        let monitor = NextHopMonitor::start(index, given, |_| ()).unwrap();
+        assert_eq!(monitor.first(TIMEOUT), open(FIRST));
         caps::raise(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
         (missing.err().unwrap(), forbidden.err().unwrap())
     });

@@ -78,7 +78,7 @@ impl Faults {
 struct Lately(Vec<(Option<MacAddr>, Duration)>);
 
 impl Lately {
-    fn see(&mut self, mac: Option<MacAddr>, now: Duration) {
+    fn add(&mut self, mac: Option<MacAddr>, now: Duration) {
         self.0
             .retain(|(known, last)| *known != mac && now.saturating_sub(*last) < MEMORY);
         if self.0.len() >= NEIGHBOURS {
@@ -94,7 +94,7 @@ impl Lately {
 
 /// The forwarding that the policy requires for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum ExpectedPath {
     /// Across the wire to this port, with unchanged MAC addresses.
     Across(Role),
     /// By `incoming` to the next hop.
@@ -161,14 +161,14 @@ impl Auditor {
     /// Adds a next hop. Call this before any frame is sent there; otherwise a next hop that is in
     /// use only between two calls of [`Auditor::look`] would be missed.
     pub fn expect_next_hop(&mut self, next_hop: Option<MacAddr>, now: Duration) {
-        self.next_hops.see(next_hop, now);
+        self.next_hops.add(next_hop, now);
     }
 
     /// Records the current MAC addresses of the links.
     pub fn look(&mut self, now: Duration) {
-        self.hosts.see(self.links.host(), now);
-        self.next_hops.see(self.links.next_hop(), now);
-        self.owns.see(self.links.incoming_mac(), now);
+        self.hosts.add(self.links.host(), now);
+        self.next_hops.add(self.links.next_hop(), now);
+        self.owns.add(self.links.incoming_mac(), now);
     }
 
     /// Checks one sample, and returns its faults; none if it has to be skipped.
@@ -243,10 +243,10 @@ impl Auditor {
     fn judge(&mut self, sample: &Sample, snapshot: &Snapshot) -> Option<Faults> {
         let mut faults = Faults::default();
         let mut expected = sample.before.to_vec();
-        let way = match (sample.ingress, sample.rule) {
+        let path = match (sample.ingress, sample.rule) {
             // The kernel did not parse this frame; only the invariants can be checked.
             (Role::Host, Some(Rule::NoUserSpace)) => {
-                self.check_way(Way::Across(Role::Uplink), sample, &mut faults);
+                self.check_path(ExpectedPath::Across(Role::Uplink), sample, &mut faults);
                 check_truths(sample, &snapshot.rules, &mut faults);
                 return Some(faults);
             }
@@ -258,20 +258,20 @@ impl Auditor {
                     packet::set_dscp(&mut expected, remark.l3, remark.version, remark.dscp);
                 }
                 match verdict.egress {
-                    Egress::Uplink => Way::Across(Role::Uplink),
-                    Egress::Incoming => Way::Steered,
-                    Egress::Unrouted => Way::Unrouted,
+                    Egress::Uplink => ExpectedPath::Across(Role::Uplink),
+                    Egress::Incoming => ExpectedPath::Steered,
+                    Egress::Unrouted => ExpectedPath::Unrouted,
                 }
             }
             // Unless one NIC is both `uplink` and `incoming`.
             (Role::Uplink, _) if self.links.incoming_port() != Some(Role::Uplink) => {
-                Way::Across(Role::Host)
+                ExpectedPath::Across(Role::Host)
             }
-            _ if self.is_routed(sample, &snapshot.rules) => Way::Delivered,
-            (Role::Uplink, _) => Way::Across(Role::Host),
-            _ => Way::Stack,
+            _ if self.is_routed(sample, &snapshot.rules) => ExpectedPath::Delivered,
+            (Role::Uplink, _) => ExpectedPath::Across(Role::Host),
+            _ => ExpectedPath::Stack,
         };
-        self.check_way(way, sample, &mut faults);
+        self.check_path(path, sample, &mut faults);
         check_bytes(&expected, sample, &mut faults);
         check_truths(sample, &snapshot.rules, &mut faults);
         Some(faults)
@@ -309,24 +309,24 @@ impl Auditor {
             && packet::destination(&sample.before).is_some_and(|address| rules.is_host(address))
     }
 
-    fn check_way(&self, way: Way, sample: &Sample, faults: &mut Faults) {
+    fn check_path(&self, path: ExpectedPath, sample: &Sample, faults: &mut Faults) {
         let (before, after) = (&sample.before, &sample.after);
         let macs_stay = before.get(..MACS) == after.get(..MACS);
         let to = MacAddr::destination_of(after);
-        match (way, sample.outcome) {
+        match (path, sample.outcome) {
             // The egress NIC could not accept the frame.
             (_, Outcome::Drop(DropReason::NoEgress)) => {}
             (_, Outcome::Drop(reason)) if reason.port().is_some() => {}
-            (Way::Unrouted, Outcome::Drop(DropReason::SteerUnavailable)) => {}
-            (Way::Unrouted, Outcome::Forward(by)) => {
+            (ExpectedPath::Unrouted, Outcome::Drop(DropReason::SteerUnavailable)) => {}
+            (ExpectedPath::Unrouted, Outcome::Forward(by)) => {
                 faults.unless(by == Role::Uplink, Fault::Egress);
                 faults.unless(macs_stay, Fault::Mac);
             }
-            (Way::Across(port), Outcome::Forward(by)) => {
+            (ExpectedPath::Across(port), Outcome::Forward(by)) => {
                 faults.unless(by == port, Fault::Egress);
                 faults.unless(macs_stay, Fault::Mac);
             }
-            (Way::Steered, Outcome::Forward(by)) => {
+            (ExpectedPath::Steered, Outcome::Forward(by)) => {
                 let by_incoming = self.links.incoming_port() == Some(by);
                 let from = MacAddr::source_of(after);
                 let is_steered = by_incoming
@@ -341,20 +341,20 @@ impl Auditor {
                 };
                 faults.unless(is_steered || is_spared, fault);
             }
-            (Way::Steered, Outcome::Drop(DropReason::SteerUnavailable)) => {
+            (ExpectedPath::Steered, Outcome::Drop(DropReason::SteerUnavailable)) => {
                 faults.unless(self.may_not_steer(), Fault::Egress);
             }
-            (Way::Delivered, Outcome::Forward(Role::Host)) => {
+            (ExpectedPath::Delivered, Outcome::Forward(Role::Host)) => {
                 let is_delivered =
                     to.is_some_and(|mac| self.hosts.was(Some(mac)) || self.links.has_learnt(mac));
                 let source_stays = before.get(6..MACS) == after.get(6..MACS);
                 faults.unless(is_delivered && source_stays, Fault::Mac);
             }
-            (Way::Delivered, Outcome::Drop(DropReason::HostMacUnknown)) => {
+            (ExpectedPath::Delivered, Outcome::Drop(DropReason::HostMacUnknown)) => {
                 let may_be_unknown = self.hosts.was(None) || self.links.has_several_hosts();
                 faults.unless(may_be_unknown, Fault::Egress);
             }
-            (Way::Stack, Outcome::Stack | Outcome::Drop(DropReason::NotForHost)) => {
+            (ExpectedPath::Stack, Outcome::Stack | Outcome::Drop(DropReason::NotForHost)) => {
                 faults.unless(macs_stay, Fault::Mac);
             }
             _ => faults.unless(false, Fault::Egress),
@@ -409,16 +409,16 @@ fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
     };
     if let (Some(wire), Some(class)) = (wire, class) {
         let has_deep_tags = sample.rule == Some(Rule::NoUserSpace) && wire.tags > 2;
-        let bore = wire.dscp(&before);
-        let bears = wire.dscp(&after);
-        let is_right = match (bore, bears) {
+        let received = wire.dscp(&before);
+        let sent = wire.dscp(&after);
+        let is_right = match (received, sent) {
             // The kernel does not parse that many tags.
-            _ if has_deep_tags => bore == bears,
-            (Some(bore), Some(bears)) => may_bear(class, bore, bears, rules),
+            _ if has_deep_tags => received == sent,
+            (Some(received), Some(sent)) => may_carry(class, received, sent, rules),
             _ => false,
         };
         faults.unless(is_right, Fault::Mark);
-        if bore != bears {
+        if received != sent {
             let is_good = |frame| {
                 let header = wire.v4_header(frame);
                 header.is_none_or(ipv4_header_checksum_is_good)
@@ -434,21 +434,21 @@ fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
     faults.unless(before.get(MACS..) == after.get(MACS..), Fault::Bytes);
 }
 
-/// Whether a frame of this class that arrived with DSCP `bore` may leave with `bears`.
-fn may_bear(class: Class, bore: Dscp, bears: Dscp, rules: &Rules) -> bool {
+/// Whether a frame of this class that arrived with DSCP `received` may leave with `sent`.
+fn may_carry(class: Class, received: Dscp, sent: Dscp, rules: &Rules) -> bool {
     let intent = rules.actions.intent();
     let mark = intent.mark;
     if intent.mode == Mode::Audit {
-        return bears == bore;
+        return sent == received;
     }
     if class == Class::Exit && intent.at_uplink == AtUplink::Keep {
-        return bears == mark;
+        return sent == mark;
     }
     // On the wire the mark means exit; the host's mark is cleared by the box.
-    if bore == mark || rules.classify_by == ClassifyBy::HostMark(bore) {
-        bears == Dscp::DEFAULT
+    if received == mark || rules.classify_by == ClassifyBy::HostMark(received) {
+        sent == Dscp::DEFAULT
     } else {
-        bears == bore
+        sent == received
     }
 }
 

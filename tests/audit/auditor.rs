@@ -1,7 +1,7 @@
 //! The auditor must find each fault that is planted in samples, as its kind, and no other.
 
 use crate::rig::{Ground, NOON, beginning, ground, on};
-use exitmark_box::witness::{Auditor, Fault, Witness};
+use exitmark_box::audit::{Auditor, Fault, Sampler};
 use exitmark_datapath::{DropReason, Excerpt, Links, Outcome, Role, Sample};
 use exitmark_lab::cases::{HOST4, HOST6, RELAY4, WEB4, WEB6, tables};
 use exitmark_lab::frames::{FROM, TO, tcp, udp};
@@ -41,9 +41,9 @@ fn audit_finds_no_fault_in_any_case_of_the_tables() {
         let cases = &ground.table.cases;
         let frames = cases.iter().map(|case| (Role::Host, case.before.clone()));
         let frames: Vec<_> = frames.collect();
-        let told = ground.by_worker(&links, &frames);
+        let sampled = ground.by_worker(&links, &frames);
         let mut auditor = auditor(&ground, &links);
-        for (sample, case) in told.iter().zip(cases) {
+        for (sample, case) in sampled.iter().zip(cases) {
             assert!(*sample.before == *beginning(&case.before), "{}", case.name);
             assert!(*sample.after == *beginning(&case.after), "{}", case.name);
             assert_eq!(sample.outcome, Outcome::Forward(case.egress));
@@ -70,8 +70,8 @@ fn samples() -> (Ground, Arc<Links>, Vec<Sample>) {
         (Role::Incoming, tcp(RELAY4, HOST4).macs(OWN, TO).build()),
         (Role::Incoming, tcp(RELAY4, HOST4).macs(TO, FROM).build()),
     ];
-    let told = ground.by_worker(&links, &frames);
-    (ground, links, told)
+    let sampled = ground.by_worker(&links, &frames);
+    (ground, links, sampled)
 }
 
 const EXIT: usize = 0;
@@ -130,10 +130,10 @@ fn finds_planted_faults_by_kind() {
         ("another host", DELIVERED, |it| flip(it, 3, 8), &[Mac]),
         ("a MAC address on the wire", EXIT, |it| flip(it, 9, 8), &[Mac]),
     ];
-    let (ground, links, told) = samples();
+    let (ground, links, sampled) = samples();
     for (what, which, plant, expected) in plants {
         let mut auditor = auditor(&ground, &links);
-        let mut sample = told[which];
+        let mut sample = sampled[which];
         plant(&mut sample);
         assert_eq!(auditor.check(&sample), expected, "{what}: {sample:?}");
         let report = auditor.report();
@@ -145,7 +145,7 @@ fn finds_planted_faults_by_kind() {
     }
     // Counted as another class; the frame may or may not be right for that class.
     let mut auditor = auditor(&ground, &links);
-    let mut sample = told[HOST];
+    let mut sample = sampled[HOST];
     sample.rule = Some(Rule::ToExemptPrefix);
     assert_eq!(auditor.check(&sample), [Class]);
     sample.rule = Some(Rule::ExitProtocol);
@@ -154,11 +154,11 @@ fn finds_planted_faults_by_kind() {
 
 #[test]
 fn skips_frames_that_cannot_be_judged_alone() {
-    let (ground, links, told) = samples();
+    let (ground, links, sampled) = samples();
     let mut auditor = auditor(&ground, &links);
-    let mut unknown = told[EXIT];
+    let mut unknown = sampled[EXIT];
     unknown.generation = 77;
-    let mut cut = told[EXIT];
+    let mut cut = sampled[EXIT];
     cut.before = Excerpt::of(&cut.before[..30]);
     let later = tcp(HOST4, WEB4).fragment(7, 100, false).build();
     let later = ground.by_worker(&links, &[(Role::Host, later)]);
@@ -170,24 +170,24 @@ fn skips_frames_that_cannot_be_judged_alone() {
 
 #[test]
 fn frames_the_kernel_did_not_parse_must_not_carry_the_mark() {
-    let (ground, links, told) = samples();
+    let (ground, links, sampled) = samples();
     let mut auditor = auditor(&ground, &links);
-    let mut odd = told[EXIT];
-    odd.rule = Some(Rule::NoUserSpace);
-    assert_eq!(auditor.check(&odd), [Fault::Mark]);
-    odd.after = odd.before;
-    assert_eq!(auditor.check(&odd), []);
-    odd.outcome = Outcome::Forward(Role::Incoming);
-    assert_eq!(auditor.check(&odd), [Fault::Egress]);
+    let mut slow = sampled[EXIT];
+    slow.rule = Some(Rule::NoUserSpace);
+    assert_eq!(auditor.check(&slow), [Fault::Mark]);
+    slow.after = slow.before;
+    assert_eq!(auditor.check(&slow), []);
+    slow.outcome = Outcome::Forward(Role::Incoming);
+    assert_eq!(auditor.check(&slow), [Fault::Egress]);
 }
 
 /// The previous next hop is accepted for a while, but not for long.
 #[test]
 fn previous_next_hops_are_accepted_for_a_while() {
-    let (ground, links, told) = samples();
+    let (ground, links, sampled) = samples();
     let mut auditor = auditor(&ground, &links);
     let other = MacAddr::new([2, 0, 0, 0, 3, 9]);
-    let mut sent_there = told[RELAY];
+    let mut sent_there = sampled[RELAY];
     let to_other = |frame: &mut [u8]| frame[..6].copy_from_slice(&other.bytes());
     change(&mut sent_there, to_other);
     assert_eq!(auditor.check(&sent_there), [Fault::Mac]);
@@ -195,12 +195,12 @@ fn previous_next_hops_are_accepted_for_a_while() {
     assert_eq!(auditor.check(&sent_there), []);
     links.steer_to(Some(other));
     auditor.look(Duration::from_secs(2));
-    assert_eq!(auditor.check(&told[RELAY]), []);
+    assert_eq!(auditor.check(&sampled[RELAY]), []);
     auditor.look(Duration::from_secs(30));
     assert_eq!(auditor.check(&sent_there), []);
-    assert_eq!(auditor.check(&told[RELAY]), [Fault::Mac]);
+    assert_eq!(auditor.check(&sampled[RELAY]), [Fault::Mac]);
     // Without a next hop the frame may leave by the uplink, unchanged.
-    let mut spared = told[RELAY];
+    let mut spared = sampled[RELAY];
     spared.outcome = Outcome::Forward(Role::Uplink);
     spared.after = spared.before;
     assert_eq!(auditor.check(&spared), [Fault::Egress]);
@@ -225,7 +225,7 @@ impl Write for Log {
 
 #[test]
 fn alarms_once_a_minute_without_an_address() {
-    let (ground, links, told) = samples();
+    let (ground, links, sampled) = samples();
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -234,7 +234,7 @@ fn alarms_once_a_minute_without_an_address() {
         .finish();
     tracing::subscriber::with_default(subscriber, || {
         let mut auditor = auditor(&ground, &links);
-        let mut sample = told[EXIT];
+        let mut sample = sampled[EXIT];
         sample.after = sample.before;
         for seconds in [0, 1, 59, 61] {
             sample.arrived = NOON + Duration::from_secs(seconds);
@@ -253,21 +253,21 @@ fn alarms_once_a_minute_without_an_address() {
 }
 
 #[test]
-fn a_witness_counts_samples_and_latencies() {
-    let (ground, links, told) = samples();
-    let mut witness = Witness::new(Arc::clone(&links), Arc::clone(&ground.snapshot), 64);
+fn a_sampler_counts_samples_and_latencies() {
+    let (ground, links, sampled) = samples();
+    let mut sampler = Sampler::new(Arc::clone(&links), Arc::clone(&ground.snapshot), 64);
     assert_eq!(links.one_in(), 64);
-    witness.look(NOON);
-    for sample in &told {
-        witness.see(sample);
+    sampler.look(NOON);
+    for sample in &sampled {
+        sampler.add(sample);
     }
-    witness.tick(NOON, 3);
-    let report = witness.audit();
+    sampler.tick(NOON, 3);
+    let report = sampler.audit();
     assert_eq!((report.one_in, report.checked, report.lost), (64, 6, 3));
     assert!(report.mismatches.iter().all(|count| count.frames == 0));
     // A worker's samples contain no latency.
-    let times = witness.residences();
+    let times = sampler.latencies();
     assert_eq!([times[0].samples, times[1].samples], [0, 0]);
-    witness.end();
+    sampler.end();
     assert_eq!(links.one_in(), 0);
 }

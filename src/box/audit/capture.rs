@@ -78,7 +78,7 @@ impl Capture {
     }
 
     /// Adds a sample, if there is room for it.
-    pub(super) fn see(&mut self, sample: &Sample, site: &Site<'_>) {
+    pub(super) fn add(&mut self, sample: &Sample, site: &Site<'_>) {
         if self.written >= self.request.frames || self.is_deserted {
             return;
         }
@@ -87,7 +87,7 @@ impl Capture {
             self.missed += 1;
             return;
         }
-        let (frame, port, way) = match sample.outcome {
+        let (frame, port, direction) = match sample.outcome {
             Outcome::Forward(port) => (&sample.after, port, LEFT),
             Outcome::Stack | Outcome::Drop(_) => (&sample.before, sample.ingress, CAME),
         };
@@ -99,7 +99,7 @@ impl Capture {
             data: Cow::Owned(redacted(&self.request, frame, sample.rule, site)),
             options: vec![
                 EnhancedPacketOption::Comment(comment(sample).into()),
-                EnhancedPacketOption::Flags(way),
+                EnhancedPacketOption::Flags(direction),
             ],
         };
         if self.writer.write_pcapng_block(block).is_ok() {
@@ -185,7 +185,7 @@ fn comment(sample: &Sample) -> String {
         Some(rule) => format!("{}: {}", rule.class().name(), rule.describe()),
         None => format!("inbound: received on {}", sample.ingress),
     };
-    let way = match sample.outcome {
+    let outcome = match sample.outcome {
         Outcome::Forward(port) => port.name().to_owned(),
         Outcome::Stack => "left to the box's own network stack".to_owned(),
         Outcome::Drop(reason) => Counter::Dropped(reason).to_string(),
@@ -197,5 +197,5 @@ fn comment(sample: &Sample) -> String {
         (_, Some(mark)) => format!(", marked {mark}"),
         (_, None) => String::new(),
     };
-    format!("{what}; {way}{mark}; engine {}", sample.by.engine())
+    format!("{what}; {outcome}{mark}; engine {}", sample.by.engine())
 }

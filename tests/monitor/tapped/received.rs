@@ -1,6 +1,6 @@
 //! What arrives and with which bytes, and what is visible from outside.
 
-use super::{HOST_V4, HOST_V6, MARK, PATIENCE, Rig, SECOND_V4, receive, wait_for};
+use super::{HOST_V4, HOST_V6, MARK, Rig, SECOND_V4, TIMEOUT, receive, wait_for};
 use exitmark_lab::frames::{Frame, extension, of_protocol, tcp, udp};
 use exitmark_lab::{RawPort, needs_root};
 use exitmark_monitor::tap::{Sorted, TapError};
@@ -124,7 +124,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Fate)> {
 fn receives_exactly_the_wanted_packets_and_sends_nothing() {
     needs_root!();
     let rig = Rig::new(1, 9000);
-    // An address that the stack would answer for, if it were asked.
+    // An address that the stack would answer for, if it were queried.
     rig.monitor.ip("addr add 203.0.113.9/32 dev lo").unwrap();
     let mut tap = rig.open().unwrap();
     let mut watch = rig.watch();
@@ -159,10 +159,10 @@ fn receives_exactly_the_wanted_packets_and_sends_nothing() {
     let last = v4("198.51.100.9:1").build();
     let sent = RawPort::open(&rig.monitor, "tap0").unwrap().send(&last);
     sent.unwrap();
-    assert!(watch.wait_until(PATIENCE, |seen| !seen.is_empty()));
-    let seen = watch.finish().unwrap();
-    let seen: Vec<_> = seen.iter().map(|frame| &frame.bytes).collect();
-    assert_eq!(seen, [&last]);
+    assert!(watch.wait_until(TIMEOUT, |captured| !captured.is_empty()));
+    let captured = watch.finish().unwrap();
+    let captured: Vec<_> = captured.iter().map(|frame| &frame.bytes).collect();
+    assert_eq!(captured, [&last]);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn receives_bursts_completely_on_every_queue() {
     needs_root!();
     let (_rig, mut tap, port) = Rig::opened(2);
     assert_eq!(tap.queues(), 2);
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let mut sent = Vec::new();
     // Several times as many packets as the memory holds.
     for burst in 0..20_u16 {
@@ -180,11 +180,11 @@ fn receives_bursts_completely_on_every_queue() {
             port.send(&frame).unwrap();
             sent.push(frame[..ETHERNET + V4 + TCP].to_vec());
         }
-        heard.extend(receive(&mut tap, 200));
+        received.extend(receive(&mut tap, 200));
     }
-    heard.sort();
+    received.sort();
     sent.sort();
-    assert!(heard == sent);
+    assert!(received == sent);
     let counters = tap.counters().unwrap();
     assert_eq!((counters.sorted.passed, counters.lost()), (4000, 0));
 }
@@ -256,12 +256,12 @@ fn packet_memory_holds_no_address_afterwards() {
     wait_for(&tap, "100 frames", |counters| counters.sorted.passed == 100);
     // The search covers packet memory.
     assert_eq!(found_in_packet_memory(&needle), 100);
-    let mut seen = 0;
-    while seen < 100 {
-        let received = tap.receive(PATIENCE, |batch| {
+    let mut captured = 0;
+    while captured < 100 {
+        let received = tap.receive(TIMEOUT, |batch| {
             assert!(found_in_packet_memory(&needle) >= batch.len());
         });
-        seen += received.unwrap();
+        captured += received.unwrap();
     }
     assert_eq!(found_in_packet_memory(&needle), 0);
     drop(tap);

@@ -23,7 +23,7 @@ const DISCARD: u16 = 9;
 const PINGS: u16 = 20;
 const QUESTION: &[u8] = b"exitmark demo: are you there?";
 
-pub(super) struct Seen {
+pub(super) struct ObservedFrame {
     pub(super) bytes: Vec<u8>,
     /// Whether the frame lies between the markers. If not, it can only match another capture's.
     pub(super) counts: bool,
@@ -31,8 +31,8 @@ pub(super) struct Seen {
 
 /// The frames captured at one host, in order.
 pub(super) struct Sighting {
-    pub(super) sent: Vec<Seen>,
-    pub(super) received: Vec<Seen>,
+    pub(super) sent: Vec<ObservedFrame>,
+    pub(super) received: Vec<ObservedFrame>,
 }
 
 /// The frames captured at all three hosts.
@@ -43,7 +43,7 @@ pub(super) struct Sightings {
 }
 
 /// The three running captures, and raw ports that send the markers.
-pub(super) struct Watch {
+pub(super) struct MarkedCaptures {
     captures: [Capture; 3],
     ports: [RawPort; 3],
 }
@@ -52,12 +52,12 @@ const HOST: usize = 0;
 const CLEARNET: usize = 1;
 const TORNET: usize = 2;
 
-impl Watch {
+impl MarkedCaptures {
     /// Starts the captures and sends the first markers.
     pub(super) fn start(site: &Site, interrupt: &Interrupt) -> Result<Self, DemoError> {
         let capture = |netns| Capture::start(netns, "eth0", "inout", "");
         let port = |netns| RawPort::open(netns, "eth0");
-        let mut watch = Self {
+        let mut captures = Self {
             captures: [
                 capture(&site.host)?,
                 capture(&site.clearnet)?,
@@ -69,12 +69,12 @@ impl Watch {
                 port(&site.tornet)?,
             ],
         };
-        watch.mark(Moment::Begin, interrupt)?;
-        Ok(watch)
+        captures.mark(Moment::Begin, interrupt)?;
+        Ok(captures)
     }
 
     /// Sends frames that sockets would not: pings, and an ethertype unknown to the box.
-    pub(super) fn send_oddities(&self) -> Result<(), LabError> {
+    pub(super) fn send_raw_frames(&self) -> Result<(), LabError> {
         let link = || PacketBuilder::ethernet2(mac(HOST_MAC), mac(CLEARNET_MAC));
         for number in 0..PINGS {
             let v4 = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
@@ -217,12 +217,12 @@ fn marked(frames: &[Vec<u8>], text: &[u8]) -> Vec<usize> {
     positions.map(|(position, _)| position).collect()
 }
 
-fn between(frames: Vec<Vec<u8>>, begin: Option<&usize>, end: Option<&usize>) -> Vec<Seen> {
+fn between(frames: Vec<Vec<u8>>, begin: Option<&usize>, end: Option<&usize>) -> Vec<ObservedFrame> {
     let begin = begin.copied().unwrap_or(0);
     let end = end.copied().unwrap_or(usize::MAX);
-    let seen = |(position, bytes)| Seen {
+    let observed = |(position, bytes)| ObservedFrame {
         bytes,
         counts: (begin..=end).contains(&position),
     };
-    (0..).zip(frames).map(seen).collect()
+    (0..).zip(frames).map(observed).collect()
 }

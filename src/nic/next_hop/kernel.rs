@@ -2,7 +2,7 @@
 //!
 //! Answers and notifications share one socket, so that they are received in order.
 
-use super::pursuit::{Entry, State};
+use super::resolution::{NeighbourEntry, State};
 use crate::LinkState;
 use exitmark_policy::packet::MacAddr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,11 +27,11 @@ const DATAGRAM_BYTES: usize = 64 * 1024;
 /// The length of a message's header, the shortest message.
 const HEADER_BYTES: usize = 16;
 /// The kernel answers before `send` returns; after this timeout, the answer was lost.
-const ANSWER_PATIENCE: Duration = Duration::from_millis(100);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A message from the kernel about the NIC, the neighbour, or a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum NetlinkEvent {
     /// The state of the NIC: its carrier (IFF_LOWER_UP), and its MAC address if it is unicast.
     Link {
         has_carrier: bool,
@@ -40,7 +40,7 @@ pub(super) enum News {
     /// The NIC was removed, or moved to another network namespace.
     LinkGone,
     /// The neighbour's entry; `None` if it was removed.
-    Neighbour(Option<Entry>),
+    Neighbour(Option<NeighbourEntry>),
     /// Notifications were lost because the socket's buffer was full (ENOBUFS); the state is to be
     /// queried.
     Missed,
@@ -49,15 +49,15 @@ pub(super) enum News {
 }
 
 /// An open netlink socket (NETLINK_ROUTE) for requests and notifications.
-pub(super) struct Talk {
+pub(super) struct NetlinkSocket {
     socket: Socket,
     buffer: Vec<u8>,
-    asked: u32,
+    sequence: u32,
     ifindex: u32,
     neighbour: Option<IpAddr>,
 }
 
-impl Talk {
+impl NetlinkSocket {
     /// Opens the socket in the calling thread's network namespace.
     pub(super) fn open(ifindex: u32, neighbour: Option<IpAddr>) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
@@ -70,7 +70,7 @@ impl Talk {
         Ok(Self {
             socket,
             buffer: Vec::with_capacity(DATAGRAM_BYTES),
-            asked: 0,
+            sequence: 0,
             ifindex,
             neighbour,
         })
@@ -137,20 +137,20 @@ impl Talk {
 
     /// Sends a request; returns its sequence number.
     fn ask(&mut self, question: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
-        self.asked = self.asked.wrapping_add(1).max(1);
+        self.sequence = self.sequence.wrapping_add(1).max(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        header.sequence_number = self.asked;
+        header.sequence_number = self.sequence;
         let mut message = NetlinkMessage::new(header, NetlinkPayload::from(question));
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-        Ok(self.asked)
+        Ok(self.sequence)
     }
 
     /// Receives one datagram, without waiting. Returns false if no datagram is pending.
-    pub(super) fn hear(&mut self, news: &mut Vec<News>) -> io::Result<bool> {
+    pub(super) fn receive(&mut self, events: &mut Vec<NetlinkEvent>) -> io::Result<bool> {
         self.buffer.clear();
         let sender = match self.socket.recv_from(&mut self.buffer, 0) {
             Ok((_, sender)) => sender,
@@ -158,7 +158,7 @@ impl Talk {
                 match error.raw_os_error() {
                     Some(libc::EAGAIN) => return Ok(false),
                     Some(libc::EINTR) => {}
-                    Some(libc::ENOBUFS) => news.push(News::Missed),
+                    Some(libc::ENOBUFS) => events.push(NetlinkEvent::Missed),
                     _ => return Err(error),
                 }
                 return Ok(true);
@@ -170,7 +170,7 @@ impl Talk {
             while let Ok(one) = NetlinkBuffer::new_checked(rest) {
                 let length = one.length() as usize;
                 let said = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
-                news.extend(said.ok().and_then(|said| self.understand(said)));
+                events.extend(said.ok().and_then(|said| self.understand(said)));
                 let next = length.max(HEADER_BYTES).next_multiple_of(4);
                 rest = rest.get(next..).unwrap_or_default();
             }
@@ -181,41 +181,42 @@ impl Talk {
     /// Waits for a datagram. Returns false on timeout.
     pub(super) fn wait(&self) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.socket(), PollFlags::POLLIN)];
-        let patience = PollTimeout::try_from(ANSWER_PATIENCE).unwrap_or(PollTimeout::ZERO);
-        match poll(&mut fds, patience) {
+        let timeout = PollTimeout::try_from(ANSWER_TIMEOUT).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut fds, timeout) {
             Ok(ready) => Ok(ready > 0),
             Err(nix::errno::Errno::EINTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn understand(&self, said: NetlinkMessage<RouteNetlinkMessage>) -> Option<News> {
+    fn understand(&self, said: NetlinkMessage<RouteNetlinkMessage>) -> Option<NetlinkEvent> {
         match said.payload {
-            NetlinkPayload::Error(error) => Some(News::Answer {
+            NetlinkPayload::Error(error) => Some(NetlinkEvent::Answer {
                 question: said.header.sequence_number,
                 code: -error.raw_code(),
             }),
-            NetlinkPayload::Overrun(_) => Some(News::Missed),
+            NetlinkPayload::Overrun(_) => Some(NetlinkEvent::Missed),
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
                 let LinkState {
                     has_carrier, mac, ..
                 } = LinkState::of_message(&link);
                 let mac = mac.filter(|mac| mac.is_unicast());
-                self.is_it(&link).then_some(News::Link { has_carrier, mac })
+                self.is_it(&link)
+                    .then_some(NetlinkEvent::Link { has_carrier, mac })
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
-                self.is_it(&link).then_some(News::LinkGone)
+                self.is_it(&link).then_some(NetlinkEvent::LinkGone)
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry)) => {
                 let state = state(entry.header.state)?;
                 self.is_them(&entry).then(|| {
                     let mac = lladdr(&entry);
-                    News::Neighbour(Some(Entry { state, mac }))
+                    NetlinkEvent::Neighbour(Some(NeighbourEntry { state, mac }))
                 })
             }
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(entry)) => {
-                self.is_them(&entry).then_some(News::Neighbour(None))
-            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(entry)) => self
+                .is_them(&entry)
+                .then_some(NetlinkEvent::Neighbour(None)),
             _ => None,
         }
     }
@@ -243,7 +244,7 @@ fn is_of(entry: &NeighbourMessage, address: IpAddr) -> bool {
 /// The MAC address in an entry, if the entry is for this address and resolved.
 pub(in super::super) fn mac_of(entry: &NeighbourMessage, address: IpAddr) -> Option<MacAddr> {
     let state = state(entry.header.state)?;
-    let is_known = !matches!(state, State::Sought | State::Failed);
+    let is_known = !matches!(state, State::Incomplete | State::Failed);
     (is_known && is_of(entry, address)).then(|| lladdr(entry))?
 }
 
@@ -258,11 +259,11 @@ fn lladdr(entry: &NeighbourMessage) -> Option<MacAddr> {
 
 fn state(state: NeighbourState) -> Option<State> {
     Some(match state {
-        NeighbourState::Permanent | NeighbourState::Noarp => State::Fixed,
-        NeighbourState::Reachable => State::Confirmed,
-        NeighbourState::Stale | NeighbourState::Delay => State::Old,
-        NeighbourState::Probe => State::Probed,
-        NeighbourState::Incomplete => State::Sought,
+        NeighbourState::Permanent | NeighbourState::Noarp => State::Permanent,
+        NeighbourState::Reachable => State::Reachable,
+        NeighbourState::Stale | NeighbourState::Delay => State::Stale,
+        NeighbourState::Probe => State::Probe,
+        NeighbourState::Incomplete => State::Incomplete,
         NeighbourState::Failed => State::Failed,
         // NUD_NONE.
         _ => return None,

@@ -26,10 +26,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("box/settings", &[]),
     ("box/observe", &[]),
     ("box/control", &["box/observe"]),
-    ("box/witness", &["box/observe"]),
+    ("box/audit", &["box/observe"]),
     (
         "box/daemon",
-        &["box/control", "box/observe", "box/settings", "box/witness"],
+        &["box/control", "box/observe", "box/settings", "box/audit"],
     ),
     ("box/explain", &["box/settings"]),
     ("box/doctor", &["box/settings"]),
@@ -139,10 +139,10 @@ fn module(relative: &Path) -> Vec<String> {
 }
 
 /// The most specific module of [`ARROWS`] that contains a path.
-fn room(path: &[String]) -> Option<&'static str> {
+fn listed_module(path: &[String]) -> Option<&'static str> {
     let path = path.join("/") + "/";
-    let rooms = ARROWS.iter().map(|(name, _)| *name);
-    rooms
+    let modules = ARROWS.iter().map(|(name, _)| *name);
+    modules
         .filter(|name| path.starts_with(&format!("{name}/")))
         .max_by_key(|name| name.len())
 }
@@ -184,7 +184,7 @@ fn named(module: &[String], text: &str) -> BTreeSet<&'static str> {
     let mut found = BTreeSet::new();
     let from_root = code.split("crate::").skip(1).flat_map(paths);
     let with_crate = |path: Vec<String>| [&module[..1], &path].concat();
-    found.extend(from_root.filter_map(|path| room(&with_crate(path))));
+    found.extend(from_root.filter_map(|path| listed_module(&with_crate(path))));
     for (at, above) in code.match_indices("super::") {
         if code[..at].ends_with(above) {
             continue;
@@ -193,7 +193,7 @@ fn named(module: &[String], text: &str) -> BTreeSet<&'static str> {
         let ups = (code.len() - at - rest.len()) / above.len();
         let base = &module[..module.len().saturating_sub(ups)];
         let named = paths(rest).into_iter().map(|path| [base, &path].concat());
-        found.extend(named.filter_map(|path| room(&path)));
+        found.extend(named.filter_map(|path| listed_module(&path)));
     }
     found
 }
@@ -213,7 +213,7 @@ fn modules_import_one_way() {
         if ["lib", "build"].contains(&module[1].as_str()) {
             continue;
         }
-        let here = room(&module).unwrap_or_else(|| {
+        let here = listed_module(&module).unwrap_or_else(|| {
             panic!("{module:?} is a new module: list in this test what it may import")
         });
         for other in named(&module, &fs::read_to_string(&path).unwrap()) {
@@ -324,10 +324,10 @@ fn every_form_of_import_is_found() {
                 fn f() { crate::publish::publish(super::tests); super::super::row::f() }\n\
                 // crate::report\n";
     let module = ["monitor", "tally", "table"].map(String::from);
-    let seen = ["cell", "row", "tap", "period", "publish"];
-    let seen = seen.map(|name| format!("monitor/{name}"));
+    let expected = ["cell", "row", "tap", "period", "publish"];
+    let expected = expected.map(|name| format!("monitor/{name}"));
     let named = named(&module, text);
-    let all = seen.iter().all(|name| named.contains(name.as_str()));
+    let all = expected.iter().all(|name| named.contains(name.as_str()));
     assert!(all, "{named:?}");
     assert!(!named.contains("monitor/report"));
 }
@@ -516,7 +516,7 @@ fn the_data_path_allocates_nothing() {
         links.sample(1);
         let samples = Arc::<Samples>::default();
         let mut forwarder = Forwarder::new(Arc::new(table.snapshot(&settings)), links)
-            .witnessed(Arc::clone(&samples));
+            .sampled_into(Arc::clone(&samples));
         let (mut memory, mut pool) = HeapMemory::new(64, 2048);
         let mut arrived = Vec::with_capacity(64);
         let mut outbox = Outbox::default();

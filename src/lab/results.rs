@@ -33,7 +33,7 @@ pub fn write(path: &Path, rows: &[impl Serialize]) -> Result<(), LabError> {
 /// cargo's `CARGO_TARGET_TMPDIR`, which lies there.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_beside(
     scratch: &str,
     name: &str,

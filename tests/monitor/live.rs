@@ -277,8 +277,8 @@ fn drops_privileges_that_it_does_not_need() {
         let net_admin = 1 << 12;
         let expected = [
             ("exitmark-monito".to_owned(), net_admin),
-            ("monitor-totals".to_owned(), 0),
             ("monitor-metrics".to_owned(), 0),
+            ("monitor-totals".to_owned(), 0),
         ];
         // A thread drops its capabilities and takes its name first, but only once it runs.
         let dropped = || threads() == expected;

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Detach the box from its NICs, after `run` has ended; this ends forwarding
+/// Detach the box from its NICs, after `run` has ended; this ends forwarding, except with
+/// --keep-wire
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The configuration that names the pins

@@ -10,7 +10,8 @@ use exitmark_service::process;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Check that the machine meets the box's requirements, and print a command that repairs each fault
+/// Check that the machine meets the box's requirements, and print repair commands where one command
+/// is enough
 ///
 /// Changes nothing and sends nothing. With CAP_BPF it loads the XDP programs as a test;
 /// RUST_LOG=debug prints the log of the kernel's verifier. The exit status is 1 if there is a

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Forward everything between host and uplink, unmarked, until `run` takes over; exits at once
+/// Attach a plain wire and exit: forward everything between host and uplink, unmarked, until `run`
+/// takes over
 ///
 /// For early boot. It needs neither a relay set nor a running process. If a box is already attached
-/// it changes nothing; `detach --keep-wire` detaches one.
+/// it changes nothing; `detach --keep-wire` replaces a box by a plain wire.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The configuration; only its NICs and pins are used

@@ -15,7 +15,8 @@ use std::cell::RefCell;
 use std::fmt;
 use std::sync::Once;
 
-/// The capabilities needed to load an XDP program that compares packet pointers. `CAP_SYS_ADMIN`
+/// The capabilities needed to load the programs. Without CAP_PERFMON, older kernels (before Linux
+/// 6.6 and stable backports) refuse an XDP program that compares packet pointers. `CAP_SYS_ADMIN`
 /// covers CAP_BPF and CAP_PERFMON.
 const NEEDED: [Capability; 3] = [
     Capability::CAP_BPF,

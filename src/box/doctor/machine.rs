@@ -37,10 +37,12 @@ fn kernel(version: (u32, u32)) -> Finding {
             .because("the XDP program needs Linux 6.1; install a newer kernel"),
         old if old < (6, 3) => Finding::warning(subject, what).because(
             "this kernel does not report the XDP features of drivers before the start (Linux 6.3 \
-             does), and has no multi-buffer AF_XDP (Linux 6.6 has): the MTU may be 3486 at most",
+             does), and has no multi-buffer AF_XDP (Linux 6.6 has): the MTU may be 3498 at most \
+             (virtio_net: 3486)",
         ),
         old if old < (6, 6) => Finding::warning(subject, what).because(
-            "this kernel has no multi-buffer AF_XDP (Linux 6.6 has): the MTU may be 3486 at most",
+            "this kernel has no multi-buffer AF_XDP (Linux 6.6 has): the MTU may be 3498 at most \
+             (virtio_net: 3486)",
         ),
         _ => Finding::ok(subject, what),
     }
@@ -137,7 +139,8 @@ fn rights(facts: &Facts) -> Vec<Finding> {
                 Capability::CAP_BPF => "the XDP program cannot be loaded",
                 Capability::CAP_NET_RAW => "AF_XDP sockets cannot be created",
                 Capability::CAP_PERFMON => {
-                    "the kernel refuses an XDP program that compares packet pointers, as this one does"
+                    "the programs that count dropped frames cannot be loaded, and older kernels \
+                     refuse an XDP program that compares packet pointers"
                 }
                 // CAP_IPC_LOCK matters only under a limit; see `memory`.
                 _ => return None,

@@ -362,7 +362,8 @@ impl MonitorThread {
             let hint = match self.address {
                 Some(IpAddr::V6(_)) => format!(
                     "neighbour solicitation requires a link-local address of the box on {nic}: `sysctl \
-                     -w net.ipv6.conf.{nic}.disable_ipv6=0`"
+                     -w net.ipv6.conf.{}.disable_ipv6=0`",
+                    nic.replace('.', "/")
                 ),
                 _ => format!(
                     "some routers answer ARP requests only from an address of their own network: `ip \

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 /// The interval at which an address in use is confirmed.
 const CONFIRM_EVERY: Duration = Duration::from_millis(300);
-/// Timeout of a confirmation by unicast, before the address is resolved by broadcast.
+/// Timeout of a confirmation by unicast, before the address is resolved by broadcast or multicast.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
-/// Timeout of a resolution by broadcast. The kernel itself reports NUD_FAILED earlier, after three
-/// attempts of a second each.
+/// Timeout of a resolution by broadcast or multicast. The kernel itself reports NUD_FAILED earlier,
+/// after three attempts of a second each.
 const RESOLVE_TIMEOUT: Duration = Duration::from_millis(3500);
 /// How long to pause after a failed resolution.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub(super) enum State {
     Stale,
     /// PROBE: known, and being confirmed by unicast.
     Probe,
-    /// INCOMPLETE: being resolved by broadcast.
+    /// INCOMPLETE: being resolved by broadcast or multicast.
     Incomplete,
     /// FAILED: no neighbour answered.
     Failed,
@@ -52,7 +52,7 @@ pub(super) enum NeighbourRequest {
     Look,
     /// Confirm the address by unicast.
     Confirm,
-    /// Delete the entry, and resolve the address by broadcast.
+    /// Delete the entry, and resolve the address by broadcast or multicast.
     Renew,
 }
 

@@ -267,7 +267,7 @@ impl RelayService {
             return Err(
                 "relays.consensus: documents can only be read after a restart, because this \
                  process started without any and has dropped the capabilities to read them; a \
-                 restart loses no frame"
+                 restart loses no fast-path frame"
                     .to_owned(),
             );
         }

@@ -68,7 +68,7 @@ impl Daemon {
         let change = self.settings.change_to(&settings);
         if !change.fixed.is_empty() {
             return Err(format!(
-                "{path}: {} only change with a restart, which loses no frame: \
+                "{path}: {}: changed only by a restart, which loses no fast-path frame: \
                  `systemctl restart exitmark`, or stop and start it",
                 change.fixed.join(", ")
             ));

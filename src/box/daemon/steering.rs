@@ -168,8 +168,8 @@ impl Steering {
             ),
             (true, None) => tracing::error!(
                 "ALARM: the next hop {next_hop} does not answer on {interface}: relay traffic \
-                 {consequence} until it does; `ip neighbour show dev {interface}` lists those that \
-                 do"
+                 {consequence} until it does; `ip neighbour show dev {interface}` shows the state \
+                 of its entry"
             ),
         }
     }

@@ -175,7 +175,7 @@ impl Text<'_> {
     fn steering(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let steering = &self.0.steering;
         let state = match steering.state {
-            SteeringState::Off => return item(f, "steering", "off: `ports.incoming` is not set"),
+            SteeringState::Off => return item(f, "steering", "off: ports.incoming is not set"),
             SteeringState::Steering => "relay traffic leaves by `incoming`",
             SteeringState::NoCarrier => "no-carrier: the NIC has no link",
             SteeringState::Unresolved => "unresolved: the next hop's MAC address is not known",

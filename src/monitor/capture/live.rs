@@ -87,7 +87,7 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let cells = settings.cells.min(CELLS);
     let [first, spare] = [(); 2].map(|()| Tally::of_a_turn(Arc::clone(&places), cells));
     let whole = Tally::new(Arc::clone(&places), settings.cells);
-    let (deliver, batches) = bounded(2);
+    let (batch_sender, batches) = bounded(2);
     let (give_back, emptied) = bounded(2);
     let aggregator = Aggregator::new(opened, whole, shared, started, interface);
     let thread = std::thread::Builder::new()
@@ -104,7 +104,7 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
         counter: Counter::of(filter(settings), first),
         tap,
         spare: Some(spare),
-        deliver,
+        batch_sender,
         emptied,
         handed_over: Instant::now(),
         counters_read: TapCounters::default(),
@@ -114,15 +114,17 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     listening.service.is_ready(&ready);
     let outcome = listening.listen(&flags);
     listening.service.is_stopping();
-    let Listening { tap, deliver, .. } = listening;
+    let Listening {
+        tap, batch_sender, ..
+    } = listening;
     // The aggregation thread ends when its channel is closed.
-    drop(deliver);
-    let aggregated = thread.join().map_err(|_| books_are_gone());
+    drop(batch_sender);
+    let aggregated = thread.join().map_err(|_| aggregation_ended());
     let closed = tap.close().map_err(CaptureError::from);
     outcome.and(aggregated).and(closed)
 }
 
-fn books_are_gone() -> CaptureError {
+fn aggregation_ended() -> CaptureError {
     "the aggregation thread has exited; the log says why, and up to a minute is lost".into()
 }
 
@@ -132,7 +134,7 @@ struct Listening {
     tap: Tap,
     /// An empty table to go on with.
     spare: Option<Tally>,
-    deliver: Sender<TallyBatch>,
+    batch_sender: Sender<TallyBatch>,
     emptied: Receiver<Tally>,
     handed_over: Instant,
     /// The tap's counters, as last read.
@@ -188,7 +190,7 @@ impl Listening {
             self.spare = match emptied {
                 Ok(spare) => Some(spare),
                 Err(TryRecvError::Empty) => None,
-                Err(TryRecvError::Disconnected) => return Err(books_are_gone()),
+                Err(TryRecvError::Disconnected) => return Err(aggregation_ended()),
             };
         }
         let Some(spare) = self.spare.take() else {
@@ -205,6 +207,8 @@ impl Listening {
             say,
             is_last,
         };
-        self.deliver.send(batch).map_err(|_| books_are_gone())
+        self.batch_sender
+            .send(batch)
+            .map_err(|_| aggregation_ended())
     }
 }

@@ -25,13 +25,13 @@ fn mac(text: &str) -> Option<MacAddr> {
 fn open(hop: &str) -> NextHopState {
     NextHopState {
         has_carrier: true,
-        next_hop: mac(hop),
+        mac: mac(hop),
     }
 }
 
 const UNKNOWN: NextHopState = NextHopState {
     has_carrier: true,
-    next_hop: None,
+    mac: None,
 };
 
 fn without_carrier(hop: &str) -> NextHopState {
@@ -152,7 +152,7 @@ fn follows_a_router_that_changes_its_address_silently() {
             println!("{address}: followed after {:?}", changed.elapsed());
         }
         let reported = network.all();
-        let hops: Vec<_> = reported.iter().map(|state| state.next_hop).collect();
+        let hops: Vec<_> = reported.iter().map(|state| state.mac).collect();
         let expected = [FIRST, SECOND, FIRST, SECOND].map(mac);
         // The next hop is never unknown in between, and never another address.
         assert_eq!(hops[1..], expected, "{address}");
@@ -227,7 +227,7 @@ fn a_deleted_or_forged_entry_is_resolved_again() {
     network.wait_for(open(SECOND));
     for state in network.all() {
         let expected = [None, mac(FIRST), mac(SECOND)];
-        assert!(expected.contains(&state.next_hop), "{state:?}");
+        assert!(expected.contains(&state.mac), "{state:?}");
     }
 }
 

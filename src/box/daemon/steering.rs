@@ -75,7 +75,7 @@ impl Steering {
             if !std::mem::replace(&mut is_confined, true) {
                 process::keep_or_say(capabilities::OF_NEXT_HOP_MONITOR);
             }
-            let is_resolving = state.has_carrier && state.next_hop.is_none();
+            let is_resolving = state.has_carrier && state.mac.is_none();
             if !(is_resolving && is_first.load(Ordering::Acquire)) {
                 is_first.store(false, Ordering::Release);
                 announce(usable(state));
@@ -160,7 +160,7 @@ impl Steering {
         };
         let (interface, next_hop) = (&out.incoming.interface, out.incoming.next_hop);
         let consequence = out.incoming.consequence();
-        match (state.has_carrier, state.next_hop) {
+        match (state.has_carrier, state.mac) {
             (true, Some(mac)) => tracing::info!("relay traffic is steered to {mac}"),
             (false, _) => tracing::error!(
                 "ALARM: {interface} ({}) has no link: relay traffic {consequence} until it has one",
@@ -187,7 +187,7 @@ impl Steering {
         };
         let state = out.monitor.now();
         SteeringReport {
-            state: match (state.has_carrier, state.next_hop) {
+            state: match (state.has_carrier, state.mac) {
                 (false, _) => SteeringState::NoCarrier,
                 (true, None) => SteeringState::Unresolved,
                 (true, Some(_)) => SteeringState::Steering,
@@ -206,5 +206,5 @@ impl Steering {
 
 /// The MAC address that steered frames are sent to, if the link has carrier.
 fn usable(state: NextHopState) -> Option<MacAddr> {
-    state.next_hop.filter(|_| state.has_carrier)
+    state.mac.filter(|_| state.has_carrier)
 }

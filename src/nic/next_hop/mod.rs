@@ -35,7 +35,7 @@ pub struct NextHopState {
     /// Whether the NIC has carrier.
     pub has_carrier: bool,
     /// The next hop's MAC address, if it is known.
-    pub next_hop: Option<MacAddr>,
+    pub mac: Option<MacAddr>,
 }
 
 /// Monitors the next hop in a thread of its own, until dropped.
@@ -97,9 +97,9 @@ impl NextHopMonitor {
     /// state; after `timeout`, returns the last state passed to `notify`.
     pub fn first(&self, timeout: Duration) -> NextHopState {
         let state = lock(&self.shared.notified);
-        let is_closed = |state: &mut NextHopState| !state.has_carrier || state.next_hop.is_none();
+        let is_unusable = |state: &mut NextHopState| !state.has_carrier || state.mac.is_none();
         let changed = &self.shared.changed;
-        let waited = changed.wait_timeout_while(state, timeout, is_closed);
+        let waited = changed.wait_timeout_while(state, timeout, is_unusable);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
@@ -207,7 +207,7 @@ impl MonitorThread {
         };
         NextHopState {
             has_carrier: self.has_carrier,
-            next_hop: mac.filter(|&mac| self.is_there && Some(mac) != self.own),
+            mac: mac.filter(|&mac| self.is_there && Some(mac) != self.own),
         }
     }
 

@@ -195,7 +195,7 @@ static __noinline int read_scattered(struct frame *frame, struct packet *packet)
 	return shape == SHAPE_SCATTERED ? SHAPE_SLOW : shape;
 }
 
-/* Reads a frame: SHAPE_PACKET with `packet` filled, SHAPE_ODD, or a rule. */
+/* Reads a frame: SHAPE_PACKET with `packet` filled, SHAPE_SLOW, or a rule. */
 static __always_inline int read_packet(struct frame *frame, struct packet *packet)
 {
 	int shape = read_reachable(frame, packet);

@@ -219,7 +219,7 @@ impl Links {
 
     /// The sampling interval: one decision in this many; 0 if sampling is off.
     pub fn one_in(&self) -> u64 {
-        self.sampled().is_one_in()
+        self.sampled().interval()
     }
 
     #[inline]

@@ -25,7 +25,7 @@ impl SamplingRate {
     }
 
     /// The sampling interval: one in this many; 0 is off.
-    pub(super) fn is_one_in(self) -> u64 {
+    pub(super) fn interval(self) -> u64 {
         u64::MAX.checked_div(self.0).unwrap_or(0)
     }
 
@@ -195,14 +195,14 @@ mod tests {
     #[test]
     fn samples_at_the_given_rate_and_aperiodically() {
         for one_in in [1, 2, 64, 4096, 1 << 20] {
-            let part = SamplingRate::one_in(one_in);
-            assert_eq!(part.is_one_in(), u64::from(one_in));
+            let rate = SamplingRate::one_in(one_in);
+            assert_eq!(rate.interval(), u64::from(one_in));
             let all = 64 * u64::from(one_in);
             let mut phase = 0;
             let chosen: Vec<_> = (1..=all)
                 .filter(|_| {
                     phase = SamplingRate::next(phase);
-                    part.has(phase)
+                    rate.has(phase)
                 })
                 .collect();
             assert!(
@@ -215,7 +215,7 @@ mod tests {
                 assert!((16..48).contains(&odd), "{odd} odd of one in {one_in}");
             }
         }
-        assert_eq!(SamplingRate::one_in(0).is_one_in(), 0);
+        assert_eq!(SamplingRate::one_in(0).interval(), 0);
         assert!((1..100_000).all(|phase| !SamplingRate::one_in(0).has(phase)));
     }
 

@@ -120,8 +120,8 @@ impl Pins {
         sys::pin(self.undo.as_fd(), &path).map_err(refused("pin", &path))
     }
 
-    /// Whether any pin of a box is missing: the links and programs of these roles, these watches,
-    /// these maps of this layout, and the undo map.
+    /// Whether any pin of a box is missing: the links and programs of these roles, these drop
+    /// counters, these maps of this layout, and the undo map.
     pub(super) fn are_wiped(
         &self,
         roles: impl Iterator<Item = Role>,

@@ -91,7 +91,7 @@ struct Daemon {
     refused_reload: Option<String>,
     /// The relay service has ended.
     has_no_relay_service: bool,
-    /// How many relay sets were ordered for other configurations.
+    /// How many reconfigurations of the relay service were requested.
     reconfigurations: u64,
     /// How many configurations came into force after the first, and how many were refused.
     reloads: (u64, u64),
@@ -131,7 +131,7 @@ struct Daemon {
 enum Event {
     Signal(i32),
     Relays(Update),
-    /// The relay set of the configuration ordered under this number, or why it could not be read.
+    /// The outcome of the reconfiguration with this number: its relay set, or why it was refused.
     Reconfigured(u64, Result<Update, String>),
     RelayServiceEnded,
     /// The next hop, its MAC address or its carrier has changed.

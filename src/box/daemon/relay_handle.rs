@@ -1,4 +1,4 @@
-//! The handle of the relay service: wake-up, orders, and its report.
+//! The handle of the relay service: wake-up, reconfiguration requests, and its report.
 
 use crate::observe::RelaySetReport;
 use crate::settings::RelaySettings;

@@ -187,7 +187,7 @@ impl RelayService {
                         return;
                     }
                 }
-                // Before the event, so that sending an order fails from then on.
+                // Before the event, so that sending a reconfiguration fails from then on.
                 drop(self);
                 let _ = events.send(Event::RelayServiceEnded);
             })

@@ -15,7 +15,7 @@ pub(super) type ReloadReply = Option<Sender<Result<Reloaded, String>>>;
 
 /// A reload in progress, which waits for its relay set.
 pub(super) struct Reloading {
-    /// The order number of its relay set, if that differs from the one in force.
+    /// The number of the reconfiguration that it waits for, if it needs another relay set.
     number: Option<u64>,
     settings: Settings,
     change: Change,
@@ -79,7 +79,7 @@ impl Daemon {
         Ok((settings, change))
     }
 
-    /// Completes a reload with the relay set ordered for it, or refuses it.
+    /// Completes a reload with the relay set of its reconfiguration, or refuses it.
     pub(super) fn reconfigured(&mut self, number: u64, outcome: Result<Update, String>) {
         let reloading = self
             .reloading
@@ -160,7 +160,7 @@ impl Daemon {
         self.accept(answer, change);
     }
 
-    /// Orders the relay settings in force again.
+    /// Requests the relay settings in force again.
     fn go_back(&mut self) {
         let number = self.next_reconfiguration();
         let relays = self.settings.relays.clone();

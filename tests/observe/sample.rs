@@ -1,9 +1,9 @@
 //! A report with a value in every field.
 
 use exitmark_box::observe::{
-    AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameAudit, FrameCount,
-    LatencyReport, MalformedCount, PortReport, RelaySetReport, RelaySource, Report, SteeringReport,
-    SteeringState, Warning, WorkerReport,
+    AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameCount,
+    LatencyReport, MalformedCount, MismatchCount, PortReport, RelaySetReport, RelaySource, Report,
+    SteeringReport, SteeringState, Warning, WorkerReport,
 };
 
 /// More than an `f64` can represent exactly.
@@ -82,7 +82,7 @@ pub(crate) fn report() -> Report {
             checked: 976,
             skipped: 3,
             lost: 1,
-            mismatches: vec![FrameAudit {
+            mismatches: vec![MismatchCount {
                 kind: "mark".to_owned(),
                 frames: 0,
             }],

@@ -2,7 +2,7 @@
 //! of it, the invariants of frames on the wire.
 
 use super::wire::Wire;
-use crate::observe::{AuditReport, FrameAudit};
+use crate::observe::{AuditReport, MismatchCount};
 use exitmark_datapath::{DropReason, Links, Outcome, Role, Sample};
 use exitmark_policy::packet::{
     self, Dscp, Headers, MacAddr, Malformed, ipv4_header_checksum_is_good,
@@ -225,7 +225,7 @@ impl Auditor {
             checked: self.checked,
             skipped: self.skipped,
             mismatches: Fault::ALL
-                .map(|fault| FrameAudit {
+                .map(|fault| MismatchCount {
                     kind: fault.name().to_owned(),
                     frames: self.faults[fault as usize],
                 })

@@ -100,6 +100,6 @@ fn load(path: &Path) -> Result<Settings, ExitCode> {
 fn print(text: &str) -> ExitCode {
     match process::print(text) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => exit_failure(format_args!("cannot write the answer: {error}")),
+        Err(error) => exit_failure(format_args!("cannot write the output: {error}")),
     }
 }

@@ -12,9 +12,9 @@ mod top;
 
 pub use metrics::metrics;
 pub use report::{
-    AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameAudit, FrameCount,
-    LatencyReport, MalformedCount, OWN_RESOLVER, PortReport, RelaySetReport, RelaySource, Report,
-    SteeringReport, SteeringState, Warning, WorkerReport,
+    AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameCount,
+    LatencyReport, MalformedCount, MismatchCount, OWN_RESOLVER, PortReport, RelaySetReport,
+    RelaySource, Report, SteeringReport, SteeringState, Warning, WorkerReport,
 };
 pub use request::CaptureRequest;
 pub use text::Text;

@@ -380,13 +380,13 @@ pub struct AuditReport {
     /// Samples lost because a buffer was full.
     pub lost: u64,
     /// Samples that violate the policy, by kind; anything but 0 is a fault.
-    pub mismatches: Vec<FrameAudit>,
+    pub mismatches: Vec<MismatchCount>,
 }
 
 /// Sampled frames that violate the policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct FrameAudit {
+pub struct MismatchCount {
     /// The mismatch: `mark`, `egress`, `mac`, `bytes` or `class`.
     pub kind: String,
     /// The number of sampled frames with this mismatch; not an estimate of all frames.

@@ -32,7 +32,7 @@ impl fmt::Display for Text<'_> {
         self.steering(f)?;
         self.relay_set(f)?;
         self.conservation(f)?;
-        self.residence(f)?;
+        self.latency(f)?;
         self.audit(f)
     }
 }
@@ -265,14 +265,14 @@ impl Text<'_> {
         item(f, "unaccounted", &line)
     }
 
-    fn residence(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for residence in &self.0.residence {
-            let mut line = format!("{}: ", residence.engine);
-            for (quantile, seconds) in &residence.quantiles {
+    fn latency(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for report in &self.0.residence {
+            let mut line = format!("{}: ", report.engine);
+            for (quantile, seconds) in &report.quantiles {
                 let percent = (quantile * 1e4).round() / 1e2;
                 line += &format!("p{percent} {}, ", latency(*seconds));
             }
-            line += &format!("of {} sampled", count(residence.samples));
+            line += &format!("of {} sampled", count(report.samples));
             item(f, "latency", &line)?;
         }
         Ok(())

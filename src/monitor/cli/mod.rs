@@ -83,6 +83,6 @@ fn faulty(path: Option<&Path>, error: &ConfigError) -> ExitCode {
 fn print(text: &str) -> ExitCode {
     match process::print(text) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => exit_failure(format_args!("cannot write the answer: {error}")),
+        Err(error) => exit_failure(format_args!("cannot write the output: {error}")),
     }
 }

@@ -423,20 +423,20 @@ fn samples(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;
-    for residence in &report.residence {
-        let labels = labels([("engine", &residence.engine)]);
+    for latency in &report.residence {
+        let labels = labels([("engine", &latency.engine)]);
         // The encoder takes the count of each bucket and accumulates them itself.
         let mut before = 0;
-        let mut buckets = Vec::with_capacity(residence.buckets.len() + 1);
-        let last = (f64::INFINITY, residence.samples);
-        for &(bound, at_most) in residence.buckets.iter().chain([&last]) {
-            let at_most = at_most.clamp(before, residence.samples.max(before));
+        let mut buckets = Vec::with_capacity(latency.buckets.len() + 1);
+        let last = (f64::INFINITY, latency.samples);
+        for &(bound, at_most) in latency.buckets.iter().chain([&last]) {
+            let at_most = at_most.clamp(before, latency.samples.max(before));
             buckets.push((bound, at_most - before));
             before = at_most;
         }
         encoder
             .encode_family(&labels)?
-            .encode_histogram::<NoLabelSet>(residence.sum_seconds, before, &buckets, None)?;
+            .encode_histogram::<NoLabelSet>(latency.sum_seconds, before, &buckets, None)?;
     }
     let audit = &report.audit;
     out.gauge(

@@ -80,7 +80,7 @@ fn finds_each_fault_and_its_command_fixes_it() {
     #[rustfmt::skip]
     let table = [
         ("fault", "pins", "not in a BPF file system"),
-        ("fault", "host0", "is down"),
+        ("fault", "host0", "host: down"),
         ("fault", "incoming0", "is a port of the bridge br0"),
         ("fault", "host0", "192.0.2.77/24"),
         ("fault", "host0", "192.0.2.78/24"),

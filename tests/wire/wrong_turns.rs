@@ -234,7 +234,7 @@ fn problems_of_the_machine() {
         #[rustfmt::skip]
         let links: [(&str, &str, &str, &[&str]); 4] = [
             ("a NIC that is down", "link set uplink0 down", "link set uplink0 up",
-             &["uplink0", "is down", "ip link set dev uplink0 up"]),
+             &["uplink0", "down", "ip link set dev uplink0 up"]),
             ("another MTU", "link set incoming0 mtu 1400", "link set incoming0 mtu 1500",
              &["MTU 1500", "MTU 1400", "ip link set dev incoming0 mtu 1500"]),
             ("an IPv4 address on the host's port",

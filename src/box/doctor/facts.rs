@@ -28,7 +28,7 @@ const BEGINNING: u64 = 4096;
 /// The NICs, files and settings to check.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CheckScope {
-    /// The NICs with their roles; without a role, a NIC is a candidate.
+    /// The NICs, with their roles if given.
     pub(crate) ports: Vec<(Option<Role>, String)>,
     /// Whether the uplink's NIC is `incoming` too.
     pub(crate) shares_uplink: bool,

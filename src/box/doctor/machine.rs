@@ -135,7 +135,9 @@ fn rights(facts: &Facts) -> Vec<Finding> {
         .iter()
         .filter_map(|&capability| {
             let why = match capability {
-                Capability::CAP_NET_ADMIN => "NICs cannot be set, nor programs attached to them",
+                Capability::CAP_NET_ADMIN => {
+                    "NIC settings cannot be changed, and programs cannot be attached"
+                }
                 Capability::CAP_BPF => "the XDP program cannot be loaded",
                 Capability::CAP_NET_RAW => "AF_XDP sockets cannot be created",
                 Capability::CAP_PERFMON => {
@@ -198,7 +200,7 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
         Some(io::ErrorKind::NotFound) => Finding::fault("relays", format!("{path} does not exist"))
             .because(
                 "until this file exists the box has no relay set and forwards everything unmarked; \
-                 a running tor writes it into its CacheDirectory, mostly /var/lib/tor",
+                 a running tor writes it into its CacheDirectory, usually /var/lib/tor",
             ),
         Some(other) => Finding::fault("relays", format!("{path} cannot be opened: {other}"))
             .because(
@@ -233,7 +235,7 @@ fn consensus(file: &RelayFile, validity: Validity, now: SystemTime) -> Finding {
         Age::Old => Finding::warning(
             "relays",
             format!(
-                "{path} has no successor yet and is valid until {until} UTC, the clock is at \
+                "{path} is past its fresh-until time, and valid until {until} UTC; the clock is at \
                  {clock} UTC"
             ),
         )

@@ -43,17 +43,17 @@ fn of_nic(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
 
 fn presence(nic: &Nic, role: Option<Role>) -> Finding {
     let subject = &nic.name;
-    let role = role.map_or("a candidate".to_owned(), |role| role.to_string());
+    let role = role.map_or("no role given".to_owned(), |role| role.to_string());
     if !nic.is_up {
-        return Finding::fault(subject, format!("{role}, is down"))
+        return Finding::fault(subject, format!("{role}: down"))
             .because("nothing is received or sent")
             .mended_by(format!("ip link set dev {} up", word(subject)));
     }
     if !nic.has_carrier {
-        return Finding::warning(subject, format!("{role}, is up without carrier"))
+        return Finding::warning(subject, format!("{role}: up, no carrier"))
             .because("the other end is down, or no cable is plugged in");
     }
-    Finding::ok(subject, format!("{role}, up, with carrier, {}", nic.mac))
+    Finding::ok(subject, format!("{role}: up, carrier, {}", nic.mac))
 }
 
 /// Finds other interfaces that send or receive by the NIC.
@@ -99,7 +99,7 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         Some(can) => {
             // Only binding a socket proves zero-copy, and that resets queues of a NIC in use.
             let zero_copy = if can.zero_copy {
-                "claims zero-copy"
+                "zero-copy advertised"
             } else {
                 "no zero-copy"
             };
@@ -159,7 +159,7 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         findings.push(
             Finding::fault(
                 subject,
-                format!("another XDP program is attached, number {}", state.program),
+                format!("another XDP program is attached, ID {}", state.program),
             )
             .because(
                 "a NIC runs one program at a time; if the command is refused, the program was \

@@ -211,7 +211,7 @@ fn each_fault_is_found_alone_with_its_command() {
         "fault clock: the clock is at 1970-01-01 00:10:00 => timedatectl set-ntp true",
         |f| f.now = at("1970-01-01 00:10:00"),
     );
-    finds("warning relays: has no successor yet", |f| {
+    finds("warning relays: is past its fresh-until time", |f| {
         f.now = at("2026-11-29 00:30:00")
     });
     finds("warning relays: was valid until 2026-11-29 01:00:00", |f| {
@@ -251,10 +251,10 @@ fn each_fault_is_found_alone_with_its_command() {
         f.ports[1].nic = Err("there is no network interface uplink0 here".to_owned())
     });
     finds(
-        "fault uplink0: is down => ip link set dev uplink0 up",
+        "fault uplink0: uplink: down => ip link set dev uplink0 up",
         |f| nic(f, 1).is_up = false,
     );
-    finds("warning uplink0: without carrier", |f| {
+    finds("warning uplink0: up, no carrier", |f| {
         nic(f, 1).has_carrier = false
     });
     finds("warning host0: generic mode only", |f| {
@@ -465,12 +465,12 @@ fn queues_that_virtio_has_added_for_xdp_are_not_faults() {
 }
 
 #[test]
-fn zero_copy_is_claimed_by_a_driver_until_a_socket_is_bound() {
+fn zero_copy_is_advertised_by_a_driver_until_a_socket_is_bound() {
     let mut facts = sound();
     nic(&mut facts, 0).driver = Some("virtio_net".to_owned());
     let said = render(&findings(&facts));
     for words in [
-        "driver virtio_net: native XDP, claims zero-copy",
+        "driver virtio_net: native XDP, zero-copy advertised",
         "iommu_platform=on,queue_reset=on",
         "`exitmark status`",
     ] {
@@ -524,7 +524,7 @@ fn a_shared_uplink_may_have_an_address_and_is_checked_for_the_next_hop() {
 }
 
 #[test]
-fn a_candidate_has_no_faults_only_warnings() {
+fn a_nic_without_a_role_has_no_faults_only_warnings() {
     let mut facts = sound();
     facts.scope.next_hop = None;
     facts.ports = vec![port(None, "eth0", 1), port(None, "eth1", 2)];
@@ -551,12 +551,12 @@ fn a_word_is_safe_in_a_shell() {
 fn findings_are_aligned_with_their_commands_below() {
     let findings = [
         Finding::ok("kernel", "6.6"),
-        Finding::fault("uplink0", "is down")
+        Finding::fault("uplink0", "uplink: down")
             .because("nothing crosses")
             .mended_by("ip link set dev uplink0 up"),
     ];
     let text = "ok       kernel   6.6\n\
-                fault    uplink0  is down: nothing crosses\n\
+                fault    uplink0  uplink: down: nothing crosses\n\
                 \u{20}                 fix: ip link set dev uplink0 up\n";
     assert_eq!(render(&findings), text);
 }

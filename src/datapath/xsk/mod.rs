@@ -377,8 +377,8 @@ fn bind_hint(error: &io::Error, settings: XskSettings) -> &'static str {
             "; this driver has no zero-copy: set `datapath.zero_copy` to \"auto\" or \"off\""
         }
         Some(libc::EINVAL) if settings.zero_copy => {
-            "; the driver claims zero-copy and refuses it for this NIC (virtio_net without an \
-             IOMMU: QEMU's iommu_platform=on; else the MTU, or the number of queues): set \
+            "; the driver advertises zero-copy and refuses it for this NIC (virtio_net without \
+             an IOMMU: QEMU's iommu_platform=on; else the MTU, or the number of queues): set \
              `datapath.zero_copy` to \"auto\" or \"off\""
         }
         Some(libc::ENOENT) if settings.zero_copy => {

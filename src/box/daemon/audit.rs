@@ -173,7 +173,7 @@ fn log_latency(times: &LatencyReport) {
     tracing::info!(
         engine = times.engine,
         samples = times.samples,
-        "sampled frames were in the box for {:.1} µs, 99 of 100 for no more than {:.1} µs",
+        "latency of sampled frames: p50 {:.1} µs, p99 {:.1} µs",
         micros(0.5),
         micros(0.99)
     );

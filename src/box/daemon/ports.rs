@@ -199,7 +199,7 @@ impl Daemon {
             };
             let is_there = found[role] != [Fault::Gone];
             for fault in before.iter().filter(is_over).filter(|_| is_there) {
-                tracing::info!("{nic} ({role}): over: {}", fault.kind());
+                tracing::info!("{nic} ({role}): fault cleared: {}", fault.kind());
             }
         }
         self.following.faults = found;

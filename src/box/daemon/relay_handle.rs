@@ -48,7 +48,7 @@ pub(super) struct RelayServiceHandle {
 pub(super) struct Numbers {
     /// The last heartbeat, in seconds since 1970.
     pub(super) beat: AtomicU64,
-    /// When the set gets stale and everything passes unmarked, in seconds since 1970.
+    /// When the set gets stale and everything is forwarded unmarked, in seconds since 1970.
     pub(super) stale_at: AtomicU64,
     report: Mutex<RelaySetReport>,
 }
@@ -97,7 +97,7 @@ impl RelayServiceHandle {
         ]
     }
 
-    /// Whether the set is stale by now and everything must pass unmarked.
+    /// Whether the set is stale by now and everything must be forwarded unmarked.
     pub(super) fn is_past_its_end(&self) -> bool {
         Self::is_past(&self.numbers.stale_at, Duration::ZERO)
     }

@@ -83,7 +83,7 @@ impl Failure {
 
 impl RelayService {
     /// Loads the first set: from the documents, else from the state file, else an empty one. The
-    /// wire does not wait for a relay set: without one everything passes unmarked.
+    /// wire does not wait for a relay set: without one everything is forwarded unmarked.
     ///
     /// # Errors
     /// The configured user or the extra endpoints cannot be used, or the files cannot be watched.
@@ -331,7 +331,7 @@ impl RelayService {
             return Ok(());
         }
         match self.load(now) {
-            // Without a document everything passes already: other paths cannot make that worse.
+            // Without a document everything is unmarked already; other paths do not make that worse.
             Err(error) if was_missing => {
                 self.fail(&error, now);
                 Ok(())
@@ -379,7 +379,7 @@ impl RelayService {
         numbers.beat.store(now, Ordering::Relaxed);
     }
 
-    /// When everything passes unmarked without a further set, in seconds since 1970.
+    /// When everything is forwarded unmarked without a further set, in seconds since 1970.
     fn stale_at(&self) -> u64 {
         let sources = self.live.sources().iter();
         let end = sources.map(|one| one.validity.valid_until).max();

@@ -178,7 +178,7 @@ impl Daemon {
                     let text = misfit.text(incoming, self.settings.host_mac);
                     tracing::error!("ALARM: {text}");
                 }
-                (true, false) => tracing::info!("{}: no more for a while", misfit.kind()),
+                (true, false) => tracing::info!("alarm cleared: {}", misfit.kind()),
                 _ => {}
             }
         }

@@ -12,8 +12,8 @@ use std::fmt;
 
 /// The explanation of a port's `cut` counter.
 pub(super) const CUT: &str = "frames arrive shorter than their IP packet, and just as long as a \
-    receive buffer may be: either the driver cuts them in zero-copy mode, which datapath.zero_copy \
-    = \"off\" avoids, or they are sent so";
+    receive buffer may be: either the driver truncates them in zero-copy mode, which \
+    datapath.zero_copy = \"off\" avoids, or the sender sends them truncated";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Binding {

@@ -43,7 +43,7 @@ fn add_command(command: &Command, path: &str, is_hidden: bool, found: &mut BTree
     }
 }
 
-/// An argument or option as an item, such as `option exitmark top --interval S, default 1`.
+/// An argument or option as an item, such as `option exitmark top --interval SECONDS, default 1`.
 fn described(argument: &Arg, path: &str, is_hidden: bool) -> String {
     let mut names = Vec::new();
     names.extend(argument.get_short().map(|short| format!("-{short}")));
@@ -225,7 +225,7 @@ fn every_kind_of_item_is_found() {
         "option exitmark --version",
         "option exitmark doctor --port ROLE=NIC, repeatable",
         "option exitmark load-relays --uid UID, hidden",
-        "option exitmark top --interval S, default 1",
+        "option exitmark top --interval SECONDS, default 1",
         "status exitmark 2",
         "status exitmark-monitor 0",
     ] {

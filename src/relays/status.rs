@@ -83,6 +83,6 @@ impl fmt::Display for Status<'_> {
             }
             None => writeln!(f, "No document was refused.")?,
         }
-        writeln!(f, "The live relay set has {} endpoints.", self.count())
+        writeln!(f, "The relay set in force has {} endpoints.", self.count())
     }
 }

@@ -228,7 +228,7 @@ fn the_command_shows_the_live_set_of_a_box() {
     let output = exitmark(&["--config", config]);
     assert_eq!(code(&output), 0, "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    let last = format!("The live relay set has {} endpoints.", count + 1);
+    let last = format!("The relay set in force has {} endpoints.", count + 1);
     assert!(text.contains(&last), "{text}");
     assert!(!names_an_address(&text), "{text}");
     for (endpoint, expected) in [(&*relay, 0), ("203.0.113.7:22", 0), ("203.0.113.7:23", 1)] {

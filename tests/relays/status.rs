@@ -30,7 +30,7 @@ fn shows_a_live_set_in_counts() {
         "sets refused             1",
         "extra                    2",
         "Last refusal 2023-11-14 22:15:20 UTC, 3m ago: line 3: is bad",
-        &format!("The live relay set has {} endpoints.", count + 1),
+        &format!("The relay set in force has {} endpoints.", count + 1),
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

@@ -29,7 +29,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     frames: u64,
     /// End after this number of seconds, at most 3600
-    #[arg(long, value_name = "S", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     seconds: u64,
     /// Capture one frame in N: a power of two, at most 65536. At most about 100000 frames per
     /// second and CPU are captured; frames left out are counted

@@ -1,5 +1,5 @@
-//! `exitmark relays`: shows the live relay set, or the content of documents. Arguments only; the
-//! work is done in `relays`.
+//! `exitmark relays`: shows the relay set in force, or the content of documents. Arguments only;
+//! the work is done in `relays`.
 //!
 //! Prints no endpoint except the one that the user gave.
 
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-/// Show the live relay set of a box, or the content of consensus documents
+/// Show the relay set in force, or the content of consensus documents
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["files", "config", "diff"]))]
 pub(super) struct Arguments {
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Show the set in force of the box with this configuration, from its state file
+    /// Show the relay set in force, from the state file of the box with this configuration
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 

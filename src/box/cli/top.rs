@@ -12,7 +12,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     of: ConnectionTarget,
     /// Seconds between two updates
-    #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
     interval: u64,
 }
 

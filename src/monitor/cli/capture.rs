@@ -19,11 +19,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NIC", conflicts_with = "pcap")]
     interface: Option<String>,
 
-    /// Captured files, pcap or pcapng: all files of each period at once
+    /// Capture files (pcap or pcapng); give all files of a period in one run
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pcap: Vec<PathBuf>,
 
-    /// A clearnet address of the Tor host, in place of `addresses`; may be repeated
+    /// A clearnet address of the Tor host, in place of `addresses`; can be repeated
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<IpAddr>,
 

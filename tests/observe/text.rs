@@ -31,7 +31,9 @@ fn warnings_are_on_top() {
     let report = sample::report();
     let text = report.text().to_string();
     let lines: Vec<_> = text.lines().collect();
-    assert!(lines[0].starts_with("exitmark    0.1.0, enforce by relay-set, mark af11"));
+    assert!(
+        lines[0].starts_with("exitmark    0.1.0, mode enforce, classify_by relay-set, mark af11")
+    );
     assert!(lines[0].ends_with("up 3 d 2 h, generation 17") || lines[1].contains("generation 17"));
     let alarm = text.find("ALARM       relay-set-stale: ").unwrap();
     let warning = text.find("warning     generic-xdp: ").unwrap();
@@ -58,7 +60,7 @@ fn every_part_is_there() {
         "malformed   bad_length 4\n",
         "drops       tx_full at uplink 12\n",
         "relay traffic leaves by `incoming`",
-        "next hop 198.51.100.1 at 02:00:5e:10:00:09, 2 changes",
+        "next hop 198.51.100.1 at 02:00:5e:10:00:09, changes: 2",
         "8123 endpoints: 8000 listed, 120 departed, 3 extra; stale, so",
         "in force for 3 d 1 h; 12 accepted, 1 refused",
         "/var/lib/tor/cached-microdesc-consensus: expired 2 d 23 h ago",

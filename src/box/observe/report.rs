@@ -258,7 +258,7 @@ pub struct RelaySetReport {
     pub extra: u64,
     /// `early`, `fresh`, `old`, `expired` or `stale`; `None` without a document in force.
     pub age: Option<String>,
-    /// Everything passes unmarked, because the set is stale or missing.
+    /// Everything is forwarded unmarked, because the set is stale or missing.
     pub is_passing: bool,
     /// Documents are configured, and none has been accepted yet.
     pub is_missing: bool,

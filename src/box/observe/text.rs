@@ -42,7 +42,7 @@ impl Text<'_> {
         let report = self.0;
         let mark = &report.mark;
         let line = format!(
-            "{}, {} by {}, mark {mark}, up {}, generation {}",
+            "{}, mode {}, classify_by {}, mark {mark}, up {}, generation {}",
             report.version,
             report.mode,
             report.classify_by,
@@ -189,7 +189,7 @@ impl Text<'_> {
         };
         let changes = count(steering.changes);
         let otherwise = &steering.on_unavailable;
-        let line = format!("next hop {at}, {changes} changes; when unavailable: {otherwise}");
+        let line = format!("next hop {at}, changes: {changes}; on_unavailable: {otherwise}");
         item(f, "", &line)
     }
 
@@ -206,7 +206,7 @@ impl Text<'_> {
             line += "; no document is in force yet";
         }
         if set.is_passing {
-            line += ", so everything passes unmarked";
+            line += ", so everything is forwarded unmarked";
         }
         item(f, "relay set", &line)?;
         if let Some(at) = set.accepted_at {
@@ -240,7 +240,7 @@ impl Text<'_> {
             writeln!(
                 f,
                 "{:8} {:>9} = {:>9} + {:>9} + {:>9} + {:>9}",
-                "queue", "frames", "pool", "in hand", "receiving", "sending"
+                "queue", "buffers", "pool", "in hand", "receiving", "sending"
             )?;
         }
         for worker in workers {
@@ -269,8 +269,11 @@ impl Text<'_> {
         for report in &self.0.residence {
             let mut line = format!("{}: ", report.engine);
             for (quantile, seconds) in &report.quantiles {
-                let percent = (quantile * 1e4).round() / 1e2;
-                line += &format!("p{percent} {}, ", latency(*seconds));
+                let name = match *quantile < 1.0 {
+                    true => format!("p{}", (quantile * 1e4).round() / 1e2),
+                    false => "max".to_owned(),
+                };
+                line += &format!("{name} {}, ", latency(*seconds));
             }
             line += &format!("of {} sampled", count(report.samples));
             item(f, "latency", &line)?;

@@ -84,8 +84,8 @@ impl Top {
 
     fn ports(&self, lines: &mut Vec<Line<'static>>, report: &Report) {
         let title = format!(
-            "{:9} {:>9} {:>13}  {:>9} {:>9}  NIC",
-            "received", "frames/s", "bits/s", "forwarded", "spilled"
+            "{:9} {:>11} {:>13}  {:>9} {:>9}  NIC",
+            "port", "rx frames/s", "rx bits/s", "forwarded", "spilled"
         );
         lines.push(Line::from(title).bold());
         for (index, port) in report.ports.iter().enumerate() {
@@ -95,7 +95,7 @@ impl Top {
             let forwarded = number(rates.map(|rates| &rates.forwarded));
             let spilled = number(rates.map(|rates| &rates.spilled));
             let mut spans = vec![Span::from(format!(
-                "{:9.9} {frames:>9} {bits:>13}  {forwarded:>9} {spilled:>9}  {:15.15} ",
+                "{:9.9} {frames:>11} {bits:>13}  {forwarded:>9} {spilled:>9}  {:15.15} ",
                 clean(&port.role),
                 clean(&port.interface)
             ))];
@@ -244,7 +244,7 @@ fn relay_set(report: &Report) -> Line<'static> {
         text.push_str(&format!(", in force for {}", span(report.since(at))));
     }
     let text = match age {
-        _ if set.is_passing => Span::from(format!("{text}, everything passes"))
+        _ if set.is_passing => Span::from(format!("{text}, all frames unmarked"))
             .red()
             .bold(),
         "stale" | "expired" => Span::from(text).red(),
@@ -263,7 +263,7 @@ fn steering(report: &Report) -> Line<'static> {
         SteeringState::Off => Span::from("off"),
         SteeringState::Steering => Span::from(clean(&format!("to {next_hop} at {mac}"))).green(),
         _ => Span::from(clean(&format!(
-            "{state}: {next_hop} at {mac}; meanwhile: {}",
+            "{state}: {next_hop} at {mac}; on_unavailable: {}",
             steering.on_unavailable
         )))
         .red()

@@ -6,7 +6,7 @@
 )]
 
 use exitmark_datapath::contract::{exitmark_guard, exitmark_handed};
-use exitmark_datapath::memory::{Fault, HeapMemory, MemoryPort};
+use exitmark_datapath::memory::{HeapMemory, MemoryPort, SimulatedFault};
 use exitmark_datapath::{
     Cells, Counter, DropReason, Forwarder, GUARD_NUMBERS, Guard, IncomingLink, Links, PerRole,
     Role, Samples, Spin, Tally, Worker, WorkerLimits,
@@ -91,7 +91,7 @@ fn relay_frame(number: usize) -> Vec<u8> {
 
 #[test]
 fn a_stuck_egress_loses_only_its_own_frames() {
-    for fault in [Fault::Stuck, Fault::NoCompletions] {
+    for fault in [SimulatedFault::Stuck, SimulatedFault::NoCompletions] {
         let mut worker = worker();
         port(&mut worker, Role::Incoming).fault = fault;
         let rounds = 2_000;
@@ -105,7 +105,7 @@ fn a_stuck_egress_loses_only_its_own_frames() {
         let dropped = tally.of(Counter::Dropped(DropReason::TxFull(Role::Incoming)));
         assert_eq!(dropped, (rounds - RING) as u64, "{fault:?}");
         // The port sends again as soon as the fault is over.
-        port(&mut worker, Role::Incoming).fault = Fault::None;
+        port(&mut worker, Role::Incoming).fault = SimulatedFault::None;
         worker.turn(Duration::ZERO);
         let before = port(&mut worker, Role::Incoming).sent.len();
         arrives(&mut worker, Role::Host, relay_frame(1));
@@ -119,7 +119,7 @@ fn a_stuck_egress_loses_only_its_own_frames() {
 fn no_buffer_is_lost_when_every_port_is_stuck() {
     let mut worker = worker();
     for role in Role::ALL {
-        port(&mut worker, role).fault = Fault::Stuck;
+        port(&mut worker, role).fault = SimulatedFault::Stuck;
     }
     for number in 0..1_000 {
         arrives(&mut worker, Role::Host, exit_frame(number));
@@ -127,7 +127,7 @@ fn no_buffer_is_lost_when_every_port_is_stuck() {
     }
     settle(&mut worker);
     for role in Role::ALL {
-        port(&mut worker, role).fault = Fault::None;
+        port(&mut worker, role).fault = SimulatedFault::None;
     }
     for _ in 0..4 {
         worker.turn(Duration::ZERO);
@@ -154,7 +154,7 @@ fn a_packet_of_many_frames_leaves_whole_or_not_at_all() {
     assert!(sent.iter().step_by(2).all(|packet| *packet == marked));
 
     // With space for four buffers, a packet of eight is not sent in part.
-    port(&mut worker, Role::Uplink).fault = Fault::Stuck;
+    port(&mut worker, Role::Uplink).fault = SimulatedFault::Stuck;
     port(&mut worker, Role::Uplink).sent.clear();
     for number in 0..RING - 4 {
         arrives(&mut worker, Role::Host, exit_frame(number));
@@ -163,7 +163,7 @@ fn a_packet_of_many_frames_leaves_whole_or_not_at_all() {
     let tally = settle(&mut worker);
     let dropped = tally.of(Counter::Dropped(DropReason::TxFull(Role::Uplink)));
     assert_eq!(dropped, 1);
-    port(&mut worker, Role::Uplink).fault = Fault::None;
+    port(&mut worker, Role::Uplink).fault = SimulatedFault::None;
     worker.turn(Duration::ZERO);
     assert_eq!(port(&mut worker, Role::Uplink).sent.len(), RING - 4);
 }

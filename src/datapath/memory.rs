@@ -79,7 +79,7 @@ impl FrameMemory for HeapMemory {
 
 /// The simulated fault of a memory port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fault {
+pub enum SimulatedFault {
     /// Every frame is sent and completed.
     #[default]
     None,
@@ -101,7 +101,7 @@ pub struct MemoryPort {
     /// Packets that were sent, oldest first.
     pub sent: Vec<Vec<u8>>,
     /// The simulated fault; may be changed at any time.
-    pub fault: Fault,
+    pub fault: SimulatedFault,
 }
 
 impl MemoryPort {
@@ -115,7 +115,7 @@ impl MemoryPort {
             sent_frames: Vec::new(),
             incoming: VecDeque::new(),
             sent: Vec::new(),
-            fault: Fault::None,
+            fault: SimulatedFault::None,
         }
     }
 }
@@ -159,7 +159,7 @@ impl Port for MemoryPort {
     }
 
     fn complete(&mut self, _: &mut HeapMemory, pool: &mut FramePool) {
-        if self.fault == Fault::None {
+        if self.fault == SimulatedFault::None {
             self.sent_frames.drain(..).for_each(|frame| pool.put(frame));
         }
     }
@@ -173,7 +173,7 @@ impl Port for MemoryPort {
     }
 
     fn kick(&mut self) {
-        if self.fault != Fault::Stuck {
+        if self.fault != SimulatedFault::Stuck {
             self.sent.extend(self.unsent_packets.drain(..));
             self.sent_frames.extend(self.unsent.drain(..));
         }

@@ -1,7 +1,7 @@
 //! The auditor must find each fault that is planted in samples, as its kind, and no other.
 
 use crate::rig::{Ground, NOON, beginning, ground, on};
-use exitmark_box::audit::{Auditor, Fault, Sampler};
+use exitmark_box::audit::{Auditor, Mismatch, Sampler};
 use exitmark_datapath::{DropReason, Excerpt, Links, Outcome, Role, Sample};
 use exitmark_lab::cases::{HOST4, HOST6, RELAY4, WEB4, WEB6, tables};
 use exitmark_lab::frames::{FROM, TO, tcp, udp};
@@ -93,9 +93,9 @@ fn flip(sample: &mut Sample, at: usize, bits: u8) {
 
 #[test]
 fn finds_planted_faults_by_kind() {
-    use Fault::{Bytes, Class, Egress, Mac, Mark};
+    use Mismatch::{Bytes, Class, Egress, Mac, Mark};
     #[rustfmt::skip]
-    let plants: [(&str, usize, Plant, &[Fault]); 27] = [
+    let plants: [(&str, usize, Plant, &[Mismatch]); 27] = [
         ("nothing", EXIT, |_| (), &[]),
         ("nothing", RELAY, |_| (), &[]),
         ("nothing", HOST, |_| (), &[]),
@@ -174,11 +174,11 @@ fn frames_the_kernel_did_not_parse_must_not_carry_the_mark() {
     let mut auditor = auditor(&ground, &links);
     let mut slow = sampled[EXIT];
     slow.rule = Some(Rule::NoUserSpace);
-    assert_eq!(auditor.check(&slow), [Fault::Mark]);
+    assert_eq!(auditor.check(&slow), [Mismatch::Mark]);
     slow.after = slow.before;
     assert_eq!(auditor.check(&slow), []);
     slow.outcome = Outcome::Forward(Role::Incoming);
-    assert_eq!(auditor.check(&slow), [Fault::Egress]);
+    assert_eq!(auditor.check(&slow), [Mismatch::Egress]);
 }
 
 /// The previous next hop is accepted for a while, but not for long.
@@ -190,7 +190,7 @@ fn previous_next_hops_are_accepted_for_a_while() {
     let mut sent_there = sampled[RELAY];
     let to_other = |frame: &mut [u8]| frame[..6].copy_from_slice(&other.bytes());
     change(&mut sent_there, to_other);
-    assert_eq!(auditor.check(&sent_there), [Fault::Mac]);
+    assert_eq!(auditor.check(&sent_there), [Mismatch::Mac]);
     auditor.expect_next_hop(Some(other), Duration::from_secs(1));
     assert_eq!(auditor.check(&sent_there), []);
     links.steer_to(Some(other));
@@ -198,12 +198,12 @@ fn previous_next_hops_are_accepted_for_a_while() {
     assert_eq!(auditor.check(&sampled[RELAY]), []);
     auditor.look(Duration::from_secs(30));
     assert_eq!(auditor.check(&sent_there), []);
-    assert_eq!(auditor.check(&sampled[RELAY]), [Fault::Mac]);
+    assert_eq!(auditor.check(&sampled[RELAY]), [Mismatch::Mac]);
     // Without a next hop the frame may leave by the uplink, unchanged.
     let mut spared = sampled[RELAY];
     spared.outcome = Outcome::Forward(Role::Uplink);
     spared.after = spared.before;
-    assert_eq!(auditor.check(&spared), [Fault::Egress]);
+    assert_eq!(auditor.check(&spared), [Mismatch::Egress]);
     links.steer_to(None);
     auditor.look(Duration::from_secs(31));
     assert_eq!(auditor.check(&spared), []);
@@ -238,7 +238,7 @@ fn alarms_once_a_minute_without_an_address() {
         sample.after = sample.before;
         for seconds in [0, 1, 59, 61] {
             sample.arrived = NOON + Duration::from_secs(seconds);
-            assert_eq!(auditor.check(&sample), [Fault::Mark]);
+            assert_eq!(auditor.check(&sample), [Mismatch::Mark]);
         }
     });
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

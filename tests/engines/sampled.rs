@@ -2,7 +2,7 @@
 //! samples match the decisions.
 
 use crate::rig::{Rig, in_namespace};
-use exitmark_box::audit::{Auditor, Fault};
+use exitmark_box::audit::{Auditor, Mismatch};
 use exitmark_datapath::{DecidedBy, KernelSamples, Links, Outcome, Role, SAMPLE_BYTES, contract};
 use exitmark_lab::cases::{CaseTable, tables};
 use exitmark_lab::differential::{Engines, Generator, Scenario};
@@ -159,7 +159,7 @@ fn audit_detects_another_policy_in_the_kernel() {
         let mut other = image(&snapshot).unwrap();
         other[offset_of!(contract::exitmark_policy, mark)] = Dscp::new(46).unwrap().bits() << 2;
         rig.kernel.publish_image(&other).unwrap();
-        assert_eq!(found(&mut rig, &mut auditor), [Fault::Mark]);
+        assert_eq!(found(&mut rig, &mut auditor), [Mismatch::Mark]);
         let report = auditor.report();
         assert_eq!(report.checked, 2);
         let of = |kind: &str| report.mismatches.iter().find(|it| it.kind == kind);
@@ -168,7 +168,7 @@ fn audit_detects_another_policy_in_the_kernel() {
         let mut unmarked = image(&snapshot).unwrap();
         unmarked[offset_of!(contract::exitmark_policy, actions) + Rule::ExitProtocol as usize] = 0;
         rig.kernel.publish_image(&unmarked).unwrap();
-        assert_eq!(found(&mut rig, &mut auditor), [Fault::Mark]);
+        assert_eq!(found(&mut rig, &mut auditor), [Mismatch::Mark]);
     });
 }
 

@@ -20,14 +20,14 @@ const SNAPSHOTS: usize = 4;
 const MEMORY: Duration = Duration::from_secs(5);
 /// The most MAC addresses that are kept per neighbour.
 const NEIGHBOURS: usize = 16;
-/// How long further faults of a kind are not logged after one was.
+/// How long further mismatches of a kind are not logged after one was.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The length of the destination and source MAC addresses.
 const MACS: usize = 12;
 
 /// A kind of difference between a frame and the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub enum Mismatch {
     /// The frame was counted as another class.
     Class,
     /// The DSCP differs from the one that the policy requires.
@@ -40,7 +40,7 @@ pub enum Fault {
     Bytes,
 }
 
-impl Fault {
+impl Mismatch {
     /// Every kind, in the order of declaration.
     pub const ALL: [Self; 5] = [
         Self::Class,
@@ -63,21 +63,21 @@ impl Fault {
 }
 
 #[derive(Default)]
-struct Faults(BTreeSet<Fault>);
+struct Mismatches(BTreeSet<Mismatch>);
 
-impl Faults {
-    fn unless(&mut self, is_right: bool, fault: Fault) {
+impl Mismatches {
+    fn unless(&mut self, is_right: bool, mismatch: Mismatch) {
         if !is_right {
-            self.0.insert(fault);
+            self.0.insert(mismatch);
         }
     }
 }
 
 /// The recent values of a MAC address, including `None` for "unknown".
 #[derive(Debug, Default)]
-struct Lately(Vec<(Option<MacAddr>, Duration)>);
+struct RecentMacs(Vec<(Option<MacAddr>, Duration)>);
 
-impl Lately {
+impl RecentMacs {
     fn add(&mut self, mac: Option<MacAddr>, now: Duration) {
         self.0
             .retain(|(known, last)| *known != mac && now.saturating_sub(*last) < MEMORY);
@@ -107,20 +107,20 @@ enum ExpectedPath {
     Stack,
 }
 
-/// Checks samples, and counts their faults.
+/// Checks samples, and counts their mismatches.
 pub struct Auditor {
     links: Arc<Links>,
     snapshots: VecDeque<Arc<Snapshot>>,
-    hosts: Lately,
-    next_hops: Lately,
+    hosts: RecentMacs,
+    next_hops: RecentMacs,
     /// The MAC address of `incoming`.
-    owns: Lately,
+    owns: RecentMacs,
     /// Required by [`judge`]; frames that would use it are skipped.
     fragments: FragmentTable,
     checked: u64,
     skipped: u64,
-    faults: [u64; Fault::ALL.len()],
-    logged: [Option<Duration>; Fault::ALL.len()],
+    mismatches: [u64; Mismatch::ALL.len()],
+    logged: [Option<Duration>; Mismatch::ALL.len()],
 }
 
 impl Auditor {
@@ -129,14 +129,14 @@ impl Auditor {
         let mut auditor = Self {
             links,
             snapshots: VecDeque::new(),
-            hosts: Lately::default(),
-            next_hops: Lately::default(),
-            owns: Lately::default(),
+            hosts: RecentMacs::default(),
+            next_hops: RecentMacs::default(),
+            owns: RecentMacs::default(),
             fragments: FragmentTable::default(),
             checked: 0,
             skipped: 0,
-            faults: [0; Fault::ALL.len()],
-            logged: [None; Fault::ALL.len()],
+            mismatches: [0; Mismatch::ALL.len()],
+            logged: [None; Mismatch::ALL.len()],
         };
         auditor.look(Duration::ZERO);
         auditor
@@ -171,37 +171,37 @@ impl Auditor {
         self.owns.add(self.links.incoming_mac(), now);
     }
 
-    /// Checks one sample, and returns its faults; none if it has to be skipped.
-    pub fn check(&mut self, sample: &Sample) -> Vec<Fault> {
+    /// Checks one sample, and returns its mismatches; none if it has to be skipped.
+    pub fn check(&mut self, sample: &Sample) -> Vec<Mismatch> {
         let known = |snapshot: &&Arc<Snapshot>| snapshot.generation == sample.generation;
         let Some(snapshot) = self.snapshots.iter().rev().find(known).cloned() else {
             self.skipped += 1;
             return Vec::new();
         };
-        let Some(Faults(mut faults)) = self.judge(sample, &snapshot) else {
+        let Some(Mismatches(mut mismatches)) = self.judge(sample, &snapshot) else {
             self.skipped += 1;
             return Vec::new();
         };
         // For an inbound frame the program reads the policy twice; it may be replaced in between.
         let before = |known: &&Arc<Snapshot>| known.generation + 1 == sample.generation;
         if sample.ingress != Role::Host
-            && !faults.is_empty()
+            && !mismatches.is_empty()
             && let Some(before) = self.snapshots.iter().find(before).cloned()
-            && let Some(Faults(by_that)) = self.judge(sample, &before)
+            && let Some(Mismatches(by_that)) = self.judge(sample, &before)
             && by_that.is_empty()
         {
-            faults = by_that;
+            mismatches = by_that;
         }
         self.checked += 1;
-        for &fault in &faults {
-            self.faults[fault as usize] += 1;
-            self.alarm(fault, sample);
+        for &mismatch in &mismatches {
+            self.mismatches[mismatch as usize] += 1;
+            self.alarm(mismatch, sample);
         }
-        faults.into_iter().collect()
+        mismatches.into_iter().collect()
     }
 
-    fn alarm(&mut self, fault: Fault, sample: &Sample) {
-        let last = &mut self.logged[fault as usize];
+    fn alarm(&mut self, mismatch: Mismatch, sample: &Sample) {
+        let last = &mut self.logged[mismatch as usize];
         if last.is_some_and(|last| sample.arrived.saturating_sub(last) < SILENCE) {
             return;
         }
@@ -209,7 +209,7 @@ impl Auditor {
         let class = sample.rule.map_or("inbound", |rule| rule.class().name());
         let rule = sample.rule.map_or("toward the host", Rule::describe);
         tracing::error!(
-            kind = fault.name(),
+            kind = mismatch.name(),
             class,
             rule,
             engine = sample.by.engine(),
@@ -224,10 +224,10 @@ impl Auditor {
         AuditReport {
             checked: self.checked,
             skipped: self.skipped,
-            mismatches: Fault::ALL
-                .map(|fault| MismatchCount {
-                    kind: fault.name().to_owned(),
-                    frames: self.faults[fault as usize],
+            mismatches: Mismatch::ALL
+                .map(|mismatch| MismatchCount {
+                    kind: mismatch.name().to_owned(),
+                    frames: self.mismatches[mismatch as usize],
                 })
                 .to_vec(),
             ..AuditReport::default()
@@ -240,20 +240,20 @@ impl Auditor {
         self.skipped
     }
 
-    fn judge(&mut self, sample: &Sample, snapshot: &Snapshot) -> Option<Faults> {
-        let mut faults = Faults::default();
+    fn judge(&mut self, sample: &Sample, snapshot: &Snapshot) -> Option<Mismatches> {
+        let mut mismatches = Mismatches::default();
         let mut expected = sample.before.to_vec();
         let path = match (sample.ingress, sample.rule) {
             // The kernel did not parse this frame; only the invariants can be checked.
             (Role::Host, Some(Rule::NoUserSpace)) => {
-                self.check_path(ExpectedPath::Across(Role::Uplink), sample, &mut faults);
-                check_truths(sample, &snapshot.rules, &mut faults);
-                return Some(faults);
+                self.check_path(ExpectedPath::Across(Role::Uplink), sample, &mut mismatches);
+                check_truths(sample, &snapshot.rules, &mut mismatches);
+                return Some(mismatches);
             }
             (Role::Host, _) => {
                 let verdict = self.verdict(sample, snapshot)?;
                 let claimed = sample.rule.map(Rule::class);
-                faults.unless(claimed == Some(verdict.class()), Fault::Class);
+                mismatches.unless(claimed == Some(verdict.class()), Mismatch::Class);
                 if let Some(remark) = verdict.remark {
                     packet::set_dscp(&mut expected, remark.l3, remark.version, remark.dscp);
                 }
@@ -271,10 +271,10 @@ impl Auditor {
             (Role::Uplink, _) => ExpectedPath::Across(Role::Host),
             _ => ExpectedPath::Stack,
         };
-        self.check_path(path, sample, &mut faults);
-        check_bytes(&expected, sample, &mut faults);
-        check_truths(sample, &snapshot.rules, &mut faults);
-        Some(faults)
+        self.check_path(path, sample, &mut mismatches);
+        check_bytes(&expected, sample, &mut mismatches);
+        check_truths(sample, &snapshot.rules, &mut mismatches);
+        Some(mismatches)
     }
 
     /// The reference's verdict on an outbound frame; `None` if the sample is not enough for it.
@@ -309,7 +309,7 @@ impl Auditor {
             && packet::destination(&sample.before).is_some_and(|address| rules.is_host(address))
     }
 
-    fn check_path(&self, path: ExpectedPath, sample: &Sample, faults: &mut Faults) {
+    fn check_path(&self, path: ExpectedPath, sample: &Sample, mismatches: &mut Mismatches) {
         let (before, after) = (&sample.before, &sample.after);
         let macs_stay = before.get(..MACS) == after.get(..MACS);
         let to = MacAddr::destination_of(after);
@@ -319,12 +319,12 @@ impl Auditor {
             (_, Outcome::Drop(reason)) if reason.port().is_some() => {}
             (ExpectedPath::Unrouted, Outcome::Drop(DropReason::SteerUnavailable)) => {}
             (ExpectedPath::Unrouted, Outcome::Forward(by)) => {
-                faults.unless(by == Role::Uplink, Fault::Egress);
-                faults.unless(macs_stay, Fault::Mac);
+                mismatches.unless(by == Role::Uplink, Mismatch::Egress);
+                mismatches.unless(macs_stay, Mismatch::Mac);
             }
             (ExpectedPath::Across(port), Outcome::Forward(by)) => {
-                faults.unless(by == port, Fault::Egress);
-                faults.unless(macs_stay, Fault::Mac);
+                mismatches.unless(by == port, Mismatch::Egress);
+                mismatches.unless(macs_stay, Mismatch::Mac);
             }
             (ExpectedPath::Steered, Outcome::Forward(by)) => {
                 let by_incoming = self.links.incoming_port() == Some(by);
@@ -335,29 +335,29 @@ impl Auditor {
                     && from.is_some()
                     && self.owns.was(from);
                 let is_spared = by == Role::Uplink && macs_stay && self.may_not_steer();
-                let fault = match by_incoming {
-                    true => Fault::Mac,
-                    false => Fault::Egress,
+                let mismatch = match by_incoming {
+                    true => Mismatch::Mac,
+                    false => Mismatch::Egress,
                 };
-                faults.unless(is_steered || is_spared, fault);
+                mismatches.unless(is_steered || is_spared, mismatch);
             }
             (ExpectedPath::Steered, Outcome::Drop(DropReason::SteerUnavailable)) => {
-                faults.unless(self.may_not_steer(), Fault::Egress);
+                mismatches.unless(self.may_not_steer(), Mismatch::Egress);
             }
             (ExpectedPath::Delivered, Outcome::Forward(Role::Host)) => {
                 let is_delivered =
                     to.is_some_and(|mac| self.hosts.was(Some(mac)) || self.links.has_learnt(mac));
                 let source_stays = before.get(6..MACS) == after.get(6..MACS);
-                faults.unless(is_delivered && source_stays, Fault::Mac);
+                mismatches.unless(is_delivered && source_stays, Mismatch::Mac);
             }
             (ExpectedPath::Delivered, Outcome::Drop(DropReason::HostMacUnknown)) => {
                 let may_be_unknown = self.hosts.was(None) || self.links.has_several_hosts();
-                faults.unless(may_be_unknown, Fault::Egress);
+                mismatches.unless(may_be_unknown, Mismatch::Egress);
             }
             (ExpectedPath::Stack, Outcome::Stack | Outcome::Drop(DropReason::NotForHost)) => {
-                faults.unless(macs_stay, Fault::Mac);
+                mismatches.unless(macs_stay, Mismatch::Mac);
             }
-            _ => faults.unless(false, Fault::Egress),
+            _ => mismatches.unless(false, Mismatch::Egress),
         }
     }
 
@@ -372,7 +372,7 @@ const fn has_left(sample: &Sample) -> bool {
 }
 
 /// Compares the bytes after the MAC addresses with those of the reference.
-fn check_bytes(expected: &[u8], sample: &Sample, faults: &mut Faults) {
+fn check_bytes(expected: &[u8], sample: &Sample, mismatches: &mut Mismatches) {
     if !has_left(sample) {
         return;
     }
@@ -382,16 +382,16 @@ fn check_bytes(expected: &[u8], sample: &Sample, faults: &mut Faults) {
         && Wire::of(&after) == Some(wire)
         && wire.dscp(&expected) != wire.dscp(&after)
     {
-        faults.unless(false, Fault::Mark);
+        mismatches.unless(false, Mismatch::Mark);
         wire.blank_mark(&mut expected);
         wire.blank_mark(&mut after);
     }
-    faults.unless(expected.get(MACS..) == after.get(MACS..), Fault::Bytes);
+    mismatches.unless(expected.get(MACS..) == after.get(MACS..), Mismatch::Bytes);
 }
 
 /// Checks the invariants of frames on the wire by the class under which the frame was counted. Uses
 /// neither the reference nor the code that rewrites frames.
-fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
+fn check_truths(sample: &Sample, rules: &Rules, mismatches: &mut Mismatches) {
     if !has_left(sample) {
         return;
     }
@@ -401,7 +401,7 @@ fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
     let is_tagged = Wire::of(&before).is_some_and(|wire| wire.tags > 0);
     if class != Some(Class::Relay) || is_tagged {
         let by_incoming = sample.outcome == Outcome::Forward(Role::Incoming);
-        faults.unless(!by_incoming, Fault::Egress);
+        mismatches.unless(!by_incoming, Mismatch::Egress);
     }
     let wire = match class {
         None | Some(Class::NonIp | Class::Malformed) => None,
@@ -417,13 +417,13 @@ fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
             (Some(received), Some(sent)) => may_carry(class, received, sent, rules),
             _ => false,
         };
-        faults.unless(is_right, Fault::Mark);
+        mismatches.unless(is_right, Mismatch::Mark);
         if received != sent {
             let is_good = |frame| {
                 let header = wire.v4_header(frame);
                 header.is_none_or(ipv4_header_checksum_is_good)
             };
-            faults.unless(!is_good(&before) || is_good(&after), Fault::Bytes);
+            mismatches.unless(!is_good(&before) || is_good(&after), Mismatch::Bytes);
             // ECN and the time to live are not blanked.
             if after.len() == before.len() {
                 wire.blank_mark(&mut before);
@@ -431,7 +431,7 @@ fn check_truths(sample: &Sample, rules: &Rules, faults: &mut Faults) {
             }
         }
     }
-    faults.unless(before.get(MACS..) == after.get(MACS..), Fault::Bytes);
+    mismatches.unless(before.get(MACS..) == after.get(MACS..), Mismatch::Bytes);
 }
 
 /// Whether a frame of this class that arrived with DSCP `received` may leave with `sent`.
@@ -459,7 +459,7 @@ impl std::fmt::Debug for Auditor {
             .field("next_hops", &self.next_hops)
             .field("checked", &self.checked)
             .field("skipped", &self.skipped)
-            .field("faults", &self.faults)
+            .field("mismatches", &self.mismatches)
             .finish_non_exhaustive()
     }
 }

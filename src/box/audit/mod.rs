@@ -19,7 +19,7 @@ use queries::Queries;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use auditor::{Auditor, Fault};
+pub use auditor::{Auditor, Mismatch};
 use capture::Capture;
 pub use capture::Moment;
 pub use latency::LatencyHistogram;

@@ -143,7 +143,7 @@ impl AuditHandle {
     /// The audit's names and numbers for the line of counters.
     pub(super) fn numbers(&self) -> [(&'static str, u64); 3] {
         let audit = self.report().audit;
-        let mismatches = audit.mismatches.iter().map(|fault| fault.frames).sum();
+        let mismatches = audit.mismatches.iter().map(|kind| kind.frames).sum();
         [
             ("audit_checked", audit.checked),
             ("audit_mismatches", mismatches),

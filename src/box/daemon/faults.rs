@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 /// A fault of one port, reported as a warning or an alarm while it lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum PortFault {
     /// No NIC in this namespace has the port's interface index.
     Gone,
     /// The NIC was removed or moved, and is back: the kernel does not redirect frames to it.
@@ -32,7 +32,7 @@ pub(super) enum Fault {
     Address(IpNet),
 }
 
-impl Fault {
+impl PortFault {
     /// The warning's kind, for alerts.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
@@ -133,32 +133,36 @@ pub(super) struct KernelView {
     pub(super) address: Option<IpNet>,
 }
 
-pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, view: KernelView) -> Vec<Fault> {
+pub(super) fn faults(
+    port: &StandingPort,
+    now: Option<&LinkState>,
+    view: KernelView,
+) -> Vec<PortFault> {
     let Some(now) = now else {
-        return vec![Fault::Gone];
+        return vec![PortFault::Gone];
     };
     let mut faults = Vec::new();
     if !view.is_redirected_to {
-        faults.push(Fault::Forgotten);
+        faults.push(PortFault::Forgotten);
     }
     if view.named != Some(now.index) {
-        faults.push(Fault::Renamed(now.name.clone()));
+        faults.push(PortFault::Renamed(now.name.clone()));
     }
     if !now.is_up || !now.has_carrier {
-        faults.push(Fault::NoLink { is_up: now.is_up });
+        faults.push(PortFault::NoLink { is_up: now.is_up });
     }
     if view.queues != port.nic.queues {
-        faults.push(Fault::Queues {
+        faults.push(PortFault::Queues {
             is: view.queues,
             was: port.nic.queues,
         });
     }
     let boxed = |relative: Option<Relative>| relative.map(Box::new);
-    faults.extend(boxed(view.bundle).map(Fault::Member));
-    faults.extend(boxed(view.upper).map(Fault::Upper));
-    faults.extend(view.address.map(Fault::Address));
+    faults.extend(boxed(view.bundle).map(PortFault::Member));
+    faults.extend(boxed(view.upper).map(PortFault::Upper));
+    faults.extend(view.address.map(PortFault::Address));
     if detach::must_be_promiscuous(port.role) && !now.is_promiscuous {
-        faults.push(Fault::NotPromiscuous);
+        faults.push(PortFault::NotPromiscuous);
     }
     faults
 }
@@ -167,7 +171,7 @@ pub(super) fn faults(port: &StandingPort, now: Option<&LinkState>, view: KernelV
 pub(super) fn compare_mtus(
     mtus: &PerRole<Option<u32>>,
     standing: u32,
-) -> Result<Option<u32>, PerRole<Option<Fault>>> {
+) -> Result<Option<u32>, PerRole<Option<PortFault>>> {
     let mut present = mtus.iter().filter_map(|(_, mtu)| *mtu);
     let Some(first) = present.next() else {
         return Ok(None);
@@ -180,7 +184,7 @@ pub(super) fn compare_mtus(
         let is = mtus[role].filter(|&mtu| mtu != standing)?;
         let others = mtus.iter().filter(|&(other, _)| other != role);
         let others = others.filter_map(|(_, mtu)| *mtu).max().unwrap_or(is);
-        Some(Fault::Mtu { is, others })
+        Some(PortFault::Mtu { is, others })
     }))
 }
 
@@ -224,9 +228,9 @@ mod tests {
         };
         let all = |change: &dyn Fn(&mut LinkState, &mut KernelView)| of(Role::Uplink, change);
         assert_eq!(all(&|_, _| ()), []);
-        assert_eq!(faults(&port(Role::Uplink), None, VIEW), [Fault::Gone]);
+        assert_eq!(faults(&port(Role::Uplink), None, VIEW), [PortFault::Gone]);
         let forgotten = all(&|_, view| view.is_redirected_to = false);
-        assert_eq!(forgotten, [Fault::Forgotten]);
+        assert_eq!(forgotten, [PortFault::Forgotten]);
         let renamed = |named| {
             all(&|state, view| {
                 state.name = "eth7".to_owned();
@@ -236,16 +240,16 @@ mod tests {
         // An alternative name finds it.
         assert_eq!(renamed(VIEW.named), []);
         for named in [None, Some(2)] {
-            assert_eq!(renamed(named), [Fault::Renamed("eth7".to_owned())]);
+            assert_eq!(renamed(named), [PortFault::Renamed("eth7".to_owned())]);
         }
         for is_up in [false, true] {
             let off = all(&|state, _| (state.is_up, state.has_carrier) = (is_up, false));
-            assert_eq!(off, [Fault::NoLink { is_up }]);
+            assert_eq!(off, [PortFault::NoLink { is_up }]);
         }
         let queues = all(&|_, view| view.queues = 2);
-        assert_eq!(queues, [Fault::Queues { is: 2, was: 1 }]);
+        assert_eq!(queues, [PortFault::Queues { is: 2, was: 1 }]);
         let deaf = |state: &mut LinkState, _: &mut KernelView| state.is_promiscuous = false;
-        assert_eq!(all(&deaf), [Fault::NotPromiscuous]);
+        assert_eq!(all(&deaf), [PortFault::NotPromiscuous]);
         // `incoming` needs only frames for its own MAC address.
         assert_eq!(of(Role::Incoming, &deaf), []);
         let relative = |name: &str, kind: &str| Relative {
@@ -259,27 +263,27 @@ mod tests {
             view.upper = Some(upper.clone());
             view.address = Some(address);
         });
-        assert!(by_others.iter().all(Fault::is_by_others));
+        assert!(by_others.iter().all(PortFault::is_by_others));
         let expected = [
-            Fault::Member(Box::new(bridge)),
-            Fault::Upper(Box::new(upper)),
-            Fault::Address(address),
+            PortFault::Member(Box::new(bridge)),
+            PortFault::Upper(Box::new(upper)),
+            PortFault::Address(address),
         ];
         assert_eq!(by_others, expected);
     }
 
     #[test]
     fn without_incoming_the_wire_is_dead_only_where_it_needs_a_worker() {
-        let text = |needs_process, fault: Fault| {
+        let text = |needs_process, fault: PortFault| {
             let mut host = port(Role::Host);
             host.needs_process = needs_process;
             let standing = Standing::example(vec![host]);
             fault.text(&port(Role::Incoming), &standing)
         };
         let steered = "relay traffic is not steered";
-        assert!(text(false, Fault::Gone).contains(steered));
-        assert!(text(true, Fault::Gone).contains("the wire forwards nothing"));
-        assert!(text(true, Fault::NoLink { is_up: false }).contains(steered));
+        assert!(text(false, PortFault::Gone).contains(steered));
+        assert!(text(true, PortFault::Gone).contains("the wire forwards nothing"));
+        assert!(text(true, PortFault::NoLink { is_up: false }).contains(steered));
     }
 
     #[test]
@@ -289,7 +293,7 @@ mod tests {
         assert_eq!(mtus([Some(9000), Some(9000), Some(9000)]), Ok(Some(9000)));
         assert_eq!(mtus([None, None, None]), Ok(None));
         let lowered = mtus([Some(1500), Some(1400), Some(1500)]).unwrap_err();
-        let fault = Fault::Mtu {
+        let fault = PortFault::Mtu {
             is: 1400,
             others: 1500,
         };

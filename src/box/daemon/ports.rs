@@ -6,7 +6,7 @@
 //! it. While a port is lost, the workers are stopped and the program decides by itself for the
 //! other ports. When the port is back, it is set up as by a start that takes a box over.
 
-use super::faults::{Fault, KernelView, compare_mtus, faults};
+use super::faults::{KernelView, PortFault, compare_mtus, faults};
 use super::nics::{Nics, configured};
 use super::parts::{Assembly, Base};
 use super::standing::{Standing, StandingPort};
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The ports' faults, and how their repair stands.
 #[derive(Default)]
 pub(super) struct Following {
-    pub(super) faults: PerRole<Vec<Fault>>,
+    pub(super) faults: PerRole<Vec<PortFault>>,
     /// The workers are stopped, because a port is lost.
     is_suspended: bool,
     /// The next hop is not yet monitored on the NIC that is `incoming` now.
@@ -114,7 +114,7 @@ impl Daemon {
     /// A port is back and cannot be set up: the box must be restarted.
     pub(super) fn look_at_links(&mut self) -> Result<(), DaemonError> {
         let mut states = PerRole::<Option<LinkState>>::default();
-        let mut found = PerRole::<Vec<Fault>>::default();
+        let mut found = PerRole::<Vec<PortFault>>::default();
         let overview = Overview::look();
         for port in &self.standing.ports {
             // A failed query is repeated in a second; until then the earlier faults stay.
@@ -144,8 +144,8 @@ impl Daemon {
             }
         }
         let all = || found.iter().flat_map(|(_, faults)| faults);
-        let is_lost = all().any(Fault::is_loss);
-        has_changed |= all().any(|fault| matches!(fault, Fault::Queues { .. }));
+        let is_lost = all().any(PortFault::is_loss);
+        has_changed |= all().any(|fault| matches!(fault, PortFault::Queues { .. }));
         self.log_changes(found);
         self.detach_lost();
         self.follow_addresses(&states);
@@ -181,23 +181,23 @@ impl Daemon {
         Ok((now, view))
     }
 
-    fn log_changes(&mut self, found: PerRole<Vec<Fault>>) {
+    fn log_changes(&mut self, found: PerRole<Vec<PortFault>>) {
         for port in &self.standing.ports {
             let (nic, role) = (&port.nic.name, port.role);
             let before = &self.following.faults[role];
             for fault in found[role].iter().filter(|fault| !before.contains(fault)) {
                 // For the port that is `incoming`, the next-hop monitor logs it.
-                let is_logged_elsewhere = matches!(fault, Fault::NoLink { .. })
+                let is_logged_elsewhere = matches!(fault, PortFault::NoLink { .. })
                     && self.links.incoming_port() == Some(role);
                 if !is_logged_elsewhere {
                     tracing::error!("ALARM: {}", fault.text(port, &self.standing));
                 }
             }
-            let is_over = |fault: &&Fault| {
-                let same = |now: &Fault| now.kind() == fault.kind();
+            let is_over = |fault: &&PortFault| {
+                let same = |now: &PortFault| now.kind() == fault.kind();
                 !fault.is_loss() && !found[role].iter().any(same)
             };
-            let is_there = found[role] != [Fault::Gone];
+            let is_there = found[role] != [PortFault::Gone];
             for fault in before.iter().filter(is_over).filter(|_| is_there) {
                 tracing::info!("{nic} ({role}): fault cleared: {}", fault.kind());
             }
@@ -209,7 +209,7 @@ impl Daemon {
     /// namespace would keep its program.
     fn detach_lost(&mut self) {
         let faults = &self.following.faults;
-        let is_gone = |one: &Attachment| faults[one.role] == [Fault::Gone];
+        let is_gone = |one: &Attachment| faults[one.role] == [PortFault::Gone];
         for attachment in self.attachments.extract_if(.., |one| is_gone(one)) {
             if let Err(error) = self.pins.remove_link(attachment.role) {
                 tracing::warn!("{error}");
@@ -246,7 +246,7 @@ impl Daemon {
 
     fn keep_promiscuous(&self) {
         for port in &self.standing.ports {
-            if self.following.faults[port.role].contains(&Fault::NotPromiscuous)
+            if self.following.faults[port.role].contains(&PortFault::NotPromiscuous)
                 && let Err(error) =
                     detach::set_promiscuous((&self.pins, &self.record), port.role, &port.nic)
             {
@@ -325,7 +325,9 @@ impl Daemon {
         let began = Instant::now();
         let mut names = configured(&self.settings);
         for port in &self.standing.ports {
-            let is_lost = self.following.faults[port.role].iter().any(Fault::is_loss);
+            let is_lost = self.following.faults[port.role]
+                .iter()
+                .any(PortFault::is_loss);
             // A port that is still there may have been renamed.
             if !is_lost {
                 names[port.role] = Some(port.nic.name.clone());

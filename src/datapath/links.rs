@@ -70,7 +70,7 @@ pub(super) struct Steering {
 
 /// When the XDP program handles frames itself that are meant for user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spill {
+pub struct TakeoverLimits {
     /// Timeout: a worker whose heartbeat is older than this counts as dead.
     pub heartbeat_timeout: Duration,
     /// Backlog watermark in frames: from here on, some flows are handled by the kernel.
@@ -147,12 +147,12 @@ impl Links {
 
     /// Tells the XDP program which ports hand all frames to user space, and when it handles them
     /// itself instead.
-    pub fn hand_over(&self, all: PerRole<bool>, spill: Spill) {
+    pub fn hand_over(&self, all: PerRole<bool>, limits: TakeoverLimits) {
         let heartbeat_timeout =
-            u64::try_from(spill.heartbeat_timeout.as_nanos()).unwrap_or(u64::MAX);
+            u64::try_from(limits.heartbeat_timeout.as_nanos()).unwrap_or(u64::MAX);
         self.set(cell!(heartbeat_timeout), heartbeat_timeout);
-        self.set(cell!(soft_watermark), spill.soft_watermark);
-        self.set(cell!(hard_watermark), spill.hard_watermark);
+        self.set(cell!(soft_watermark), limits.soft_watermark);
+        self.set(cell!(hard_watermark), limits.hard_watermark);
         for (role, &all) in all.iter() {
             let frames = [HAND_OVER_SLOW, HAND_OVER_ALL][usize::from(all)];
             self.set(cell!(hand_over) + role.index(), frames.into());

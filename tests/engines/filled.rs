@@ -2,8 +2,8 @@
 //! copy mode, which veth supports.
 
 use exitmark_datapath::{
-    AttachMode, Frame, FrameMemory, FramePool, Kernel, Links, PerRole, Pins, Port, Role, Spill,
-    Umem, XskSettings,
+    AttachMode, Frame, FrameMemory, FramePool, Kernel, Links, PerRole, Pins, Port, Role,
+    TakeoverLimits, Umem, XskSettings,
 };
 use exitmark_lab::{Netns, RawPort, TIMEOUT, VethEnd, needs_root, veth, wait_until};
 use exitmark_nic::Nic;
@@ -72,12 +72,12 @@ fn receives_into_chunks_filled_before_the_bind() {
         let pins = Pins::open(Path::new("/sys/fs/bpf/filled")).unwrap();
         let kernel = Kernel::load().unwrap();
         let links = Links::over(kernel.links().unwrap(), None, None);
-        let spill = Spill {
+        let limits = TakeoverLimits {
             heartbeat_timeout: TIMEOUT,
             soft_watermark: u64::from(RING),
             hard_watermark: u64::from(RING),
         };
-        links.hand_over(PerRole::from_fn(|_| true), spill);
+        links.hand_over(PerRole::from_fn(|_| true), limits);
         kernel.admit(Role::Host, 0, port.as_fd()).unwrap();
         kernel.attach(&pins, Role::Host, "host0", index).unwrap();
 

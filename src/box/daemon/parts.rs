@@ -12,8 +12,8 @@ use super::{DaemonError, Event, detach};
 use crate::settings::{Engine, Settings};
 use crossbeam::channel::Sender;
 use exitmark_datapath::{
-    AttachMode, Attachment, DropCounters, IncomingLink, Kernel, Links, PerRole, Pins, Role, Spill,
-    XdpState, xdp_state,
+    AttachMode, Attachment, DropCounters, IncomingLink, Kernel, Links, PerRole, Pins, Role,
+    TakeoverLimits, XdpState, xdp_state,
 };
 use exitmark_nic::Nic;
 use exitmark_policy::Snapshot;
@@ -166,8 +166,8 @@ impl Assembly {
             chosen => (chosen, "as configured"),
         };
         let lossy = sockets.lossy.clone();
-        let (all, spill) = handover(settings, engine, &sockets);
-        links.hand_over(all, spill);
+        let (all, limits) = handover(settings, engine, &sockets);
+        links.hand_over(all, limits);
         links.name_nics(detach::netns()?, nics.numbers());
         let workers = Workers::start(base, sockets)?;
         let names = configured(settings);
@@ -388,7 +388,11 @@ impl Reach {
 }
 
 /// Which ports hand all frames to user space, and at which backlog the XDP program takes over.
-fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<bool>, Spill) {
+fn handover(
+    settings: &Settings,
+    engine: Engine,
+    sockets: &Sockets,
+) -> (PerRole<bool>, TakeoverLimits) {
     let inbound = match settings.datapath.inbound {
         // Copying a frame costs more than forwarding it in the kernel.
         Engine::Auto => engine == Engine::AfXdp && sockets.are_zero_copy(),
@@ -406,10 +410,10 @@ fn handover(settings: &Settings, engine: Engine, sockets: &Sockets) -> (PerRole<
     } else {
         (i64::MAX.unsigned_abs(), i64::MAX.unsigned_abs())
     };
-    let spill = Spill {
+    let limits = TakeoverLimits {
         heartbeat_timeout: TIMEOUT,
         soft_watermark,
         hard_watermark,
     };
-    (all, spill)
+    (all, limits)
 }

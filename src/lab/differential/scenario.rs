@@ -3,7 +3,7 @@
 //! Scenarios are random and have a one-line text form, so that a counter-example is self-contained.
 
 use crate::{LabError, Random};
-use exitmark_datapath::{IncomingLink, Links, PerRole, Role, Spill};
+use exitmark_datapath::{IncomingLink, Links, PerRole, Role, TakeoverLimits};
 use exitmark_policy::packet::{Dscp, MacAddr, Version};
 use exitmark_policy::{
     Actions, AtUplink, ClassifyBy, Endpoint, EndpointSet, ExitProtocols, Intent, Listener,
@@ -275,12 +275,12 @@ impl Scenario {
 
     /// Configures the links of an engine.
     pub(super) fn configure(&self, links: &Links) {
-        let spill = Spill {
+        let limits = TakeoverLimits {
             heartbeat_timeout: Duration::from_secs(1),
             soft_watermark: 64,
             hard_watermark: 128,
         };
-        links.hand_over(self.hand_over, spill);
+        links.hand_over(self.hand_over, limits);
         links.drop_unsteered(self.drops_unsteered);
         links.seek_host(self.seeks_host);
         links.allow_redirects(PerRole::from_fn(|_| true), self.longest);

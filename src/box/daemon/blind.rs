@@ -117,7 +117,7 @@ impl Sight {
 impl Daemon {
     /// Compares the NICs' counters with their programs', and reattaches a blind port's program.
     pub(super) fn look_at_ports(&mut self, counts: &KernelCounts, sums: &Sums) {
-        for port in &mut self.standing.ports {
+        for port in &mut self.bound.ports {
             let (role, nic) = (port.role, &port.nic);
             if sums.cut[role] > 0 && !std::mem::replace(&mut self.cut_logged[role], true) {
                 tracing::warn!("{port}: {CUT}");

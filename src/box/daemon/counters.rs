@@ -16,7 +16,7 @@ impl Daemon {
         let sums = self.workers.sums();
         let mut tally = sums.tally.clone();
         tally.add(&kernel.tally);
-        self.rising.look(&tally, &sums, &self.standing);
+        self.rising.look(&tally, &sums, &self.bound);
         self.look_at_ports(&kernel, &sums);
         self.look_at_sides(&tally);
         self.look_at_topology(&tally);

@@ -1,8 +1,8 @@
 //! The faults of a port while the box runs, found by comparing its current state with what its
 //! sockets and the program were set up for.
 
+use super::bound::{BoundPort, BoundState};
 use super::detach;
-use super::standing::{Standing, StandingPort};
 use exitmark_datapath::{PerRole, Role};
 use exitmark_nic::{LinkState, Relative};
 use ipnet::IpNet;
@@ -59,10 +59,10 @@ impl PortFault {
 
     /// The fault, its consequence and its remedy. Workers are stopped while a port is lost, so a
     /// wire that needs one then forwards nothing.
-    pub(super) fn text(&self, port: &StandingPort, standing: &Standing) -> String {
+    pub(super) fn text(&self, port: &BoundPort, bound: &BoundState) -> String {
         let (nic, role) = (&port.nic.name, port.role);
         let loss = match role {
-            Role::Incoming if !self.is_loss() || !standing.is_dead_without_workers() => {
+            Role::Incoming if !self.is_loss() || !bound.is_dead_without_workers() => {
                 "relay traffic is not steered"
             }
             _ => "the wire forwards nothing",
@@ -134,7 +134,7 @@ pub(super) struct KernelView {
 }
 
 pub(super) fn faults(
-    port: &StandingPort,
+    port: &BoundPort,
     now: Option<&LinkState>,
     view: KernelView,
 ) -> Vec<PortFault> {
@@ -170,7 +170,7 @@ pub(super) fn faults(
 /// The common MTU of all ports; otherwise the fault of each port.
 pub(super) fn compare_mtus(
     mtus: &PerRole<Option<u32>>,
-    standing: u32,
+    bound: u32,
 ) -> Result<Option<u32>, PerRole<Option<PortFault>>> {
     let mut present = mtus.iter().filter_map(|(_, mtu)| *mtu);
     let Some(first) = present.next() else {
@@ -181,7 +181,7 @@ pub(super) fn compare_mtus(
     }
     // Only ports whose MTU has changed get the fault.
     Err(PerRole::from_fn(|role| {
-        let is = mtus[role].filter(|&mtu| mtu != standing)?;
+        let is = mtus[role].filter(|&mtu| mtu != bound)?;
         let others = mtus.iter().filter(|&(other, _)| other != role);
         let others = others.filter_map(|(_, mtu)| *mtu).max().unwrap_or(is);
         Some(PortFault::Mtu { is, others })
@@ -192,8 +192,8 @@ pub(super) fn compare_mtus(
 mod tests {
     use super::*;
 
-    fn port(role: Role) -> StandingPort {
-        StandingPort::example(role, "up0")
+    fn port(role: Role) -> BoundPort {
+        BoundPort::example(role, "up0")
     }
 
     fn state() -> LinkState {
@@ -277,8 +277,8 @@ mod tests {
         let text = |needs_process, fault: PortFault| {
             let mut host = port(Role::Host);
             host.needs_process = needs_process;
-            let standing = Standing::example(vec![host]);
-            fault.text(&port(Role::Incoming), &standing)
+            let bound = BoundState::example(vec![host]);
+            fault.text(&port(Role::Incoming), &bound)
         };
         let steered = "relay traffic is not steered";
         assert!(text(false, PortFault::Gone).contains(steered));

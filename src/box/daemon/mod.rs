@@ -7,6 +7,7 @@
 
 mod audit;
 mod blind;
+mod bound;
 mod capabilities;
 mod counters;
 mod detach;
@@ -24,7 +25,6 @@ mod report;
 mod requests;
 mod rising;
 mod sides;
-mod standing;
 mod steering;
 mod topology;
 mod wire;
@@ -35,6 +35,7 @@ use crate::control::{ControlSettings, Listeners, Server};
 use crate::settings::{OnStop, Settings};
 use audit::AuditHandle;
 use blind::Sight;
+use bound::BoundState;
 use counters::print_line;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use exitmark_datapath::{
@@ -56,7 +57,6 @@ use rising::Rising;
 use sides::Sides;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
-use standing::Standing;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,7 +76,7 @@ const TICK: Duration = Duration::from_secs(60);
 struct Daemon {
     settings: Settings,
     path: PathBuf,
-    standing: Standing,
+    bound: BoundState,
     started: (SystemTime, Instant),
     snapshot: Arc<Snapshot>,
     /// The rules while the relay set is missing or stale: nothing is marked or steered.
@@ -222,7 +222,7 @@ impl Daemon {
         let mut daemon = Self {
             settings,
             path: path.to_owned(),
-            standing: parts.assembly.standing,
+            bound: parts.assembly.bound,
             started: (SystemTime::now(), Instant::now()),
             snapshot,
             passing,
@@ -452,7 +452,7 @@ impl Daemon {
     /// Closes the sockets where zero-copy kept the program from redirecting, and allows redirects:
     /// a queue leaves zero-copy mode when its socket is closed.
     fn leave_to_kernel(&mut self) {
-        if let Some((unblocked, longest)) = self.standing.afterwards {
+        if let Some((unblocked, longest)) = self.bound.afterwards {
             self.workers.close();
             self.links.allow_redirects(unblocked, longest);
         }

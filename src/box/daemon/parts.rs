@@ -2,9 +2,9 @@
 //! another process left attached. A failed attachment is reverted.
 
 use super::audit::AuditHandle;
+use super::bound::{BoundPort, BoundState};
 use super::nics::{Nics, configured};
 use super::record::Record;
-use super::standing::{Standing, StandingPort};
 use super::steering::Steering;
 use super::workers::{self, Sockets, Workers};
 use super::zero_copy::Lossy;
@@ -37,7 +37,7 @@ pub(super) struct Parts {
 
 /// The parts that depend on the NICs; made again when a removed NIC is back.
 pub(super) struct Assembly {
-    pub(super) standing: Standing,
+    pub(super) bound: BoundState,
     pub(super) workers: Workers,
     pub(super) attachments: Vec<Attachment>,
     lossy: PerRole<Option<Lossy>>,
@@ -127,14 +127,14 @@ impl Parts {
 
     /// The line that announces readiness, on stdout and to the service manager.
     pub(super) fn describe(&self, relays: usize) -> String {
-        let standing = &self.assembly.standing;
-        let ports = standing.ports.iter();
+        let bound = &self.assembly.bound;
+        let ports = bound.ports.iter();
         let ports: String = ports
             .map(|port| format!(" {}={} xdp={}", port.role, port.nic.name, port.mode))
             .collect();
         format!(
             "ready: engine={} workers={} relays={relays}{ports}",
-            standing.engine.name(),
+            bound.engine.name(),
             self.assembly.workers.count(),
         )
     }
@@ -171,7 +171,7 @@ impl Assembly {
         links.name_nics(detach::netns()?, nics.numbers());
         let workers = Workers::start(base, sockets)?;
         let names = configured(settings);
-        let ports = nics.present().map(|(role, nic)| StandingPort {
+        let ports = nics.present().map(|(role, nic)| BoundPort {
             role,
             configured: names[role].as_ref().unwrap_or(&nic.name).clone(),
             nic: nic.clone(),
@@ -191,7 +191,7 @@ impl Assembly {
             lossy: lossy[role].clone(),
         });
         Ok(Self {
-            standing: Standing {
+            bound: BoundState {
                 requested: settings.engine,
                 engine,
                 reason,
@@ -257,13 +257,13 @@ impl Assembly {
                     nic.name
                 );
             }
-            if let Some(port) = self.standing.port(role) {
+            if let Some(port) = self.bound.port(role) {
                 port.mode = attachment.mode;
             }
             self.attachments.push(attachment);
         }
         let reach = self.reach(kernel, nics, pins)?;
-        for port in &mut self.standing.ports {
+        for port in &mut self.bound.ports {
             let now = port.nic.queues_now(&port.nic.name)?;
             let now = now.unwrap_or(port.nic.queues);
             if now > port.nic.queues {
@@ -276,7 +276,7 @@ impl Assembly {
         if self.lossy.iter().any(|(_, lossy)| lossy.is_some()) {
             let reach = Reach::look(nics, &PerRole::default())?;
             let longest = nics.longest_redirect(reach.long);
-            self.standing.afterwards = Some((reach.unblocked, longest));
+            self.bound.afterwards = Some((reach.unblocked, longest));
         }
         Ok(kernel.pin_maps(pins)?)
     }
@@ -288,9 +288,9 @@ impl Assembly {
     fn reach(&mut self, kernel: &Kernel, nics: &Nics, pins: &Pins) -> Result<Reach, DaemonError> {
         loop {
             let reach = Reach::look(nics, &self.lossy)?;
-            let standing = &mut self.standing;
-            let may = standing.requested != Engine::AfXdp
-                && standing.ports.iter().all(|port| !port.is_zero_copy);
+            let bound = &mut self.bound;
+            let may = bound.requested != Engine::AfXdp
+                && bound.ports.iter().all(|port| !port.is_zero_copy);
             let mut blocked = self
                 .attachments
                 .iter_mut()
@@ -299,7 +299,7 @@ impl Assembly {
                 return Ok(reach);
             };
             let role = attachment.role;
-            let (Some(nic), Some(port)) = (&nics.ports[role], standing.port(role)) else {
+            let (Some(nic), Some(port)) = (&nics.ports[role], bound.port(role)) else {
                 return Ok(reach);
             };
             kernel.make_generic(pins, attachment, &nic.name, nic.index)?;
@@ -318,17 +318,17 @@ impl Assembly {
     /// process. Fails with engine xdp.
     fn settle_engine(&mut self, nics: &Nics, unblocked: PerRole<bool>) -> Result<(), DaemonError> {
         for (role, _) in nics.present().filter(|&(role, _)| !unblocked[role]) {
-            if self.standing.requested == Engine::Xdp {
+            if self.bound.requested == Engine::Xdp {
                 return Err(DaemonError::NoRedirect(role));
             }
-            let ports = self.standing.ports.iter_mut();
+            let ports = self.bound.ports.iter_mut();
             for port in ports.filter(|port| port.role == role) {
                 let reason = match &port.lossy {
                     Some(_) => "zero-copy frames cannot be redirected",
                     None => "not every NIC takes redirected frames",
                 };
                 tracing::warn!("{}", port.alone());
-                (self.standing.engine, self.standing.reason) = (Engine::AfXdp, reason);
+                (self.bound.engine, self.bound.reason) = (Engine::AfXdp, reason);
                 (port.hands_over, port.reason, port.needs_process) = (true, reason, true);
             }
         }

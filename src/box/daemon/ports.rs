@@ -6,10 +6,10 @@
 //! it. While a port is lost, the workers are stopped and the program decides by itself for the
 //! other ports. When the port is back, it is set up as by a start that takes a box over.
 
+use super::bound::{BoundPort, BoundState};
 use super::faults::{KernelView, PortFault, compare_mtus, faults};
 use super::nics::{Nics, configured};
 use super::parts::{Assembly, Base};
-use super::standing::{Standing, StandingPort};
 use super::{Daemon, DaemonError, Event, capabilities, detach};
 use crate::settings::Engine;
 use crossbeam::channel::Sender;
@@ -44,10 +44,9 @@ impl Following {
     /// Records that the ports are set up again. A NIC that this process set up may take no
     /// redirected frames because its other end was not ready: it is retried as often as any other
     /// port, a second apart, while a worker forwards.
-    fn settle(&mut self, standing: &Standing, now: Instant) {
+    fn settle(&mut self, bound: &BoundState, now: Instant) {
         let is_own = self.set_up.iter().any(|(_, own)| own.is_some());
-        let needs_worker =
-            standing.requested != Engine::AfXdp && standing.is_dead_without_workers();
+        let needs_worker = bound.requested != Engine::AfXdp && bound.is_dead_without_workers();
         let tries = self.retry.tries + 1;
         self.is_blocked = is_own && needs_worker && tries < TRIES;
         self.retry = Retry::default();
@@ -116,7 +115,7 @@ impl Daemon {
         let mut states = PerRole::<Option<LinkState>>::default();
         let mut found = PerRole::<Vec<PortFault>>::default();
         let overview = Overview::look();
-        for port in &self.standing.ports {
+        for port in &self.bound.ports {
             // A failed query is repeated in a second; until then the earlier faults stay.
             let before = &self.following.faults[port.role];
             let Ok((now, view)) =
@@ -132,11 +131,11 @@ impl Daemon {
             }
             states[port.role] = now;
         }
-        let standing = self.standing.mtu();
+        let bound = self.bound.mtu();
         let mtus = PerRole::from_fn(|role| states[role].as_ref().map(|state| state.mtu));
         let mut has_changed = false;
-        match compare_mtus(&mtus, standing) {
-            Ok(mtu) => has_changed = mtu.is_some_and(|mtu| mtu != standing),
+        match compare_mtus(&mtus, bound) {
+            Ok(mtu) => has_changed = mtu.is_some_and(|mtu| mtu != bound),
             Err(of_ports) => {
                 for (role, fault) in of_ports.iter() {
                     found[role].extend(fault.clone());
@@ -155,7 +154,7 @@ impl Daemon {
 
     fn query(
         &self,
-        port: &StandingPort,
+        port: &BoundPort,
         overview: &Overview,
     ) -> Result<(Option<LinkState>, KernelView), DaemonError> {
         let index = port.nic.index;
@@ -182,7 +181,7 @@ impl Daemon {
     }
 
     fn log_changes(&mut self, found: PerRole<Vec<PortFault>>) {
-        for port in &self.standing.ports {
+        for port in &self.bound.ports {
             let (nic, role) = (&port.nic.name, port.role);
             let before = &self.following.faults[role];
             for fault in found[role].iter().filter(|fault| !before.contains(fault)) {
@@ -190,7 +189,7 @@ impl Daemon {
                 let is_logged_elsewhere = matches!(fault, PortFault::NoLink { .. })
                     && self.links.incoming_port() == Some(role);
                 if !is_logged_elsewhere {
-                    tracing::error!("ALARM: {}", fault.text(port, &self.standing));
+                    tracing::error!("ALARM: {}", fault.text(port, &self.bound));
                 }
             }
             let is_over = |fault: &&PortFault| {
@@ -218,7 +217,7 @@ impl Daemon {
     }
 
     fn follow_addresses(&mut self, states: &PerRole<Option<LinkState>>) {
-        for port in &mut self.standing.ports {
+        for port in &mut self.bound.ports {
             let Some(now) = &states[port.role] else {
                 continue;
             };
@@ -245,7 +244,7 @@ impl Daemon {
     }
 
     fn keep_promiscuous(&self) {
-        for port in &self.standing.ports {
+        for port in &self.bound.ports {
             if self.following.faults[port.role].contains(&PortFault::NotPromiscuous)
                 && let Err(error) =
                     detach::set_promiscuous((&self.pins, &self.record), port.role, &port.nic)
@@ -271,7 +270,7 @@ impl Daemon {
             return Ok(());
         }
         let Err(error) = self.set_up_again() else {
-            self.following.settle(&self.standing, now);
+            self.following.settle(&self.bound, now);
             return Ok(());
         };
         self.following.is_blocked = matches!(error, DaemonError::NoRedirect(_));
@@ -324,7 +323,7 @@ impl Daemon {
     fn set_up_again(&mut self) -> Result<(), DaemonError> {
         let began = Instant::now();
         let mut names = configured(&self.settings);
-        for port in &self.standing.ports {
+        for port in &self.bound.ports {
             let is_lost = self.following.faults[port.role]
                 .iter()
                 .any(PortFault::is_loss);
@@ -374,18 +373,18 @@ impl Daemon {
         assembly.attachments.iter_mut().for_each(Attachment::keep);
         assembly.workers.succeed(&self.workers);
         self.workers = assembly.workers;
-        self.standing = assembly.standing;
+        self.bound = assembly.bound;
         self.attachments = assembly.attachments;
         self.sights = PerRole::default();
         self.following.is_suspended = false;
         self.following.faults = PerRole::default();
-        let ports = self.standing.ports.iter();
+        let ports = self.bound.ports.iter();
         let ports: Vec<_> = ports
             .map(|port| format!("{} ({}, {})", port.nic.name, port.role, port.nic.mac))
             .collect();
         tracing::warn!(
             milliseconds = began.elapsed().as_millis(),
-            engine = self.standing.engine.name(),
+            engine = self.bound.engine.name(),
             workers = self.workers.count(),
             "the ports are set up again: {}",
             ports.join(", ")

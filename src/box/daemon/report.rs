@@ -55,9 +55,9 @@ impl Daemon {
             mark: settings.rules.actions.mark().to_string(),
             generation: self.snapshot.generation,
             engine: EngineReport {
-                asked: self.standing.requested.name().to_owned(),
-                chosen: self.standing.engine.name().to_owned(),
-                reason: self.standing.reason.to_owned(),
+                asked: self.bound.requested.name().to_owned(),
+                chosen: self.bound.engine.name().to_owned(),
+                reason: self.bound.reason.to_owned(),
                 xdp_frames: kernel.tally.decided(),
                 af_xdp_frames: sums.tally.decided(),
             },
@@ -104,7 +104,7 @@ impl Daemon {
     }
 
     fn ports(&self, tally: &Tally, sums: &Sums, kernel: &KernelCounts) -> Vec<PortReport> {
-        let ports = self.standing.ports.iter();
+        let ports = self.bound.ports.iter();
         ports
             .map(|port| {
                 let (role, nic, is_zero_copy) = (port.role, &port.nic, port.is_zero_copy);
@@ -149,7 +149,7 @@ impl Daemon {
             let text = "frames are not accounted for, a fault of exitmark: report it, then restart";
             warn("unaccounted", true, text.to_owned());
         }
-        for port in &self.standing.ports {
+        for port in &self.bound.ports {
             if self.sights[port.role].is_blind() {
                 let text = format!(
                     "{port} receives packets that its XDP program does not see: frames received \
@@ -162,10 +162,10 @@ impl Daemon {
         if let Some(finding) = self.sides.finding {
             warn("wrong_side", true, self.wrong_side(finding));
         }
-        for port in &self.standing.ports {
+        for port in &self.bound.ports {
             for fault in &self.following.faults[port.role] {
                 if fault.kind() != "no_carrier" {
-                    warn(fault.kind(), true, fault.text(port, &self.standing));
+                    warn(fault.kind(), true, fault.text(port, &self.bound));
                 }
             }
         }
@@ -183,7 +183,7 @@ impl Daemon {
             );
             warn("no_carrier", true, text);
         }
-        for (is_alarm, text) in self.rising.now(&self.standing).into_values() {
+        for (is_alarm, text) in self.rising.now(&self.bound).into_values() {
             warn("drops", is_alarm, text);
         }
         if let Some(text) = unsteered(&report.steering) {
@@ -261,7 +261,7 @@ impl Daemon {
                 "the kernel refused the newest relay set; the update is retried every minute";
             warn("unpublished", false, text.to_owned());
         }
-        for port in &self.standing.ports {
+        for port in &self.bound.ports {
             let now = Nic::of_index(port.nic.index).ok().flatten();
             if let Some(offload) = now.as_ref().and_then(detach::misplaced_offload) {
                 let text = format!(
@@ -288,7 +288,7 @@ impl Daemon {
                 warn("queues", false, text);
             }
         }
-        for port in self.standing.ports.iter().filter(|port| port.needs_process) {
+        for port in self.bound.ports.iter().filter(|port| port.needs_process) {
             // With on_stop = "detach", traffic ends with the process in any case.
             if port.lossy.is_some() || self.settings.pin.on_stop == OnStop::Keep {
                 warn("needs_process", false, port.alone());

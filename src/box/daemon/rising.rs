@@ -1,6 +1,6 @@
 //! Warns of frames that are lost for seconds on end for the same reason, and names the remedy.
 
-use super::standing::Standing;
+use super::bound::BoundState;
 use super::workers::Sums;
 use exitmark_datapath::{AttachMode, Counter, DropReason, Role, Tally};
 use std::collections::BTreeMap;
@@ -62,8 +62,8 @@ impl Loss {
         )
     }
 
-    fn remedy(self, standing: &Standing) -> String {
-        let nic = |role: Role| standing.nic_name(role);
+    fn remedy(self, bound: &BoundState) -> String {
+        let nic = |role: Role| bound.nic_name(role);
         match self {
             Self::Dropped(DropReason::TxFull(role)) => format!(
                 "{} does not send as fast as frames arrive: compare its link speed (`ethtool {0}`) \
@@ -100,7 +100,7 @@ impl Loss {
                  status` shows why, and \"uplink\" drops none"
                     .to_owned()
             }
-            Self::Missed(role) if is_generic(role, standing) => format!(
+            Self::Missed(role) if is_generic(role, bound) => format!(
                 "{} has XDP in generic mode, in which the kernel drops frames longer than a receive \
                  buffer: turn TSO and GSO off at the sender (`ethtool -K NIC tso off gso off`); if \
                  no frame is longer than the MTU, the worker is too slow: use a larger \
@@ -121,8 +121,8 @@ impl Loss {
     }
 }
 
-fn is_generic(role: Role, standing: &Standing) -> bool {
-    let port = standing.of(role);
+fn is_generic(role: Role, bound: &BoundState) -> bool {
+    let port = bound.of(role);
     port.is_some_and(|port| port.mode == AttachMode::Generic)
 }
 
@@ -171,11 +171,11 @@ impl History {
 
 impl Rising {
     /// Compares with the last check, and logs each warning that begins or ends.
-    pub(super) fn look(&mut self, tally: &Tally, sums: &Sums, standing: &Standing) {
+    pub(super) fn look(&mut self, tally: &Tally, sums: &Sums, bound: &BoundState) {
         for history in &mut self.0 {
             let loss = history.loss;
             match history.look(loss.count(tally, sums)) {
-                Some(true) => tracing::warn!("{}", text(loss, standing)),
+                Some(true) => tracing::warn!("{}", text(loss, bound)),
                 Some(false) => {
                     tracing::info!("{}: no frame has been lost for a while", loss.name());
                 }
@@ -185,28 +185,28 @@ impl Rising {
     }
 
     /// The current warnings: name, whether an alarm, and text.
-    pub(super) fn now(&self, standing: &Standing) -> BTreeMap<String, (bool, String)> {
+    pub(super) fn now(&self, bound: &BoundState) -> BTreeMap<String, (bool, String)> {
         let rising = self.0.iter().filter(|history| history.is_rising);
         rising
             .map(|history| {
                 let loss = history.loss;
-                (loss.name(), (loss.is_alarm(), text(loss, standing)))
+                (loss.name(), (loss.is_alarm(), text(loss, bound)))
             })
             .collect()
     }
 }
 
-fn text(loss: Loss, standing: &Standing) -> String {
+fn text(loss: Loss, bound: &BoundState) -> String {
     format!(
         "frames are dropped continuously ({}): {}",
         loss.name(),
-        loss.remedy(standing)
+        loss.remedy(bound)
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::standing::StandingPort;
+    use super::super::bound::BoundPort;
     use super::*;
 
     fn changes(seconds: &[u64]) -> Vec<Option<bool>> {
@@ -259,12 +259,12 @@ mod tests {
     /// A veth's peer sends frames of 64 KiB with TSO.
     #[test]
     fn missed_frames_in_generic_mode_name_the_senders_offload() {
-        let mut port = StandingPort::example(Role::Host, "host0");
+        let mut port = BoundPort::example(Role::Host, "host0");
         for (mode, is_named) in [(AttachMode::Native, false), (AttachMode::Generic, true)] {
             port.mode = mode;
             let text = text(
                 Loss::Missed(Role::Host),
-                &Standing::example(vec![port.clone()]),
+                &BoundState::example(vec![port.clone()]),
             );
             assert_eq!(text.contains("tso off gso off"), is_named, "{text}");
         }
@@ -272,9 +272,9 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_remedy() {
-        let standing = Standing::example(Vec::new());
+        let bound = BoundState::example(Vec::new());
         for loss in Loss::all() {
-            let text = text(loss, &standing);
+            let text = text(loss, &bound);
             assert!(text.contains(&loss.name()) && text.len() > 60, "{text}");
         }
         assert_eq!(Loss::all().count(), Rising::default().0.len());

@@ -145,7 +145,7 @@ impl Daemon {
     }
 
     pub(super) fn wrong_side(&self, finding: Finding) -> String {
-        let [host, uplink] = [Role::Host, Role::Uplink].map(|role| self.standing.nic_name(role));
+        let [host, uplink] = [Role::Host, Role::Uplink].map(|role| self.bound.nic_name(role));
         finding.text(host, uplink)
     }
 }

@@ -7,20 +7,20 @@ use exitmark_datapath::{AttachMode, PerRole, Role};
 use exitmark_nic::Nic;
 use std::fmt;
 
-/// The state and the decisions of when the sockets were bound.
-pub(super) struct Standing {
+/// The ports' state, and the decisions made, when the sockets were bound.
+pub(super) struct BoundState {
     pub(super) requested: Engine,
     /// The engine in use, `AfXdp` or `Xdp`; never `Auto`.
     pub(super) engine: Engine,
     pub(super) reason: &'static str,
-    pub(super) ports: Vec<StandingPort>,
+    pub(super) ports: Vec<BoundPort>,
     /// Where only zero-copy keeps the program from redirecting: from which ports, and up to which
     /// length in bytes, it may redirect once every socket is closed.
     pub(super) afterwards: Option<(PerRole<bool>, u32)>,
 }
 
 #[derive(Clone)]
-pub(super) struct StandingPort {
+pub(super) struct BoundPort {
     pub(super) role: Role,
     /// The NIC's name in the configuration.
     pub(super) configured: String,
@@ -36,13 +36,13 @@ pub(super) struct StandingPort {
     pub(super) lossy: Option<Lossy>,
 }
 
-impl fmt::Display for StandingPort {
+impl fmt::Display for BoundPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.nic.name, self.role)
     }
 }
 
-impl StandingPort {
+impl BoundPort {
     #[cfg(test)]
     pub(super) fn example(role: Role, name: &str) -> Self {
         Self {
@@ -76,9 +76,9 @@ impl StandingPort {
     }
 }
 
-impl Standing {
+impl BoundState {
     #[cfg(test)]
-    pub(super) fn example(ports: Vec<StandingPort>) -> Self {
+    pub(super) fn example(ports: Vec<BoundPort>) -> Self {
         Self {
             requested: Engine::Auto,
             engine: Engine::Xdp,
@@ -101,7 +101,7 @@ impl Standing {
         mtus.max().unwrap_or(0)
     }
 
-    pub(super) fn of(&self, role: Role) -> Option<&StandingPort> {
+    pub(super) fn of(&self, role: Role) -> Option<&BoundPort> {
         self.ports.iter().find(|port| port.role == role)
     }
 
@@ -110,7 +110,7 @@ impl Standing {
         self.of(role).map_or(role.name(), |port| &port.nic.name)
     }
 
-    pub(super) fn port(&mut self, role: Role) -> Option<&mut StandingPort> {
+    pub(super) fn port(&mut self, role: Role) -> Option<&mut BoundPort> {
         self.ports.iter_mut().find(|port| port.role == role)
     }
 }

@@ -15,13 +15,13 @@ const QUIET: u32 = 60;
 const QUIET_HOSTS: u32 = 3600;
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Lately {
+struct RecentCount {
     last: Option<u64>,
     frames: u64,
     quiet: u32,
 }
 
-impl Lately {
+impl RecentCount {
     fn look(&mut self, now: u64) {
         self.look_for(now, QUIET);
     }
@@ -112,10 +112,10 @@ impl Misfit {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Topology {
-    vlan: Lately,
-    family: Lately,
-    hosts: Lately,
-    listener: Lately,
+    vlan: RecentCount,
+    family: RecentCount,
+    hosts: RecentCount,
+    listener: RecentCount,
     lacked_relays: bool,
 }
 
@@ -139,7 +139,7 @@ impl Topology {
     fn look_at_listener(&mut self, counted: u64, lacks_relays: bool) {
         let lacked_relays = std::mem::replace(&mut self.lacked_relays, lacks_relays);
         if lacks_relays || lacked_relays {
-            self.listener = Lately::default();
+            self.listener = RecentCount::default();
         }
         self.listener.look(counted);
     }
@@ -191,23 +191,23 @@ mod tests {
 
     #[test]
     fn one_frame_is_an_alarm_for_a_minute() {
-        let mut lately = Lately::default();
+        let mut recent = RecentCount::default();
         // Counts of another process raise no alarm.
-        lately.look(1000);
-        assert_eq!(lately.frames, 0);
-        lately.look(1001);
+        recent.look(1000);
+        assert_eq!(recent.frames, 0);
+        recent.look(1001);
         for _ in 1..QUIET {
-            lately.look(1001);
-            assert_eq!(lately.frames, 1);
+            recent.look(1001);
+            assert_eq!(recent.frames, 1);
         }
-        lately.look(1001);
-        assert_eq!(lately.frames, 0);
-        lately.look(1003);
-        lately.look(1004);
-        assert_eq!(lately.frames, 3);
+        recent.look(1001);
+        assert_eq!(recent.frames, 0);
+        recent.look(1003);
+        recent.look(1004);
+        assert_eq!(recent.frames, 3);
         // Counters of another build.
-        lately.look(0);
-        assert_eq!(lately.frames, 3);
+        recent.look(0);
+        assert_eq!(recent.frames, 3);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use guard::{GUARD_NUMBERS, Guard};
 pub use kernel::contract::{self, MAX_QUEUES, SAMPLE_BYTES, SEVERAL_CHANGES};
 pub use kernel::{
     AttachMode, Attachment, Buffers, DropCounters, Kernel, KernelCounts, KernelError,
-    KernelSamples, PinError, Pins, Ran, Undo, XdpAbilities, XdpState, kernel_version, run_live,
+    KernelSamples, PinError, Pins, Ran, Undo, XdpFeatures, XdpState, kernel_version, run_live,
     xdp_state,
 };
 pub use links::{IncomingLink, LearntHosts, Links, TakeoverLimits};

@@ -87,7 +87,7 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             format!("{driver}; the kernel does not report its XDP state"),
         )];
     };
-    let mut findings = vec![match state.abilities {
+    let mut findings = vec![match state.features {
         None => Finding::ok(subject, driver).because(
             "Linux before 6.3 does not report XDP features: the start shows whether XDP is native",
         ),
@@ -117,7 +117,7 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
             }
         }
     }];
-    if facts.scope.needs_zero_copy && state.abilities.is_some_and(|can| !can.zero_copy) {
+    if facts.scope.needs_zero_copy && state.features.is_some_and(|can| !can.zero_copy) {
         findings.push(
             Finding::fault(subject, "the driver has no zero-copy")
                 .because("datapath.zero_copy = \"require\"; \"auto\" falls back to copy mode"),
@@ -183,8 +183,8 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     let set = |mtu: u32| format!("ip link set dev {} mtu {mtu}", word(subject));
     let has_several = |port: &Port| {
         port.xdp
-            .and_then(|xdp| xdp.abilities)
-            .is_none_or(|can| can.several_buffers || !can.native)
+            .and_then(|xdp| xdp.features)
+            .is_none_or(|can| can.multi_buffer || !can.native)
     };
     let takes_long =
         !facts.scope.forbids_frags && facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);

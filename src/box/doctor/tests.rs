@@ -4,16 +4,16 @@ use super::facts::{Port, RelayFile, Trial};
 use super::*;
 use crate::settings::Engine;
 use caps::Capability;
-use exitmark_datapath::{Role, XdpAbilities, XdpState};
+use exitmark_datapath::{Role, XdpFeatures, XdpState};
 use exitmark_nic::{NextHop, Nic, Offload, OffloadState, Offloads};
 use exitmark_relays::Validity;
 use std::io;
 use std::time::SystemTime;
 
-const ABLE: XdpAbilities = XdpAbilities {
+const ALL_FEATURES: XdpFeatures = XdpFeatures {
     native: true,
     zero_copy: true,
-    several_buffers: true,
+    multi_buffer: true,
 };
 
 fn port(role: Option<Role>, name: &str, index: u32) -> Port {
@@ -32,7 +32,7 @@ fn port(role: Option<Role>, name: &str, index: u32) -> Port {
             is_generic: false,
             takes_redirects: true,
             takes_long_redirects: true,
-            abilities: Some(ABLE),
+            features: Some(ALL_FEATURES),
         }),
     }
 }
@@ -258,16 +258,16 @@ fn each_fault_is_found_alone_with_its_command() {
         nic(f, 1).has_carrier = false
     });
     finds("warning host0: generic mode only", |f| {
-        xdp(f, 0).abilities = Some(XdpAbilities {
+        xdp(f, 0).features = Some(XdpFeatures {
             native: false,
-            ..ABLE
+            ..ALL_FEATURES
         })
     });
     finds("fault host0: no zero-copy", |f| {
         f.scope.needs_zero_copy = true;
-        xdp(f, 0).abilities = Some(XdpAbilities {
+        xdp(f, 0).features = Some(XdpFeatures {
             zero_copy: false,
-            ..ABLE
+            ..ALL_FEATURES
         });
     });
     finds(
@@ -476,9 +476,9 @@ fn zero_copy_is_advertised_by_a_driver_until_a_socket_is_bound() {
     ] {
         assert!(said.contains(words), "{said}");
     }
-    xdp(&mut facts, 0).abilities = Some(XdpAbilities {
+    xdp(&mut facts, 0).features = Some(XdpFeatures {
         zero_copy: false,
-        ..ABLE
+        ..ALL_FEATURES
     });
     let said = render(&findings(&facts));
     let line = "driver virtio_net: native XDP, no zero-copy\n";
@@ -501,9 +501,9 @@ fn long_packets_need_multi_buffer_in_kernel_and_drivers() {
         ["host0", "uplink0", "incoming0"].map(|nic| format!("ip link set dev {nic} mtu 3498"));
     assert_eq!(jumbo(|facts| facts.kernel = (6, 1)), all);
     let one = |facts: &mut Facts| {
-        xdp(facts, 1).abilities = Some(XdpAbilities {
-            several_buffers: false,
-            ..ABLE
+        xdp(facts, 1).features = Some(XdpFeatures {
+            multi_buffer: false,
+            ..ALL_FEATURES
         });
     };
     assert_eq!(jumbo(one), all);

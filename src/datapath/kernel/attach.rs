@@ -2,7 +2,7 @@
 
 use super::pins::DropCounter;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
-pub use super::sys::{XdpAbilities, XdpState, kernel_version};
+pub use super::sys::{XdpFeatures, XdpState, kernel_version};
 use super::{Kernel, KernelError, PINNED_MAPS, Pins, map_error, sys};
 use crate::{PerRole, Role};
 use std::fmt;

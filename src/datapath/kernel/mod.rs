@@ -31,7 +31,7 @@ use std::path::Path;
 use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
 pub use attach::{
-    AttachMode, Attachment, DropCounters, XdpAbilities, XdpState, kernel_version, xdp_state,
+    AttachMode, Attachment, DropCounters, XdpFeatures, XdpState, kernel_version, xdp_state,
 };
 pub use pin_error::PinError;
 pub use pins::Pins;

@@ -222,7 +222,7 @@ pub struct XdpState {
     /// XDP can redirect frames in several buffers to this NIC.
     pub takes_long_redirects: bool,
     /// The features of the driver; `None` before Linux 6.3, which reports them.
-    pub abilities: Option<XdpAbilities>,
+    pub features: Option<XdpFeatures>,
 }
 
 impl XdpState {
@@ -234,13 +234,13 @@ impl XdpState {
 
 /// The XDP features of a driver (`NETDEV_XDP_ACT_*` in the kernel's netdev.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct XdpAbilities {
+pub struct XdpFeatures {
     /// Runs programs in native mode, including XDP_REDIRECT.
     pub native: bool,
     /// Shares packet memory with AF_XDP sockets.
     pub zero_copy: bool,
     /// Runs programs on frames in several buffers.
-    pub several_buffers: bool,
+    pub multi_buffer: bool,
 }
 
 /// The kernel's major and minor version; 0 for a part that cannot be parsed.
@@ -278,10 +278,10 @@ pub(super) fn xdp_state(ifindex: u32) -> io::Result<XdpState> {
         is_generic,
         takes_redirects: features & NETDEV_XDP_ACT_NDO_XMIT != 0,
         takes_long_redirects: features & NETDEV_XDP_ACT_NDO_XMIT_SG != 0,
-        abilities: reports_features.then(|| XdpAbilities {
+        features: reports_features.then(|| XdpFeatures {
             native: has(NETDEV_XDP_ACT_BASIC) && has(NETDEV_XDP_ACT_REDIRECT),
             zero_copy: has(NETDEV_XDP_ACT_XSK_ZEROCOPY),
-            several_buffers: has(NETDEV_XDP_ACT_RX_SG),
+            multi_buffer: has(NETDEV_XDP_ACT_RX_SG),
         }),
     })
 }

@@ -18,7 +18,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_millis(3500);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The shortest time between two requests: limits the rate of requests if the neighbour table
 /// changes quickly.
-const REST: Duration = Duration::from_millis(50);
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The state of a neighbour entry (NUD).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +59,13 @@ pub(super) enum NeighbourRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The NIC has no carrier: nothing is requested.
-    Resting,
+    NoCarrier,
     /// The entry is to be queried.
     Unknown,
     /// The entry is permanent, until it changes.
     Permanent,
     /// The address is known, and to be confirmed at `confirm`.
-    Good { confirm: Instant },
+    Known { confirm: Instant },
     /// Being confirmed, until the timeout `until`. The next confirmation is due at `confirm`.
     Confirming { until: Instant, confirm: Instant },
     /// The address is to be resolved again.
@@ -84,15 +84,16 @@ enum Phase {
 pub(super) struct Resolution {
     mac: Option<MacAddr>,
     phase: Phase,
-    rested: Instant,
+    /// The next request is not sent earlier.
+    next_request_at: Instant,
 }
 
 impl Resolution {
     pub(super) const fn new(now: Instant) -> Self {
         Self {
             mac: None,
-            phase: Phase::Resting,
-            rested: now,
+            phase: Phase::NoCarrier,
+            next_request_at: now,
         }
     }
 
@@ -108,7 +109,7 @@ impl Resolution {
 
     /// Queries the entry again, because a message may have been lost.
     pub(super) fn look_again(&mut self) {
-        if self.phase != Phase::Resting {
+        if self.phase != Phase::NoCarrier {
             self.phase = Phase::Unknown;
         }
     }
@@ -117,8 +118,8 @@ impl Resolution {
     /// messages are ignored.
     pub(super) fn set_carrier(&mut self, has_carrier: bool) {
         match (has_carrier, self.phase) {
-            (true, Phase::Resting) => self.phase = Phase::Unknown,
-            (false, _) => self.phase = Phase::Resting,
+            (true, Phase::NoCarrier) => self.phase = Phase::Unknown,
+            (false, _) => self.phase = Phase::NoCarrier,
             (true, _) => {}
         }
     }
@@ -131,13 +132,13 @@ impl Resolution {
     /// When [`Resolution::request`] has to be called next.
     pub(super) fn due(&self) -> Option<Instant> {
         let due = match self.phase {
-            Phase::Resting | Phase::Permanent | Phase::Renewing => return None,
-            Phase::Unknown | Phase::Lost => self.rested,
-            Phase::Good { confirm } => confirm,
+            Phase::NoCarrier | Phase::Permanent | Phase::Renewing => return None,
+            Phase::Unknown | Phase::Lost => self.next_request_at,
+            Phase::Known { confirm } => confirm,
             Phase::Confirming { until, .. } | Phase::Resolving { until } => until,
             Phase::GivenUp { retry } => retry,
         };
-        Some(due.max(self.rested))
+        Some(due.max(self.next_request_at))
     }
 
     /// The request that is due now, if any.
@@ -146,13 +147,13 @@ impl Resolution {
             return None;
         }
         let request = match self.phase {
-            Phase::Resting | Phase::Permanent | Phase::Renewing => return None,
+            Phase::NoCarrier | Phase::Permanent | Phase::Renewing => return None,
             Phase::Resolving { .. } => {
                 self.give_up(now);
                 return None;
             }
             Phase::Unknown => NeighbourRequest::Look,
-            Phase::Good { .. } => {
+            Phase::Known { .. } => {
                 self.phase = Phase::Confirming {
                     until: now + CONFIRM_TIMEOUT,
                     confirm: now + CONFIRM_EVERY,
@@ -164,7 +165,7 @@ impl Resolution {
                 NeighbourRequest::Renew
             }
         };
-        self.rested = now + REST;
+        self.next_request_at = now + MIN_INTERVAL;
         Some(request)
     }
 
@@ -177,7 +178,7 @@ impl Resolution {
 
     /// Processes the current entry; `None` means that the table has no entry.
     pub(super) fn observe(&mut self, entry: Option<NeighbourEntry>, now: Instant) {
-        if self.phase == Phase::Resting {
+        if self.phase == Phase::NoCarrier {
             return;
         }
         let Some(NeighbourEntry { state, mac }) = entry else {
@@ -192,9 +193,9 @@ impl Resolution {
             (State::Reachable, Some(_)) if self.phase == Phase::Unknown => self.confirm_at(now),
             (State::Reachable, Some(mac)) => {
                 self.mac = Some(mac);
-                self.phase = Phase::Good {
+                self.phase = Phase::Known {
                     confirm: match self.phase {
-                        Phase::Good { confirm } | Phase::Confirming { confirm, .. } => confirm,
+                        Phase::Known { confirm } | Phase::Confirming { confirm, .. } => confirm,
                         _ => now + CONFIRM_EVERY,
                     },
                 };
@@ -202,7 +203,7 @@ impl Resolution {
             (State::Stale, Some(_)) => {
                 let is_news = mac != self.mac;
                 let is_settled =
-                    matches!(self.phase, Phase::Good { .. } | Phase::Confirming { .. });
+                    matches!(self.phase, Phase::Known { .. } | Phase::Confirming { .. });
                 if is_news || !is_settled {
                     self.confirm_at(now);
                 }
@@ -236,7 +237,7 @@ impl Resolution {
     }
 
     fn confirm_at(&mut self, now: Instant) {
-        self.phase = Phase::Good { confirm: now };
+        self.phase = Phase::Known { confirm: now };
     }
 
     fn resolve(&mut self, now: Instant) {
@@ -346,7 +347,7 @@ mod tests {
         simulation.observe(entry(State::Stale, NEW));
         assert_eq!(simulation.resolution.mac(), Some(OLD));
         assert_eq!(simulation.next(), NeighbourRequest::Confirm);
-        assert!(simulation.now - announced <= REST);
+        assert!(simulation.now - announced <= MIN_INTERVAL);
         simulation.observe(entry(State::Probe, NEW));
         simulation.observe(entry(State::Reachable, NEW));
         assert_eq!(simulation.resolution.mac(), Some(NEW));
@@ -470,7 +471,7 @@ mod tests {
         simulation.observe(entry(State::Failed, OLD));
         simulation.observe(None);
         assert_eq!(simulation.next(), NeighbourRequest::Renew);
-        assert!(simulation.now - cleared <= REST);
+        assert!(simulation.now - cleared <= MIN_INTERVAL);
         simulation.resolution.renewed(simulation.now);
         simulation.observe(entry(State::Reachable, OLD));
         assert_eq!(simulation.resolution.mac(), Some(OLD));

@@ -2,7 +2,7 @@
 
 use super::{exit_failure, load, print};
 use crate::control::DEFAULT_SOCKET;
-use crate::daemon::{self, Attached, BY_HAND, Detached};
+use crate::daemon::{self, BY_HAND, Detached, Existing};
 use exitmark_service::process;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
             let settings = load(path)?;
             if arguments.keep_wire {
                 process::log_to_stderr();
-                let wire = daemon::wire(settings, Duration::ZERO, Attached::Goes);
+                let wire = daemon::wire(settings, Duration::ZERO, Existing::Replace);
                 let [host, uplink] = wire.map_err(exit_failure)?.unwrap_or_default();
                 return Ok(print(&format!(
                     "detached: {host} and {uplink} are a plain wire\n"

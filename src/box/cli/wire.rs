@@ -1,7 +1,7 @@
 //! `exitmark wire`: attaches a plain wire, before a policy is loaded.
 
 use super::{exit_failure, load, print};
-use crate::daemon::{self, Attached};
+use crate::daemon::{self, Existing};
 use exitmark_service::process;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let settings = load(&arguments.config)?;
     process::log_to_stderr();
     let timeout = Duration::from_secs(arguments.wait.into());
-    let names = daemon::wire(settings, timeout, Attached::Stays).map_err(exit_failure)?;
+    let names = daemon::wire(settings, timeout, Existing::Keep).map_err(exit_failure)?;
     Ok(match names {
         Some([host, uplink]) => print(&format!("{host} and {uplink} are a plain wire\n")),
         None => print("a box is attached, and stays as it is\n"),

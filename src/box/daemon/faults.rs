@@ -13,7 +13,7 @@ pub(super) enum PortFault {
     /// No NIC in this namespace has the port's interface index.
     Gone,
     /// The NIC was removed or moved, and is back: the kernel does not redirect frames to it.
-    Forgotten,
+    NotInDevmap,
     /// The NIC has this name, which is not the configured one.
     Renamed(String),
     /// The NIC has no carrier, or is set down.
@@ -36,7 +36,7 @@ impl PortFault {
     /// The warning's kind, for alerts.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
-            Self::Gone | Self::Forgotten => "port_lost",
+            Self::Gone | Self::NotInDevmap => "port_lost",
             Self::Renamed(_) => "renamed",
             Self::NoLink { .. } => "no_carrier",
             Self::Mtu { .. } => "mtu",
@@ -49,7 +49,7 @@ impl PortFault {
     }
 
     pub(super) const fn is_loss(&self) -> bool {
-        matches!(self, Self::Gone | Self::Forgotten)
+        matches!(self, Self::Gone | Self::NotInDevmap)
     }
 
     /// Whether the fault is found in the machine's other interfaces and addresses.
@@ -73,7 +73,7 @@ impl PortFault {
                  to it by itself",
                 port.configured
             ),
-            Self::Forgotten => format!(
+            Self::NotInDevmap => format!(
                 "{nic} ({role}) was removed or moved and is back: {loss} until the box has \
                  attached to it again, which it tries by itself"
             ),
@@ -143,7 +143,7 @@ pub(super) fn faults(
     };
     let mut faults = Vec::new();
     if !view.is_redirected_to {
-        faults.push(PortFault::Forgotten);
+        faults.push(PortFault::NotInDevmap);
     }
     if view.named != Some(now.index) {
         faults.push(PortFault::Renamed(now.name.clone()));
@@ -229,8 +229,8 @@ mod tests {
         let all = |change: &dyn Fn(&mut LinkState, &mut KernelView)| of(Role::Uplink, change);
         assert_eq!(all(&|_, _| ()), []);
         assert_eq!(faults(&port(Role::Uplink), None, VIEW), [PortFault::Gone]);
-        let forgotten = all(&|_, view| view.is_redirected_to = false);
-        assert_eq!(forgotten, [PortFault::Forgotten]);
+        let not_in_devmap = all(&|_, view| view.is_redirected_to = false);
+        assert_eq!(not_in_devmap, [PortFault::NotInDevmap]);
         let renamed = |named| {
             all(&|state, view| {
                 state.name = "eth7".to_owned();

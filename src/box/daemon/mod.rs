@@ -67,7 +67,7 @@ use workers::Workers;
 
 pub(crate) use detach::{BY_HAND, Detached, detach};
 pub(crate) use error::DaemonError;
-pub(crate) use wire::{Attached, wire};
+pub(crate) use wire::{Existing, wire};
 
 /// How often the main thread retries what failed and checks the relay service.
 const TICK: Duration = Duration::from_secs(60);

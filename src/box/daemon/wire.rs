@@ -21,29 +21,29 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// How to treat programs that a box has left on its NICs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attached {
-    /// They stay, and go on marking and steering without a process.
-    Stays,
-    /// The plain wire replaces them.
-    Goes,
+pub(crate) enum Existing {
+    /// Keep them: they go on marking and steering without a process.
+    Keep,
+    /// Replace them by the plain wire.
+    Replace,
 }
 
 /// Attaches a plain wire and leaves it to the kernel. Waits up to `timeout` for missing NICs, and
 /// sets up those that are down. Returns the names of the two NICs; `None`, with nothing changed, if
-/// a box's programs are attached and stay.
+/// a box's programs are attached and kept.
 ///
 /// # Errors
 /// A precondition of the settings is not met on this machine, or a box runs.
 pub(crate) fn wire(
     mut settings: Settings,
     timeout: Duration,
-    attached: Attached,
+    existing: Existing,
 ) -> Result<Option<[String; 2]>, DaemonError> {
     if let (Some(user), true) = (&settings.user, process::is_root()) {
         process::become_user(user)?;
     }
     process::forbid_dumps()?;
-    if attached == Attached::Stays && !Pins::peek(&settings.pin.directory).is_empty() {
+    if existing == Existing::Keep && !Pins::peek(&settings.pin.directory).is_empty() {
         return Ok(None);
     }
     let names = [&settings.ports.host, &settings.ports.uplink].map(String::clone);

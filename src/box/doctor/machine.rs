@@ -18,10 +18,10 @@ const PINS_UNIT: &str = "run-bpf-exitmark.mount";
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![kernel(facts.kernel)];
     findings.extend(programs(facts));
-    findings.push(types(facts.has_btf));
-    findings.extend(facts.has_jit.map(compiler));
+    findings.push(btf(facts.has_btf));
+    findings.extend(facts.has_jit.map(jit));
     findings.push(pins(facts));
-    findings.extend(rights(facts));
+    findings.extend(capabilities(facts));
     findings.extend(memory(facts));
     findings.extend(facts.files.iter().map(|file| relay_file(file, facts)));
     let warning = facts.own_resolver.as_deref();
@@ -79,7 +79,7 @@ fn programs(facts: &Facts) -> Vec<Finding> {
     }
 }
 
-fn types(has_btf: bool) -> Finding {
+fn btf(has_btf: bool) -> Finding {
     match has_btf {
         true => Finding::ok("btf", "the kernel provides BTF"),
         false => Finding::warning("btf", "/sys/kernel/btf/vmlinux does not exist").because(
@@ -89,7 +89,7 @@ fn types(has_btf: bool) -> Finding {
     }
 }
 
-fn compiler(is_on: bool) -> Finding {
+fn jit(is_on: bool) -> Finding {
     match is_on {
         true => Finding::ok("jit", "BPF programs are compiled"),
         false => Finding::warning("jit", "BPF programs are interpreted")
@@ -129,7 +129,7 @@ fn pins(facts: &Facts) -> Finding {
     )
 }
 
-fn rights(facts: &Facts) -> Vec<Finding> {
+fn capabilities(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = facts
         .missing
         .iter()

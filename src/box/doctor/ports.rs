@@ -25,10 +25,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 fn of_nic(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
-    let mut findings = vec![presence(nic, port.role)];
-    findings.extend(company(facts, port, nic));
+    let mut findings = vec![link(nic, port.role)];
+    findings.extend(related_interfaces(facts, port, nic));
     findings.extend(xdp(facts, port, nic));
-    findings.extend(length(facts, port, nic));
+    findings.extend(mtu(facts, port, nic));
     findings.extend(queues(facts, port, nic));
     findings.extend(
         Offload::ALL
@@ -41,7 +41,7 @@ fn of_nic(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     findings
 }
 
-fn presence(nic: &Nic, role: Option<Role>) -> Finding {
+fn link(nic: &Nic, role: Option<Role>) -> Finding {
     let subject = &nic.name;
     let role = role.map_or("no role given".to_owned(), |role| role.to_string());
     if !nic.is_up {
@@ -57,7 +57,7 @@ fn presence(nic: &Nic, role: Option<Role>) -> Finding {
 }
 
 /// Finds other interfaces that send or receive by the NIC.
-fn company(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
+fn related_interfaces(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     let refused = match nic.refuse_bundles() {
         Ok(()) if facts.scope.is_egress(port.role) => return None,
         Ok(()) => nic.refuse_uppers().err()?,
@@ -172,13 +172,13 @@ fn xdp(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     findings
 }
 
-/// The NICs that have a role.
-fn players(facts: &Facts) -> impl Iterator<Item = &Nic> {
-    let players = facts.ports.iter().filter(|port| port.role.is_some());
-    players.filter_map(|port| port.nic.as_ref().ok())
+/// The NICs of the ports that have a role.
+fn nics_with_role(facts: &Facts) -> impl Iterator<Item = &Nic> {
+    let ports = facts.ports.iter().filter(|port| port.role.is_some());
+    ports.filter_map(|port| port.nic.as_ref().ok())
 }
 
-fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
+fn mtu(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     let subject = &nic.name;
     let set = |mtu: u32| format!("ip link set dev {} mtu {mtu}", word(subject));
     let has_several = |port: &Port| {
@@ -188,13 +188,15 @@ fn length(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
     };
     let takes_long =
         !facts.scope.forbids_frags && facts.kernel >= (6, 6) && facts.ports.iter().all(has_several);
-    let least = players(facts).map(Nic::one_buffer_mtu).min();
+    let least = nics_with_role(facts).map(Nic::one_buffer_mtu).min();
     let most = match takes_long {
         true => u32::MAX,
         false => least.unwrap_or(u32::MAX).min(nic.one_buffer_mtu()),
     };
     let wanted = match port.role {
-        Some(_) => players(facts).next().map_or(nic.mtu, |first| first.mtu),
+        Some(_) => nics_with_role(facts)
+            .next()
+            .map_or(nic.mtu, |first| first.mtu),
         None => nic.mtu,
     };
     let wanted = wanted.min(most);
@@ -230,15 +232,15 @@ fn queues(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     };
     let limit = u32::try_from(MAX_QUEUES).unwrap_or(u32::MAX);
     let cpus = facts.cpus;
-    let players: Vec<&Nic> = match port.role {
-        Some(_) => players(facts).collect(),
+    let nics: Vec<&Nic> = match port.role {
+        Some(_) => nics_with_role(facts).collect(),
         None => vec![nic],
     };
-    let common = common_queues(&players, cpus, limit);
+    let common = common_queues(&nics, cpus, limit);
     // With a program attached the number cannot be changed, and virtio_net's includes the queues
     // that it has added for XDP.
     let has_program = port.xdp.is_some_and(|xdp| xdp.is_native());
-    if has_program && players.iter().all(|other| other.queues == nic.queues) {
+    if has_program && nics.iter().all(|other| other.queues == nic.queues) {
         return vec![Finding::ok(subject, what)];
     }
     let most = nic.most_queues_with_xdp(cpus);

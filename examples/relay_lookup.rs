@@ -60,7 +60,7 @@ pub(crate) fn run(
     let loaded = load(&Sources {
         files: vec![DocumentFiles::beside(consensus.to_owned())],
         extra: Vec::new(),
-        trust: Trust::MostOf(authorities),
+        trust: Trust::Majority(authorities),
     })?;
     let set = loaded.with(&[])?;
     for document in &loaded.sources {

@@ -384,7 +384,7 @@ fn relay_sets_are_verified_by_default() {
     let by_default = relays("");
     assert_eq!(
         by_default.sources.trust,
-        Trust::MostOf(Authorities::tor_network())
+        Trust::Majority(Authorities::tor_network())
     );
     assert_eq!(by_default.retain, Duration::from_secs(28 * 3600));
     assert_eq!(by_default.when_stale, WhenStale::Pass);
@@ -394,7 +394,7 @@ fn relay_sets_are_verified_by_default() {
     );
     assert_eq!(by_default.user, "nobody");
     let otherwise = relays("verify = false\nretain = \"90min\"\nwhen_stale = \"keep\"\n");
-    assert_eq!(otherwise.sources.trust, Trust::Anybody);
+    assert_eq!(otherwise.sources.trust, Trust::Unverified);
     assert_eq!(otherwise.retain, Duration::from_secs(90 * 60));
     assert_eq!(otherwise.when_stale, WhenStale::Keep);
 }

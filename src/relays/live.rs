@@ -107,8 +107,8 @@ impl LiveSet {
         });
         // Signatures of other authorities do not count.
         let is_believed = match &sources.trust {
-            Trust::MostOf(authorities) => authorities.iter().eq(self.authorities.iter().copied()),
-            Trust::Anybody => true,
+            Trust::Majority(authorities) => authorities.iter().eq(self.authorities.iter().copied()),
+            Trust::Unverified => true,
         };
         if !is_believed {
             return None;
@@ -139,8 +139,8 @@ impl LiveSet {
     /// Records which authorities were trusted when the set came into force.
     pub fn believe(&mut self, trust: &Trust) {
         self.authorities = match trust {
-            Trust::MostOf(authorities) => authorities.iter().collect(),
-            Trust::Anybody => Vec::new(),
+            Trust::Majority(authorities) => authorities.iter().collect(),
+            Trust::Unverified => Vec::new(),
         };
     }
 

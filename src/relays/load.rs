@@ -37,9 +37,9 @@ pub struct DocumentFiles {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// A majority of these authorities must have signed.
-    MostOf(Authorities),
+    Majority(Authorities),
     /// Signatures are not checked: any writer of the files is trusted.
-    Anybody,
+    Unverified,
 }
 
 impl DocumentFiles {
@@ -92,8 +92,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
     for source in &sources.files {
         let consensus = files::read(&source.consensus)?;
         let certificates = match sources.trust {
-            Trust::MostOf(_) => Some(read_certificates(source)?),
-            Trust::Anybody => None,
+            Trust::Majority(_) => Some(read_certificates(source)?),
+            Trust::Unverified => None,
         };
         let (path, certificates) = (&source.consensus, certificates.as_deref());
         let added = loading.add(path, &consensus, certificates, &sources.trust);
@@ -112,7 +112,7 @@ fn read_certificates(source: &DocumentFiles) -> Result<Vec<u8>, LoadError> {
 impl Sources {
     /// Logs a warning if signatures are not checked.
     pub(super) fn warn(&self) {
-        if self.trust == Trust::Anybody && !self.files.is_empty() {
+        if self.trust == Trust::Unverified && !self.files.is_empty() {
             tracing::warn!(
                 sources = self.files.len(),
                 "relays.verify = false: signatures are not checked; any writer of the consensus \
@@ -189,14 +189,14 @@ impl Loading {
         let started = Instant::now();
         let document = UncheckedDocument::parse(consensus).map_err(Problem::Document)?;
         let (document, signatures) = match trust {
-            Trust::MostOf(authorities) => {
+            Trust::Majority(authorities) => {
                 let certificates = Certificates::parse(certificates.unwrap_or_default());
                 let certificates = certificates.map_err(Problem::Certificates)?;
                 let verified = document.verify(&certificates, authorities);
                 let (document, signatures) = verified.map_err(Problem::Signatures)?;
                 (document, Some(signatures))
             }
-            Trust::Anybody => (document.accept_unchecked(), None),
+            Trust::Unverified => (document.accept_unchecked(), None),
         };
         let parse_time = started.elapsed();
         let mut listed: BTreeSet<_> = document.endpoints().collect();

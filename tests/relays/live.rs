@@ -161,7 +161,7 @@ fn for_sources_drops_sets_of_other_sources_and_authorities() {
     assert_eq!(kept(&sources, hour(9) - Duration::from_secs(1)), None);
     // Without verification the set is kept; an unverified set is dropped if signatures are needed.
     let anybody = Sources {
-        trust: Trust::Anybody,
+        trust: Trust::Unverified,
         ..sources.clone()
     };
     assert!(kept(&anybody, hour(10)).is_some());

@@ -77,7 +77,7 @@ impl RealSite {
                 .map(DocumentFiles::beside)
                 .collect(),
             extra: Vec::new(),
-            trust: Trust::MostOf(Authorities::tor_network()),
+            trust: Trust::Majority(Authorities::tor_network()),
         }
     }
 }

@@ -87,7 +87,7 @@ fn refuses_documents_of_another_network() {
         // The Tor network's authorities are not authors of a generated document either.
         let site = Site::new(flavor);
         let mut sources = site.sources();
-        sources.trust = Trust::MostOf(exitmark_relays::Authorities::tor_network());
+        sources.trust = Trust::Majority(exitmark_relays::Authorities::tor_network());
         let error = both(&sources).unwrap_err().to_string();
         assert!(error.contains("5 are needed"), "{error}");
         assert!(error.contains("relays.authorities"), "{error}");

@@ -80,7 +80,7 @@ impl Site {
 
     pub(crate) fn sources_of(&self, trusted: &Authorities) -> Sources {
         Sources {
-            trust: Trust::MostOf(pinned(trusted)),
+            trust: Trust::Majority(pinned(trusted)),
             ..self.sources()
         }
     }
@@ -107,7 +107,7 @@ impl Site {
 /// Documents of the three authorities, with the certificates in the same directory.
 pub(crate) fn checked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Sources {
     Sources {
-        trust: Trust::MostOf(pinned(&authorities())),
+        trust: Trust::Majority(pinned(&authorities())),
         ..unchecked(files)
     }
 }
@@ -118,7 +118,7 @@ pub(crate) fn unchecked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> S
     Sources {
         files: files.into_iter().map(source).collect(),
         extra: Vec::new(),
-        trust: Trust::Anybody,
+        trust: Trust::Unverified,
     }
 }
 

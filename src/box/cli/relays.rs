@@ -133,10 +133,10 @@ impl Arguments {
             files: files.iter().map(source).collect(),
             extra: Vec::new(),
             trust: match (self.no_verify, self.authorities.as_slice()) {
-                (true, _) => Trust::Anybody,
-                (false, []) => Trust::MostOf(Authorities::tor_network()),
+                (true, _) => Trust::Unverified,
+                (false, []) => Trust::Majority(Authorities::tor_network()),
                 (false, authorities) => {
-                    Trust::MostOf(Authorities::new(authorities.iter().copied()))
+                    Trust::Majority(Authorities::new(authorities.iter().copied()))
                 }
             },
         };

@@ -234,18 +234,18 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
 fn trust(verify: bool, authorities: Option<Vec<String>>) -> Result<Trust, SettingsError> {
     const KEY: &str = "relays.authorities";
     match (verify, authorities) {
-        (true, None) => Ok(Trust::MostOf(Authorities::tor_network())),
+        (true, None) => Ok(Trust::Majority(Authorities::tor_network())),
         (true, Some(texts)) if texts.is_empty() => {
             let reason = "trusts no authority; leave the key out for those of the Tor network";
             Err(value(KEY, "[]", reason))
         }
         (true, Some(texts)) => {
             let identities = texts.iter().map(|text| parsed(KEY, text));
-            Ok(Trust::MostOf(Authorities::new(
+            Ok(Trust::Majority(Authorities::new(
                 identities.collect::<Result<Vec<_>, _>>()?,
             )))
         }
-        (false, None) => Ok(Trust::Anybody),
+        (false, None) => Ok(Trust::Unverified),
         (false, Some(texts)) => {
             let reason = "lists trusted authorities, but relays.verify = false accepts any; keep \
                           one of the two";

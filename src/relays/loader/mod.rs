@@ -164,7 +164,7 @@ impl OpenSource {
     fn open(source: &DocumentFiles, trust: &Trust) -> Result<Self, LoadError> {
         let consensus = OpenFile::open(&source.consensus)?;
         let mut certificates = None;
-        if *trust != Trust::Anybody {
+        if *trust != Trust::Unverified {
             let opened = OpenFile::open(&source.certificates);
             certificates = Some(opened.map_err(files::about_certificates)?);
         }

@@ -32,8 +32,8 @@ impl Request {
         Self {
             files: open.iter().map(lengths).collect(),
             authorities: match &sources.trust {
-                Trust::MostOf(all) => Some(all.iter().map(|one| one.to_string()).collect()),
-                Trust::Anybody => None,
+                Trust::Majority(all) => Some(all.iter().map(|one| one.to_string()).collect()),
+                Trust::Unverified => None,
             },
         }
     }
@@ -53,12 +53,12 @@ impl Request {
     /// Whose signatures are trusted.
     pub(super) fn trust(&self) -> io::Result<Trust> {
         let Some(texts) = &self.authorities else {
-            return Ok(Trust::Anybody);
+            return Ok(Trust::Unverified);
         };
         let identities = texts.iter().map(|text| text.parse());
         let identities: Result<Vec<_>, _> = identities.collect();
         let authorities = Authorities::new(identities.map_err(io::Error::other)?);
-        Ok(Trust::MostOf(authorities))
+        Ok(Trust::Majority(authorities))
     }
 }
 
@@ -142,12 +142,12 @@ fn is_plausible(report: &SourceReport, trust: &Trust, listed: usize) -> bool {
     let counted = orports.checked_add(further);
     let counted = counted.and_then(|sum| sum.checked_add(authorities));
     let signed = match (trust, report.signatures) {
-        (Trust::MostOf(authorities), Some(signatures)) => {
+        (Trust::Majority(authorities), Some(signatures)) => {
             signatures.needed == authorities.majority()
                 && (signatures.needed..=authorities.iter().count()).contains(&signatures.good)
                 && signatures.unknown <= MAX_AUTHORITIES
         }
-        (Trust::Anybody, None) => true,
+        (Trust::Unverified, None) => true,
         _ => false,
     };
     signed
@@ -177,7 +177,7 @@ mod tests {
         Sources {
             files: vec![DocumentFiles::beside("/somewhere/cached-consensus".into())],
             extra: Vec::new(),
-            trust: Trust::MostOf(Authorities::new([1, 2, 3].map(identity))),
+            trust: Trust::Majority(Authorities::new([1, 2, 3].map(identity))),
         }
     }
 

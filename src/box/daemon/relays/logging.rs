@@ -55,7 +55,7 @@ impl RelayService {
     }
 
     fn signed(&self, signatures: Signatures) -> Option<DocumentSignatures> {
-        let Trust::MostOf(authorities) = &self.settings.sources.trust else {
+        let Trust::Majority(authorities) = &self.settings.sources.trust else {
             return None;
         };
         Some(DocumentSignatures {

@@ -23,8 +23,8 @@ pub struct DocumentFiles {
 /// As in `src/relays/load.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    MostOf(Authorities),
-    Anybody,
+    Majority(Authorities),
+    Unverified,
 }
 
 impl DocumentFiles {

@@ -7,9 +7,9 @@
 mod driver;
 mod error;
 mod link;
+mod local_nic;
 mod next_hop;
 mod offloads;
-mod own;
 mod queues;
 mod relatives;
 
@@ -31,9 +31,9 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use error::NicError;
 pub use link::{LinkState, LinkWatch, index_of};
+pub use local_nic::LocalNic;
 pub use next_hop::{NextHop, NextHopError, NextHopMonitor, NextHopState};
 pub use offloads::{Offload, OffloadState, Offloads};
-pub use own::Own;
 pub use queues::{common_queues, possible_cpus};
 pub use relatives::{Overview, Relative, Relatives, is_link_local};
 

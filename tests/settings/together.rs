@@ -2,7 +2,7 @@
 
 use super::{GOOD, assert_refused};
 use exitmark_box::settings::{Settings, SettingsError};
-use exitmark_nic::Own;
+use exitmark_nic::LocalNic;
 use std::path::Path;
 use std::process::Command;
 
@@ -260,8 +260,8 @@ fn check_warns_and_accepts() {
     }
 }
 
-fn nic(name: &str, mac: u8, networks: &[&str]) -> Own {
-    Own {
+fn nic(name: &str, mac: u8, networks: &[&str]) -> LocalNic {
+    LocalNic {
         name: name.to_owned(),
         alt_names: vec![format!("{name}-alt")],
         mac: Some(exitmark_policy::packet::MacAddr::new([2, 0, 0, 0, 9, mac])),

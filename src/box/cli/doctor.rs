@@ -5,7 +5,7 @@ use crate::control::Client;
 use crate::doctor::{CheckScope, Facts, Finding, Severity, configuration, findings, render};
 use crate::observe::OWN_RESOLVER;
 use exitmark_datapath::Role;
-use exitmark_nic::Own;
+use exitmark_nic::LocalNic;
 use exitmark_service::process;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -86,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let mut findings = findings(&facts);
     if let Some(settings) = &settings {
         // If reading fails, the findings on the ports report it.
-        let nics = Own::all().unwrap_or_default();
+        let nics = LocalNic::all().unwrap_or_default();
         findings.extend(configuration(settings, &nics));
     }
     let text = match arguments.json {

@@ -4,7 +4,7 @@ use super::DaemonError;
 use super::zero_copy::Lossy;
 use crate::settings::{Frags, Settings};
 use exitmark_datapath::{Buffers, PerRole, Role, xdp_state};
-use exitmark_nic::{NextHop, Nic, Own, is_link_local, possible_cpus};
+use exitmark_nic::{LocalNic, NextHop, Nic, is_link_local, possible_cpus};
 
 const ETHERNET_HEADER: u32 = 14;
 const TAG: u32 = 4;
@@ -247,7 +247,7 @@ pub(super) fn configured(settings: &Settings) -> PerRole<Option<String>> {
 /// # Errors
 /// The first fatal objection.
 pub(super) fn object(settings: &Settings) -> Result<(), DaemonError> {
-    for objection in settings.objections(&Own::all()?) {
+    for objection in settings.objections(&LocalNic::all()?) {
         if objection.is_fatal {
             return Err(DaemonError::Configuration(objection.what));
         }

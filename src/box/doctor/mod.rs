@@ -11,7 +11,7 @@ mod ports;
 mod tests;
 
 use crate::settings::{Objection, Settings, SettingsError};
-use exitmark_nic::Own;
+use exitmark_nic::LocalNic;
 use serde::Serialize;
 use std::fmt;
 
@@ -93,7 +93,7 @@ pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {
 }
 
 /// Judges a configuration on a machine with these NICs.
-pub(crate) fn configuration(settings: &Settings, nics: &[Own]) -> Vec<Finding> {
+pub(crate) fn configuration(settings: &Settings, nics: &[LocalNic]) -> Vec<Finding> {
     const SUBJECT: &str = "config";
     let objections = settings.objections(nics);
     if objections.is_empty() {

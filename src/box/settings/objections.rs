@@ -4,7 +4,7 @@
 
 use super::check::quoted;
 use super::{Incoming, Settings, SettingsError};
-use exitmark_nic::{NextHop, Own};
+use exitmark_nic::{LocalNic, NextHop};
 use exitmark_policy::{AtUplink, ExitProtocols, Mode, Steer};
 use exitmark_service::config::value;
 use ipnet::IpNet;
@@ -96,7 +96,7 @@ impl Settings {
     }
 
     /// The objections on a machine with these NICs, including [`Self::doubts`].
-    pub fn objections(&self, nics: &[Own]) -> Vec<Objection> {
+    pub fn objections(&self, nics: &[LocalNic]) -> Vec<Objection> {
         let mut objections = self.doubts();
         for nic in nics {
             objections.extend(self.host_address_of(nic));
@@ -148,7 +148,7 @@ impl Settings {
     }
 
     /// Objects to an address of the box among the host's: packets to it would go to the host.
-    fn host_address_of(&self, nic: &Own) -> Option<Objection> {
+    fn host_address_of(&self, nic: &LocalNic) -> Option<Objection> {
         let (net, own) = self.host_prefixes.iter().find_map(|net| {
             let addresses = nic.networks.iter().map(IpNet::addr);
             let own = addresses.filter(|own| net.contains(own)).min()?;
@@ -168,8 +168,8 @@ impl Settings {
 }
 
 /// Objects to a next hop that is the box itself, or that the box cannot resolve.
-fn next_hop(incoming: &Incoming, nics: &[Own]) -> Option<Objection> {
-    let is_own = |nic: &&Own| match incoming.next_hop {
+fn next_hop(incoming: &Incoming, nics: &[LocalNic]) -> Option<Objection> {
+    let is_own = |nic: &&LocalNic| match incoming.next_hop {
         NextHop::Mac(mac) => nic.mac == Some(mac),
         NextHop::Address(address) => nic.networks.iter().any(|own| own.addr() == address),
     };

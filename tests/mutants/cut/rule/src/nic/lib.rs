@@ -5,16 +5,16 @@ mod configured;
 
 pub use configured::{NextHop, NextHopError};
 
-/// As in `src/nic/own.rs`.
+/// As in `src/nic/local_nic.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Own {
+pub struct LocalNic {
     pub name: String,
     pub alt_names: Vec<String>,
     pub mac: Option<exitmark_policy::packet::MacAddr>,
     pub networks: Vec<ipnet::IpNet>,
 }
 
-impl Own {
+impl LocalNic {
     pub fn is_called(&self, name: &str) -> bool {
         self.name == name || self.alt_names.iter().any(|alt| alt == name)
     }

@@ -7,7 +7,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, Prop};
 
 /// A NIC of the box and its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Own {
+pub struct LocalNic {
     /// The interface name (IFLA_IFNAME).
     pub name: String,
     /// Its alternative names (`ip link property`, ip-link(8)).
@@ -18,7 +18,7 @@ pub struct Own {
     pub networks: Vec<IpNet>,
 }
 
-impl Own {
+impl LocalNic {
     /// Whether the NIC has this name: its interface name or an alternative one.
     pub fn is_called(&self, name: &str) -> bool {
         self.name == name || self.alt_names.iter().any(|alt| alt == name)

@@ -31,7 +31,7 @@ type RouteResponse = Response<Content>;
 
 /// The listener that accepted a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
+enum Listener {
     /// The control socket: everything.
     Control,
     /// The loopback port: only metrics.
@@ -41,7 +41,7 @@ enum Door {
 /// Answers the requests of one listener; the limits are common to both.
 #[derive(Clone)]
 pub(super) struct Routes {
-    door: Door,
+    listener: Listener,
     operations: Arc<dyn Operations>,
     reloads: Arc<Semaphore>,
     captures: Arc<Semaphore>,
@@ -60,7 +60,7 @@ impl Routes {
     /// The routes of the control socket.
     pub(super) fn new(operations: Arc<dyn Operations>) -> Self {
         Self {
-            door: Door::Control,
+            listener: Listener::Control,
             operations,
             reloads: Arc::new(Semaphore::new(1)),
             captures: Arc::new(Semaphore::new(CAPTURES)),
@@ -70,7 +70,7 @@ impl Routes {
     /// The routes of the loopback port.
     pub(super) fn of_metrics(&self) -> Self {
         Self {
-            door: Door::Metrics,
+            listener: Listener::Metrics,
             ..self.clone()
         }
     }
@@ -78,16 +78,16 @@ impl Routes {
     async fn route(&self, request: Request<Incoming>) -> Result<RouteResponse, RouteResponse> {
         let get = request.method() == Method::GET;
         let post = request.method() == Method::POST;
-        match (self.door, request.uri().path()) {
+        match (self.listener, request.uri().path()) {
             (_, "/metrics") if get => self.metrics().await,
-            (Door::Metrics, "/metrics") => Err(not_allowed("GET", "GET /metrics")),
-            (Door::Metrics, _) => Err(not_found("GET /metrics")),
-            (Door::Control, "/v1/status") if get => self.status().await,
-            (Door::Control, "/v1/reload") if post => self.reload().await,
-            (Door::Control, "/v1/capture") if post => self.capture(request.into_body()).await,
-            (Door::Control, "/v1/status" | "/metrics") => Err(not_allowed("GET", ALL)),
-            (Door::Control, "/v1/reload" | "/v1/capture") => Err(not_allowed("POST", ALL)),
-            (Door::Control, _) => Err(not_found(ALL)),
+            (Listener::Metrics, "/metrics") => Err(not_allowed("GET", "GET /metrics")),
+            (Listener::Metrics, _) => Err(not_found("GET /metrics")),
+            (Listener::Control, "/v1/status") if get => self.status().await,
+            (Listener::Control, "/v1/reload") if post => self.reload().await,
+            (Listener::Control, "/v1/capture") if post => self.capture(request.into_body()).await,
+            (Listener::Control, "/v1/status" | "/metrics") => Err(not_allowed("GET", ALL)),
+            (Listener::Control, "/v1/reload" | "/v1/capture") => Err(not_allowed("POST", ALL)),
+            (Listener::Control, _) => Err(not_found(ALL)),
         }
     }
 

@@ -157,7 +157,7 @@ impl Assembly {
         for (role, nic) in nics.ports.iter() {
             kernel.set_port(role, nic.as_ref().map(|nic| nic.index))?;
         }
-        let needs_process = Reach::look(nics, &nics.lossy())?.needs_process;
+        let needs_process = Redirects::look(nics, &nics.lossy())?.needs_process;
         let sockets = Sockets::bind(settings, nics, needs_process)?;
         let is_zero_copy = sockets.are_zero_copy();
         let (engine, reason) = match settings.engine {
@@ -239,8 +239,8 @@ impl Assembly {
         let (kernel, links) = (base.kernel, base.links);
         self.workers.admit(kernel)?;
         // Set before attaching, as far as it is known, so that it holds from the first frame on.
-        let reach = Reach::look(nics, &self.lossy)?;
-        links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
+        let redirects = Redirects::look(nics, &self.lossy)?;
+        links.allow_redirects(redirects.unblocked, nics.longest_redirect(redirects.long));
         // Before any earlier program is removed, because this can fail.
         let leftover = detach::prepare(pins, record, nics)?;
         for remark in kernel.clear(pins, nics.numbers())? {
@@ -262,7 +262,7 @@ impl Assembly {
             }
             self.attachments.push(attachment);
         }
-        let reach = self.reach(kernel, nics, pins)?;
+        let redirects = self.redirects(kernel, nics, pins)?;
         for port in &mut self.bound.ports {
             let now = port.nic.queues_now(&port.nic.name)?;
             let now = now.unwrap_or(port.nic.queues);
@@ -271,12 +271,12 @@ impl Assembly {
             }
             port.nic.queues = now;
         }
-        self.settle_engine(nics, reach.unblocked)?;
-        links.allow_redirects(reach.unblocked, nics.longest_redirect(reach.long));
+        self.settle_engine(nics, redirects.unblocked)?;
+        links.allow_redirects(redirects.unblocked, nics.longest_redirect(redirects.long));
         if self.lossy.iter().any(|(_, lossy)| lossy.is_some()) {
-            let reach = Reach::look(nics, &PerRole::default())?;
-            let longest = nics.longest_redirect(reach.long);
-            self.bound.afterwards = Some((reach.unblocked, longest));
+            let redirects = Redirects::look(nics, &PerRole::default())?;
+            let longest = nics.longest_redirect(redirects.long);
+            self.bound.afterwards = Some((redirects.unblocked, longest));
         }
         Ok(kernel.pin_maps(pins)?)
     }
@@ -285,9 +285,14 @@ impl Assembly {
     /// ingress port is attached in generic mode, which sends to any NIC, so that the kernel can
     /// forward without this process. Not with engine af_xdp, not with zero-copy sockets, and not
     /// for an attachment that was taken over: a refused start must leave that as it was.
-    fn reach(&mut self, kernel: &Kernel, nics: &Nics, pins: &Pins) -> Result<Reach, DaemonError> {
+    fn redirects(
+        &mut self,
+        kernel: &Kernel,
+        nics: &Nics,
+        pins: &Pins,
+    ) -> Result<Redirects, DaemonError> {
         loop {
-            let reach = Reach::look(nics, &self.lossy)?;
+            let redirects = Redirects::look(nics, &self.lossy)?;
             let bound = &mut self.bound;
             let may = bound.requested != Engine::AfXdp
                 && bound.ports.iter().all(|port| !port.is_zero_copy);
@@ -295,12 +300,12 @@ impl Assembly {
                 .attachments
                 .iter_mut()
                 .filter(|one| may && !one.is_taken_over() && one.mode == AttachMode::Native);
-            let Some(attachment) = blocked.find(|one| !reach.unblocked[one.role]) else {
-                return Ok(reach);
+            let Some(attachment) = blocked.find(|one| !redirects.unblocked[one.role]) else {
+                return Ok(redirects);
             };
             let role = attachment.role;
             let (Some(nic), Some(port)) = (&nics.ports[role], bound.port(role)) else {
-                return Ok(reach);
+                return Ok(redirects);
             };
             kernel.make_generic(pins, attachment, &nic.name, nic.index)?;
             port.mode = AttachMode::Generic;
@@ -347,7 +352,8 @@ fn unserved(nic: &Nic, now: u32) -> String {
     )
 }
 
-struct Reach {
+/// What the XDP program can redirect on these NICs.
+struct Redirects {
     /// From which ports the program may redirect: every egress NIC takes redirects, or the port has
     /// the program in generic mode, which sends to any NIC. False where a zero-copy port's
     /// redirects would be lost.
@@ -358,7 +364,7 @@ struct Reach {
     needs_process: bool,
 }
 
-impl Reach {
+impl Redirects {
     fn look(nics: &Nics, lossy: &PerRole<Option<Lossy>>) -> Result<Self, DaemonError> {
         let mut states = PerRole::<Option<XdpState>>::default();
         for (role, nic) in nics.present() {

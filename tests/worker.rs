@@ -192,7 +192,7 @@ fn incoming_delivers_only_frames_for_the_host() {
     let tally = settle(&mut worker);
     assert_eq!(tally.of(Counter::Dropped(DropReason::HostMacUnknown)), 1);
 
-    // The host's MAC address is learnt from its first frame, not from one of a foreign source.
+    // The host's MAC address is learned from its first frame, not from one of a foreign source.
     let foreign = tcp("192.0.2.99:1", "198.51.100.7:443")
         .macs(OWN, NEXT_HOP)
         .build();

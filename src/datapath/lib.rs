@@ -33,7 +33,7 @@ pub use kernel::{
     KernelSamples, PinError, Pins, Ran, Undo, XdpFeatures, XdpState, kernel_version, run_live,
     xdp_state,
 };
-pub use links::{IncomingLink, LearntHosts, Links, TakeoverLimits};
+pub use links::{IncomingLink, LearnedHosts, Links, TakeoverLimits};
 pub use sample::{DecidedBy, Excerpt, Sample, Samples};
 pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{

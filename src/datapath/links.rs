@@ -26,7 +26,7 @@ pub(super) const LINK_NUMBERS: usize = size_of::<exitmark_links>() / size_of::<u
 
 /// The MAC addresses for rewriting frames, and the settings of the XDP program.
 ///
-/// The host's MAC address may be learnt while frames flow, so these are atomic cells: each is one
+/// The host's MAC address may be learned while frames flow, so these are atomic cells: each is one
 /// number, and no two of them need to change together.
 #[derive(Debug)]
 pub struct Links {
@@ -45,16 +45,16 @@ pub struct IncomingLink {
     pub next_hop: Option<MacAddr>,
 }
 
-/// The learnt MAC addresses of the host.
+/// The learned MAC addresses of the host.
 #[derive(Clone, Debug)]
-pub struct LearntHosts {
-    /// The MAC address that was learnt last.
+pub struct LearnedHosts {
+    /// The MAC address that was learned last.
     last: MacAddr,
     /// The entries of its IP addresses, as in the cells.
     hosts: Vec<u64>,
 }
 
-impl From<MacAddr> for LearntHosts {
+impl From<MacAddr> for LearnedHosts {
     fn from(last: MacAddr) -> Self {
         let hosts = Vec::new();
         Self { last, hosts }
@@ -80,7 +80,7 @@ pub struct TakeoverLimits {
 }
 
 impl Links {
-    /// Links in this process' own memory. The host's MAC address is learnt if `host` is `None`;
+    /// Links in this process' own memory. The host's MAC address is learned if `host` is `None`;
     /// without an `incoming` link nothing is steered.
     pub fn new(host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
         Self::over(Cells::own(LINK_NUMBERS), host, incoming)
@@ -106,20 +106,20 @@ impl Links {
     }
 
     /// The host's MAC addresses in the value of a links map, if it is of this network namespace.
-    pub(super) fn learnt_hosts(value: &[u8], netns: u64) -> Option<LearntHosts> {
+    pub(super) fn learned_hosts(value: &[u8], netns: u64) -> Option<LearnedHosts> {
         let (numbers, _) = value.as_chunks::<8>();
         let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
         if number(cell!(netns))? != netns {
             return None;
         }
-        Some(LearntHosts {
+        Some(LearnedHosts {
             last: MacAddr::from_u64(number(cell!(host_mac))?)?,
             hosts: HOSTS.filter_map(number).collect(),
         })
     }
 
     /// Sets the host's MAC address; `None` turns learning on, and keeps the known address until
-    /// another is learnt.
+    /// another is learned.
     pub fn expect_host(&self, host: Option<MacAddr>) {
         self.set(cell!(learns_host), u64::from(host.is_none()));
         if let Some(host) = host {
@@ -127,11 +127,11 @@ impl Links {
         }
     }
 
-    /// Sets the host's learnt MAC addresses, unless one is known already.
-    pub fn remember_hosts(&self, learnt: Option<LearntHosts>) {
-        if let (None, Some(learnt)) = (self.host(), learnt) {
-            self.set(cell!(host_mac), learnt.last.to_u64());
-            for (cell, entry) in HOSTS.zip(learnt.hosts) {
+    /// Sets the host's learned MAC addresses, unless one is known already.
+    pub fn remember_hosts(&self, learned: Option<LearnedHosts>) {
+        if let (None, Some(learned)) = (self.host(), learned) {
+            self.set(cell!(host_mac), learned.last.to_u64());
+            for (cell, entry) in HOSTS.zip(learned.hosts) {
                 self.set(cell, entry);
             }
         }
@@ -259,7 +259,7 @@ impl Links {
 
     /// The destination MAC address of frames for this address of the host, if known. A configured
     /// MAC address serves every address. An address that has sent no frame yet gets the MAC
-    /// address learnt last, unless there are several hosts.
+    /// address learned last, unless there are several hosts.
     pub(super) fn host_of(&self, address: IpAddr) -> Option<MacAddr> {
         let last = self.host();
         if self.get(cell!(learns_host)) == 0 {
@@ -272,7 +272,7 @@ impl Links {
         }
     }
 
-    /// How many frames from the host had another MAC address than the last one learnt, or than the
+    /// How many frames from the host had another MAC address than the last one learned, or than the
     /// configured one if there is one.
     pub fn host_changes(&self) -> u64 {
         self.get(cell!(host_changes))
@@ -290,14 +290,14 @@ impl Links {
     }
 
     /// Whether an address of the host has this MAC address.
-    pub fn has_learnt(&self, mac: MacAddr) -> bool {
+    pub fn has_learned(&self, mac: MacAddr) -> bool {
         let entries = self.cells[HOSTS].iter();
         let mut macs = entries.map(|cell| mac_in(cell.load(Ordering::Relaxed)));
         macs.any(|known| known == Some(mac))
     }
 
-    /// All learnt state of the host, for comparison.
-    pub fn learnt(&self) -> Vec<u64> {
+    /// All learned state of the host, for comparison.
+    pub fn learned(&self) -> Vec<u64> {
         let cells = [cell!(host_mac), cell!(host_changes)].into_iter();
         let cells = cells.chain(HOSTS);
         cells.map(|cell| self.get(cell)).collect()

@@ -153,7 +153,7 @@ fn holds(bytes: &[u8], address: &str) -> bool {
 
 fn sampler(ground: &Ground) -> Sampler {
     let links = Arc::new(ground.links());
-    // The engines have learnt it from earlier frames.
+    // The engines have learned it from earlier frames.
     links.remember_hosts(Some(FROM.into()));
     Sampler::new(links, Arc::clone(&ground.snapshot), 4096)
 }

@@ -188,12 +188,12 @@ fn learns_the_host_only_from_its_own_frames() {
             dropped(&mut rig, why);
         }
         for (why, from, source) in [
-            ("learnt", FROM, HOST4),
-            ("learnt anew", MacAddr::new([2, 0, 0, 0, 1, 7]), OR4),
+            ("learned", FROM, HOST4),
+            ("learned anew", MacAddr::new([2, 0, 0, 0, 1, 7]), OR4),
         ] {
             rig.run(Role::Host, &tcp(source, WEB4).macs(TO, from).build());
             assert_eq!(rig.links.host(), Some(from), "{why}");
-            // Sent to the learnt address: another address may belong to another host.
+            // Sent to the learned address: another address may belong to another host.
             let inbound = to_box(tcp(WEB4, source));
             let (ran, _) = rig.run(Role::Incoming, &inbound.build());
             assert!(ran.frame == inbound.macs(from, NEXT_HOP).build(), "{why}");
@@ -211,7 +211,7 @@ fn each_of_several_hosts_gets_only_its_own_frames() {
             for (host, mac, web) in hosts {
                 rig.run(Role::Host, &tcp(host, web).macs(TO, mac).build());
                 assert_eq!(rig.links.host(), Some(mac));
-                // Learnt addresses of other hosts stay; unknown ones get the only known host's.
+                // Learned addresses of other hosts stay; unknown ones get the only known host's.
                 let known = if round == 0 { 0 } else { hosts.len() };
                 for (host, mac, web) in &hosts[..known] {
                     let inbound = to_box(tcp(web, host));
@@ -255,7 +255,7 @@ fn rare_changes_of_the_mac_address_are_one_host() {
 }
 
 #[test]
-fn a_configured_host_is_not_learnt() {
+fn a_configured_host_is_not_learned() {
     in_namespace(|| {
         let mut rig = rig(Some(FROM), Role::Incoming);
         let other = MacAddr::new([2, 0, 0, 0, 1, 7]);

@@ -346,7 +346,7 @@ impl Auditor {
             }
             (ExpectedPath::Delivered, Outcome::Forward(Role::Host)) => {
                 let is_delivered =
-                    to.is_some_and(|mac| self.hosts.was(Some(mac)) || self.links.has_learnt(mac));
+                    to.is_some_and(|mac| self.hosts.was(Some(mac)) || self.links.has_learned(mac));
                 let source_stays = before.get(6..MACS) == after.get(6..MACS);
                 mismatches.unless(is_delivered && source_stays, Mismatch::Mac);
             }

@@ -73,7 +73,7 @@ impl Parts {
             next_hop: None,
         });
         let links = Links::over(kernel.links()?, settings.host_mac, incoming);
-        links.remember_hosts(kernel.learnt_hosts(pins, detach::netns()?));
+        links.remember_hosts(kernel.learned_hosts(pins, detach::netns()?));
         let links = Arc::new(links);
         workers::keep_memory_in_place();
         let base = Base {

@@ -36,7 +36,7 @@ pub struct Settings {
     pub rules: Arc<Rules>,
     /// `host.addresses` and `host.relay_addresses`: packets to these on `incoming` go to the host.
     pub host_prefixes: Vec<IpNet>,
-    /// The host's MAC address; if `None`, it is learnt from the host's frames.
+    /// The host's MAC address; if `None`, it is learned from the host's frames.
     pub host_mac: Option<MacAddr>,
     /// The sources of relay endpoints, and their lifetime.
     pub relays: RelaySettings,

@@ -18,7 +18,7 @@ mod undo;
 use super::counters::SLOTS;
 use super::guard::GUARD_NUMBERS;
 use super::links::LINK_NUMBERS;
-use super::{Cells, LearntHosts, Links, PerRole, Role, Tally};
+use super::{Cells, LearnedHosts, Links, PerRole, Role, Tally};
 use contract::{MAX_QUEUES, exitmark_counts, exitmark_sample, index_of};
 use exitmark_bpf::{BpfError, Refusal};
 use exitmark_policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
@@ -263,10 +263,10 @@ impl Kernel {
 
     /// The host's MAC addresses that the previous process' program learned in this network
     /// namespace, from its pinned map.
-    pub fn learnt_hosts(&self, pins: &Pins, netns: u64) -> Option<LearntHosts> {
+    pub fn learned_hosts(&self, pins: &Pins, netns: u64) -> Option<LearnedHosts> {
         let links = MapHandle::from_pinned_path(pins.maps(self.layout).join(LINKS)).ok()?;
         let value = links.lookup(&ONLY, MapFlags::ANY).ok()??;
-        Links::learnt_hosts(&value, netns)
+        Links::learned_hosts(&value, netns)
     }
 
     /// The links' cells, in the program's map.

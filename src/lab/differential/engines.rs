@@ -215,8 +215,8 @@ impl Engines {
             Outcome::Stack => "leaves to the stack",
             Outcome::Drop(_) => "drops",
         };
-        let (learnt, known) = (self.kernel_links.host(), self.rust_links.host());
-        let same = self.kernel_links.learnt() == self.rust_links.learnt();
+        let (learned, known) = (self.kernel_links.host(), self.rust_links.host());
+        let same = self.kernel_links.learned() == self.rust_links.learned();
         let difference = if kernel != rust {
             Some(format!("Rust {rust} ({outcome:?}), the kernel {kernel}"))
         } else if ran.frame != after {
@@ -228,8 +228,8 @@ impl Engines {
                 }
                 None => format!("length: Rust {}, the kernel {}", lengths.0, lengths.1),
             })
-        } else if learnt != known {
-            Some(format!("host MAC: Rust {known:?}, the kernel {learnt:?}"))
+        } else if learned != known {
+            Some(format!("host MAC: Rust {known:?}, the kernel {learned:?}"))
         } else if !same {
             Some("the MAC addresses of the host's addresses".to_owned())
         } else {

@@ -5,7 +5,7 @@
 //! - `daemon` connects data path, relay set and NICs to a running box; [`cli`] is its command line;
 //! - [`observe`] formats the reports of a running box, [`control`] serves them on a socket;
 //! - [`audit`] audits samples of forwarded frames against the policy, and captures frames;
-//! - `doctor` checks the machine, and names the remedy for each fault;
+//! - `doctor` checks the machine, and names remedies;
 //! - `explain` runs the data path over captured frames.
 
 #![forbid(unsafe_code)]

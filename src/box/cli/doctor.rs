@@ -1,4 +1,4 @@
-//! `exitmark doctor`: checks the machine, and names the remedy for each fault.
+//! `exitmark doctor`: checks the machine, and names remedies.
 
 use super::{exit_usage_error, load};
 use crate::control::Client;

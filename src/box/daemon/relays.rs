@@ -331,7 +331,7 @@ impl RelayService {
             return Ok(());
         }
         match self.load(now) {
-            // Without a document everything is unmarked already; other paths do not make that worse.
+            // Without a document everything is unmarked already: other paths make nothing worse.
             Err(error) if was_missing => {
                 self.fail(&error, now);
                 Ok(())

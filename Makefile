@@ -60,7 +60,7 @@ BESIDE := $(WAITING) relays rule
 ALONE := survive
 WIRE_THREADS ?= 4
 SUITES := $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)) \
-          $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) demo
+          $(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) audit demo
 named = $(addprefix --test ,$(1))
 test: setup
 	cargo test --locked --no-run --lib --bins --tests

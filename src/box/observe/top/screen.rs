@@ -84,7 +84,7 @@ impl Top {
 
     fn ports(&self, lines: &mut Vec<Line<'static>>, report: &Report) {
         let title = format!(
-            "{:9} {:>11} {:>13}  {:>9} {:>9}  NIC",
+            "{:9} {:>11} {:>13} {:>9} {:>9}  NIC",
             "port", "rx frames/s", "rx bits/s", "forwarded", "spilled"
         );
         lines.push(Line::from(title).bold());
@@ -95,7 +95,7 @@ impl Top {
             let forwarded = number(rates.map(|rates| &rates.forwarded));
             let spilled = number(rates.map(|rates| &rates.spilled));
             let mut spans = vec![Span::from(format!(
-                "{:9.9} {frames:>11} {bits:>13}  {forwarded:>9} {spilled:>9}  {:15.15} ",
+                "{:9.9} {frames:>11} {bits:>13} {forwarded:>9} {spilled:>9}  {:15.15} ",
                 clean(&port.role),
                 clean(&port.interface)
             ))];

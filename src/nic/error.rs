@@ -1,6 +1,6 @@
 //! Why a NIC cannot be used, with the remedy.
 
-use super::Offload;
+use super::{Offload, Relative};
 use std::io;
 
 /// Why a NIC cannot be used, or one of its settings not changed. Messages end with the remedy.
@@ -20,53 +20,37 @@ pub enum NicError {
         "{name} is {} {kind}, whose frames leave by other interfaces: name one of the NICs in it \
          (`ip link show master {name}` lists them), after `ip link set dev NIC nomaster`, which takes \
          the NIC out{}",
-        article(.kind),
-        aggregation(.kind)
+        article(.0),
+        aggregation(.0),
+        name = .0.name,
+        kind = .0.kind
     )]
-    Bundle {
-        /// The interface name (IFLA_IFNAME).
-        name: String,
-        /// The kind of the interface (IFLA_INFO_KIND).
-        kind: String,
-    },
+    Bundle(Relative),
     /// The interface shares a NIC with others.
     #[error(
         "{name} is {} {kind}, which shares the NIC below it with others: name that NIC (`ip link \
          show dev {name}` has it behind the `@`)",
-        article(.kind)
+        article(.0),
+        name = .0.name,
+        kind = .0.kind
     )]
-    Share {
-        /// The interface name (IFLA_IFNAME).
-        name: String,
-        /// The kind of the interface (IFLA_INFO_KIND).
-        kind: String,
-    },
-    /// The NIC is a port of another interface.
+    Share(Relative),
+    /// The NIC of this name is a port of another interface.
     #[error(
-        "{name} is a port of the {kind} {master}, which sends and receives by it: `ip link set dev \
-         {name} nomaster` takes it out{}",
-        aggregation(.kind)
+        "{0} is a port of the {kind} {master}, which sends and receives by it: `ip link set dev \
+         {0} nomaster` takes it out{remedy}",
+        kind = .1.kind,
+        master = .1.name,
+        remedy = aggregation(.1)
     )]
-    Member {
-        /// The interface name (IFLA_IFNAME).
-        name: String,
-        /// The name of the interface of which it is a port.
-        master: String,
-        /// The kind of that interface (IFLA_INFO_KIND).
-        kind: String,
-    },
-    /// An interface on top of the NIC sends by it.
+    Member(String, Relative),
+    /// An interface on top of the NIC of this name sends by it.
     #[error(
-        "{name} has the {kind} {upper} on top of it, which sends by it: `ip link set dev {upper} down`"
+        "{0} has the {kind} {upper} on top of it, which sends by it: `ip link set dev {upper} down`",
+        kind = .1.kind,
+        upper = .1.name
     )]
-    Upper {
-        /// The interface name (IFLA_IFNAME).
-        name: String,
-        /// The name of the interface on top.
-        upper: String,
-        /// The kind of the interface on top (IFLA_INFO_KIND).
-        kind: String,
-    },
+    Upper(String, Relative),
     /// The process may not change neighbour entries.
     #[error(
         "cannot make the kernel resolve a next hop on {0}: that requires CAP_NET_ADMIN; run this as \
@@ -99,14 +83,9 @@ pub enum NicError {
         /// The kernel's error, or its effect.
         reason: String,
     },
-    /// The NIC cannot be set up or down.
-    #[error("cannot set {name} up: {reason}")]
-    Up {
-        /// The interface name (IFLA_IFNAME).
-        name: String,
-        /// The error that the kernel returned.
-        reason: String,
-    },
+    /// The NIC of this name cannot be set up or down, for this reason.
+    #[error("cannot set {0} up: {1}")]
+    Up(String, String),
     /// Promiscuous mode could not be turned on or off.
     #[error("cannot turn promiscuous mode {wanted} on {name}: {reason}")]
     Promiscuous {
@@ -119,18 +98,18 @@ pub enum NicError {
     },
 }
 
-/// The indefinite article before a kind of interface.
-fn article(kind: &str) -> &'static str {
-    match kind {
+/// The indefinite article before the kind of an interface.
+fn article(interface: &Relative) -> &'static str {
+    match interface.kind.as_str() {
         "hsr" => "an",
-        _ if kind.starts_with(['a', 'e', 'i', 'o']) => "an",
+        kind if kind.starts_with(['a', 'e', 'i', 'o']) => "an",
         _ => "a",
     }
 }
 
 /// The remedy if links are aggregated.
-fn aggregation(kind: &str) -> &'static str {
-    match kind {
+fn aggregation(interface: &Relative) -> &'static str {
+    match interface.kind.as_str() {
         "bond" | "team" => {
             "; aggregated links do not pass through exitmark: end the aggregation in front of the \
              box and give it one link"

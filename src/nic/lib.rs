@@ -284,10 +284,7 @@ impl Nic {
 
     async fn change(&self, change: LinkMessageBuilder<LinkUnspec>) -> Result<(), NicError> {
         let done = connect()?.link().set(change.build()).execute().await;
-        done.map_err(|error| NicError::Up {
-            name: self.name.clone(),
-            reason: error.to_string(),
-        })
+        done.map_err(|error| NicError::Up(self.name.clone(), error.to_string()))
     }
 }
 

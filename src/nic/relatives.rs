@@ -173,21 +173,18 @@ impl Relatives {
     /// port of one of these.
     pub(super) fn refuse_bundles(&self, name: &str) -> Result<(), NicError> {
         let name = name.to_owned();
-        if let Some(kind) = &self.kind {
-            let kind = kind.clone();
+        if let Some(kind) = self.kind.clone() {
             if BUNDLES.contains(&kind.as_str()) {
-                return Err(NicError::Bundle { name, kind });
+                return Err(NicError::Bundle(Relative { name, kind }));
             }
             if SHARES.contains(&kind.as_str()) {
-                return Err(NicError::Share { name, kind });
+                return Err(NicError::Share(Relative { name, kind }));
             }
         }
         match &self.master {
-            Some(master) if master.kind != ROUTING_TABLE => Err(NicError::Member {
-                name,
-                master: master.name.clone(),
-                kind: master.kind.clone(),
-            }),
+            Some(master) if master.kind != ROUTING_TABLE => {
+                Err(NicError::Member(name, master.clone()))
+            }
             _ => Ok(()),
         }
     }
@@ -210,11 +207,7 @@ impl Nic {
     /// [`NicError::Upper`] with the first such interface that is set up.
     pub fn refuse_uppers(&self) -> Result<(), NicError> {
         match self.relatives.uppers.first() {
-            Some(upper) => Err(NicError::Upper {
-                name: self.name.clone(),
-                upper: upper.name.clone(),
-                kind: upper.kind.clone(),
-            }),
+            Some(upper) => Err(NicError::Upper(self.name.clone(), upper.clone())),
             None => Ok(()),
         }
     }

@@ -199,10 +199,7 @@ impl Client {
     }
 
     fn broken(&self, what: impl Display) -> ControlError {
-        ControlError::Broken {
-            path: self.path.clone(),
-            what: what.to_string(),
-        }
+        ControlError::Broken(self.path.clone(), what.to_string())
     }
 
     fn unreachable(&self, error: &io::Error) -> ControlError {
@@ -210,10 +207,9 @@ impl Client {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 ControlError::NobodyThere(self.path.clone())
             }
-            io::ErrorKind::PermissionDenied => ControlError::Forbidden {
-                path: self.path.clone(),
-                who: self.who(),
-            },
+            io::ErrorKind::PermissionDenied => {
+                ControlError::Forbidden(self.path.clone(), self.who())
+            }
             _ => self.broken(error),
         }
     }

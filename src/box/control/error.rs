@@ -14,31 +14,17 @@ pub enum ControlError {
     #[error(transparent)]
     Metrics(#[from] ListenError),
     /// No process listens at the socket.
-    #[error(
-        "no exitmark answers at {}: is it running, and is this its `control.socket`?", .0.display()
-    )]
+    #[error("no exitmark answers at {0}: is it running, and is this its `control.socket`?")]
     NobodyThere(PathBuf),
-    /// The user may not connect to the socket.
-    #[error(
-        "{}: permission denied; {who}", path.display()
-    )]
-    Forbidden {
-        /// The path of the control socket.
-        path: PathBuf,
-        /// The users with access, and how to get it.
-        who: String,
-    },
+    /// The user may not connect to the socket: its path, and which users may.
+    #[error("{0}: permission denied; {1}")]
+    Forbidden(PathBuf, String),
     /// The box refused the request (409 Conflict).
     #[error("{0}")]
     Refused(String),
-    /// The connection or the answer is broken.
-    #[error("{}: {what}; is that an exitmark of this version? Its log may say more", path.display())]
-    Broken {
-        /// The path of the control socket.
-        path: PathBuf,
-        /// The failure, as a clause.
-        what: String,
-    },
+    /// The connection or the answer is broken: the path of the socket, and the failure.
+    #[error("{0}: {1}; is that an exitmark of this version? Its log may say more")]
+    Broken(PathBuf, String),
     /// The request's parameters are invalid.
     #[error("{0}")]
     Request(String),

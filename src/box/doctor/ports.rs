@@ -65,11 +65,11 @@ fn related_interfaces(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> 
     };
     let finding = Finding::fault(&port.name, refused.to_string());
     Some(match refused {
-        NicError::Member { name, .. } => {
+        NicError::Member(name, _) => {
             finding.mended_by(format!("ip link set dev {} nomaster", word(&name)))
         }
-        NicError::Upper { upper, .. } => {
-            finding.mended_by(format!("ip link set dev {} down", word(&upper)))
+        NicError::Upper(_, upper) => {
+            finding.mended_by(format!("ip link set dev {} down", word(&upper.name)))
         }
         _ => finding,
     })

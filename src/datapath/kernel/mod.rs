@@ -62,15 +62,9 @@ pub enum KernelError {
     /// The program and this code were built from different sources.
     #[error("the XDP program's structures differ from those of this build; rebuild exitmark")]
     Layout,
-    /// A map entry cannot be read or written.
-    #[error("cannot use the XDP program's map {map}: {source}")]
-    Map {
-        /// The map's name in the program.
-        map: &'static str,
-        /// The error of libbpf or the kernel.
-        #[source]
-        source: io::Error,
-    },
+    /// An entry of the map with this name cannot be read or written.
+    #[error("cannot use the XDP program's map {0}: {1}")]
+    Map(&'static str, #[source] io::Error),
     /// The snapshot does not fit into the program's policy map.
     #[error(transparent)]
     Image(#[from] ImageTooLarge),
@@ -104,10 +98,7 @@ impl From<BpfError> for KernelError {
 fn map_error<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     map: &'static str,
 ) -> impl FnOnce(E) -> KernelError {
-    move |error| KernelError::Map {
-        map,
-        source: io::Error::other(error),
-    }
+    move |error| KernelError::Map(map, io::Error::other(error))
 }
 
 /// The loaded program and its maps.

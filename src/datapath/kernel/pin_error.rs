@@ -26,16 +26,9 @@ pub enum PinError {
     /// Another process holds the directory's lock.
     #[error("another exitmark holds {0}: stop it first, or give each its own `pin.directory`")]
     Owned(PathBuf),
-    /// The file system refuses an operation.
-    #[error("cannot {doing} {path}: {source}{}", hint(.source))]
-    Refused {
-        /// The operation that failed, e.g. "pin".
-        doing: &'static str,
-        /// The path of the pin or directory.
-        path: PathBuf,
-        /// The kernel's error.
-        source: io::Error,
-    },
+    /// The file system refuses an operation, such as "pin", on this pin or directory.
+    #[error("cannot {0} {1}: {2}{hint}", hint = hint(.2))]
+    Refused(&'static str, PathBuf, #[source] io::Error),
 }
 
 /// Converts an error of libbpf, and keeps its kind for [`hint`].
@@ -59,11 +52,7 @@ fn hint(error: &io::Error) -> &'static str {
 
 pub(super) fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
     let path = path.to_owned();
-    move |source| PinError::Refused {
-        doing,
-        path,
-        source,
-    }
+    move |source| PinError::Refused(doing, path, source)
 }
 
 /// Removes a pin; false if it does not exist.

@@ -64,17 +64,13 @@ pub struct XskSettings {
 /// Why sockets cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum XskError {
-    /// The UMEM cannot be made or registered.
+    /// A UMEM of this many bytes cannot be made or registered, for example because of
+    /// RLIMIT_MEMLOCK (ENOBUFS).
     #[error(
-        "cannot register {bytes} bytes of packet memory: {source}; the memory lock limit may be \\
+        "cannot register {0} bytes of packet memory: {1}; the memory lock limit may be \
          too small (raise LimitMEMLOCK or grant CAP_IPC_LOCK), or make `datapath.ring` smaller"
     )]
-    Umem {
-        /// The requested size in bytes.
-        bytes: u64,
-        /// The error that the kernel returned, such as ENOBUFS beyond RLIMIT_MEMLOCK.
-        source: io::Error,
-    },
+    Umem(u64, #[source] io::Error),
     /// A socket cannot be bound to a queue.
     #[error(
         "cannot bind an AF_XDP socket to queue {queue} of {interface} ({mode}): {source}{hint}"
@@ -136,11 +132,10 @@ impl Umem {
             .map_err(|error| XskError::Size(settings.chunk_bytes, error.to_string()))?;
         let frames = NonZeroU32::new(frames_per_worker * workers)
             .ok_or_else(|| XskError::Size(0, "no frames".to_owned()))?;
-        let (umem, descriptors) =
-            xsk_rs::Umem::new(config, frames, false).map_err(|error| XskError::Umem {
-                bytes: u64::from(frames.get()) * u64::from(settings.chunk_bytes),
-                source: io_error(&error),
-            })?;
+        let (umem, descriptors) = xsk_rs::Umem::new(config, frames, false).map_err(|error| {
+            let bytes = u64::from(frames.get()) * u64::from(settings.chunk_bytes);
+            XskError::Umem(bytes, io_error(&error))
+        })?;
         let start = beginning(&umem, &descriptors)
             .ok_or_else(|| XskError::Size(0, "no frames".to_owned()))?;
         let bytes = descriptors.len() * settings.chunk_bytes as usize;
@@ -233,10 +228,7 @@ impl Umem {
                 continue;
             };
             let rings = FilledRings::new(part.clone(), self.settings.ring);
-            let rings = rings.map_err(|source| XskError::Umem {
-                bytes: bytes as u64,
-                source,
-            })?;
+            let rings = rings.map_err(|error| XskError::Umem(bytes as u64, error))?;
             let mut port = XskPort::new(rings, self.settings.ring);
             port.fill(&mut memory, &mut pool);
             let flags = self.flags().bits();

@@ -17,11 +17,11 @@ mod judge_pcap;
 mod relay_lookup;
 
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::ConsensusBuilder;
+use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
 use exitmark_lab::frames::{tcp, udp};
 use exitmark_lab::publish;
 use exitmark_policy::Endpoint;
-use exitmark_relays::{Flavor, Validity};
+use exitmark_relays::Flavor;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -31,12 +31,7 @@ const RELAY: &str = "203.0.113.9:9001";
 
 /// A document that lists [`RELAY`], signed by these authorities, with their certificates beside it.
 fn document(directory: &Path, authorities: &Authorities) -> PathBuf {
-    let at = |hour: u64| UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 3_600 * hour);
-    let validity = Validity {
-        valid_after: at(0),
-        fresh_until: at(1),
-        valid_until: at(3),
-    };
+    let validity = hours_from(UNIX_EPOCH + Duration::from_secs(1_700_000_000), [0, 1, 3]);
     let order = ConsensusBuilder {
         relays: 4,
         listed: vec![RELAY.parse().unwrap()],

@@ -25,13 +25,13 @@ pub use report::Report;
 use captures::MarkedCaptures;
 use evidence::Evidence;
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::ConsensusBuilder;
+use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
 use exitmark_lab::site::{
     HOST_V4, HOST_V6, Plan, RELAY_V4, RunningBox, SERVER_V4, SERVER_V6, Site, TORNET_MAC,
     relay_endpoints,
 };
 use exitmark_lab::{LabError, publish};
-use exitmark_relays::{Flavor, Validity};
+use exitmark_relays::Flavor;
 use hdrhistogram::Histogram;
 use interrupt::Interrupt;
 use std::io;
@@ -41,7 +41,7 @@ use traffic::Servers;
 
 /// Round trips over each of the two connections.
 const ROUNDS: u32 = 1_000;
-const HOUR: Duration = Duration::from_secs(3600);
+const HALF_AN_HOUR: Duration = Duration::from_secs(1800);
 
 /// Why the demo did not complete.
 #[derive(Debug, thiserror::Error)]
@@ -189,12 +189,7 @@ fn say_drops(site: &Site, say: &dyn Fn(&str)) -> Result<(), DemoError> {
 }
 
 fn start_box(site: &Site, directory: &Path) -> Result<RunningBox, DemoError> {
-    let now = SystemTime::now();
-    let validity = Validity {
-        valid_after: now - HOUR / 2,
-        fresh_until: now + HOUR / 2,
-        valid_until: now + HOUR * 5 / 2,
-    };
+    let validity = hours_from(SystemTime::now() - HALF_AN_HOUR, [0, 1, 3]);
     let builder = ConsensusBuilder {
         listed: relay_endpoints().to_vec(),
         ..ConsensusBuilder::full_size(Flavor::Microdesc, validity)

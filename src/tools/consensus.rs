@@ -7,8 +7,8 @@
 #![forbid(unsafe_code)]
 
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::ConsensusBuilder;
-use exitmark_relays::{Flavor, Validity};
+use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
+use exitmark_relays::Flavor;
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,11 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let directory = directory.ok_or("usage: consensus DIRECTORY")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let valid_after = UNIX_EPOCH + Duration::from_secs(now - now % HOUR);
-    let validity = Validity {
-        valid_after,
-        fresh_until: valid_after + Duration::from_secs(HOUR),
-        valid_until: valid_after + Duration::from_secs(3 * HOUR),
-    };
+    let validity = hours_from(valid_after, [0, 1, 3]);
     let builder = ConsensusBuilder::full_size(Flavor::Microdesc, validity);
     let authorities = Authorities::new(builder.authorities);
     fs::create_dir_all(&directory)?;

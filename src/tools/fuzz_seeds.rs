@@ -4,8 +4,8 @@
 #![forbid(unsafe_code)]
 
 use exitmark_lab::cases::tables;
-use exitmark_lab::consensus::ConsensusBuilder;
-use exitmark_relays::{Flavor, Validity};
+use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
+use exitmark_relays::Flavor;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -33,19 +33,12 @@ fn main() -> std::io::Result<()> {
         }
     }
     let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
-    let hours = |number: u64| start + Duration::from_secs(number * 3600);
+    let validity = hours_from(start, [0, 1, 3]);
     for flavor in [Flavor::Ns, Flavor::Microdesc] {
         let builder = ConsensusBuilder {
             relays: 2,
             authorities: 1,
-            ..ConsensusBuilder::full_size(
-                flavor,
-                Validity {
-                    valid_after: start,
-                    fresh_until: hours(1),
-                    valid_until: hours(3),
-                },
-            )
+            ..ConsensusBuilder::full_size(flavor, validity)
         };
         fs::write(corpus("consensus")?.join(flavor.name()), builder.write())?;
     }

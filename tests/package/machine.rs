@@ -2,10 +2,10 @@
 //! site. It exists in one thread's mount namespace, and ends with it.
 
 use exitmark_lab::authorities::Authorities;
-use exitmark_lab::consensus::ConsensusBuilder;
+use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
 use exitmark_lab::site::Site;
 use exitmark_lab::{LabError, publish};
-use exitmark_relays::{Flavor, Validity};
+use exitmark_relays::Flavor;
 use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -124,13 +124,8 @@ impl Machine {
     /// Writes a consensus to the directory of a tor, readable by its group. Returns the
     /// configuration's line with the authorities.
     pub(crate) fn publish_consensus(&self) -> String {
-        let hour = Duration::from_secs(3600);
-        let now = SystemTime::now();
-        let validity = Validity {
-            valid_after: now - hour / 2,
-            fresh_until: now + hour / 2,
-            valid_until: now + 2 * hour,
-        };
+        let half_an_hour = Duration::from_secs(1800);
+        let validity = hours_from(SystemTime::now() - half_an_hour, [0, 1, 3]);
         let builder = ConsensusBuilder {
             relays: 4,
             ..ConsensusBuilder::full_size(Flavor::Microdesc, validity)

@@ -41,9 +41,9 @@ struct moment {
 	__u64 arrived;
 };
 
-MAP(ARRAY, pace, 1, struct pace);
-MAP(PERCPU_ARRAY, delays, WAYS, struct delays);
-MAP(ARRAY, moments, MOMENTS, struct moment);
+MAP(ARRAY, pace, 1, __u32, struct pace);
+MAP(PERCPU_ARRAY, delays, WAYS, __u32, struct delays);
+MAP(ARRAY, moments, MOMENTS, __u32, struct moment);
 
 static __always_inline struct moment *moment_of(__u32 stamp, const struct pace *order)
 {

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include "../../src/lab/map.bpf.h"
 
 // Interface to benches/pps/peers/rule.rs.
 #define MARK 0x28 // AF11 in the ToS byte
@@ -43,26 +44,9 @@ const volatile struct {
 	__u32 steered_macs[3];
 } site;
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_RELAYS);
-	__type(key, struct endpoint4);
-	__type(value, __u8);
-} relays4 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_RELAYS);
-	__type(key, struct endpoint6);
-	__type(value, __u8);
-} relays6 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_DEVMAP);
-	__uint(max_entries, PORTS);
-	__type(key, __u32);
-	__type(value, __u32);
-} ports SEC(".maps");
+MAP(HASH, relays4, MAX_RELAYS, struct endpoint4, __u8);
+MAP(HASH, relays6, MAX_RELAYS, struct endpoint6, __u8);
+MAP(DEVMAP, ports, PORTS, __u32, __u32);
 
 // RFC 1624 equation 3.
 static __always_inline __sum16 replace_word(__sum16 checksum, __u16 old, __u16 new)

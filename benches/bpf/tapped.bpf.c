@@ -5,6 +5,7 @@
 #include <linux/if_ether.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include "../../src/lab/map.bpf.h"
 
 // Interface to benches/monitor/veth.rs.
 #define HEADER_BYTES 54 // Ethernet, IPv4 and TCP, all without options
@@ -24,12 +25,7 @@ struct load {
 	__u64 marked;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct load);
-} loads SEC(".maps");
+MAP(ARRAY, loads, 1, __u32, struct load);
 
 static __always_inline void wait(struct load *load)
 {

@@ -6,6 +6,7 @@
 #include <linux/if_ether.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include "../../src/lab/map.bpf.h"
 
 // Interface to benches/pps/traffic.rs, benches/pps/load.rs and benches/common/bpf.rs.
 #define IPV4_BYTES 54 // Ethernet, IPv4 and TCP, all without options
@@ -42,26 +43,17 @@ struct tally {
 	__u64 other; // not of the bench
 };
 
-// A map with 32-bit keys.
-#define MAP(kind, name, entries, value_type) \
-	struct { \
-		__uint(type, BPF_MAP_TYPE_##kind); \
-		__uint(max_entries, entries); \
-		__type(key, __u32); \
-		__type(value, value_type); \
-	} name SEC(".maps")
-
 // One slot per flow. The number is set before loading.
-MAP(ARRAY, flows, 1, struct slot);
+MAP(ARRAY, flows, 1, __u32, struct slot);
 
 // By the CPU of a generator.
-MAP(ARRAY, parts, GENERATORS, struct part);
-MAP(ARRAY, targets, TARGETS, __u32);
-MAP(PERCPU_ARRAY, sent, 1, struct progress);
-MAP(PERCPU_ARRAY, received, SINKS, struct tally);
+MAP(ARRAY, parts, GENERATORS, __u32, struct part);
+MAP(ARRAY, targets, TARGETS, __u32, __u32);
+MAP(PERCPU_ARRAY, sent, 1, __u32, struct progress);
+MAP(PERCPU_ARRAY, received, SINKS, __u32, struct tally);
 
 // A device map: redirecting through it is faster than by interface index.
-MAP(DEVMAP, wires, TARGETS, __u32);
+MAP(DEVMAP, wires, TARGETS, __u32, __u32);
 
 static __always_inline int redirect_to(__u32 target)
 {

@@ -4,6 +4,7 @@
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include "../../src/lab/map.bpf.h"
 
 // Interface to tests/survive/flows.rs and tests/survive/sinks.rs.
 #define FLOWS 80 // the first OUTBOUND leave the host
@@ -47,27 +48,18 @@ struct tally {
 	__u64 foreign; // not of the test
 };
 
-// A map with 32-bit keys.
-#define MAP(kind, name, entries, value_type) \
-	struct { \
-		__uint(type, BPF_MAP_TYPE_##kind); \
-		__uint(max_entries, entries); \
-		__type(key, __u32); \
-		__type(value, value_type); \
-	} name SEC(".maps")
-
-MAP(ARRAY, flows, FLOWS, struct flow);
-MAP(ARRAY, progress, FLOWS, struct progress);
+MAP(ARRAY, flows, FLOWS, __u32, struct flow);
+MAP(ARRAY, progress, FLOWS, __u32, struct progress);
 
 struct chunk {
 	__u64 words[CHUNK_WORDS];
 };
 
-MAP(ARRAY, received, CHUNKS, struct chunk);
-MAP(ARRAY, tallies, SINKS, struct tally);
-MAP(ARRAY, sent, 1, __u64);
-MAP(ARRAY, exit_by, 1, __u32);
-MAP(ARRAY, egresses, SINKS, __u32);
+MAP(ARRAY, received, CHUNKS, __u32, struct chunk);
+MAP(ARRAY, tallies, SINKS, __u32, struct tally);
+MAP(ARRAY, sent, 1, __u32, __u64);
+MAP(ARRAY, exit_by, 1, __u32, __u32);
+MAP(ARRAY, egresses, SINKS, __u32, __u32);
 
 static __always_inline void count(__u64 *counter)
 {

@@ -4,13 +4,9 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
+#include "../../src/lab/map.bpf.h"
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} tap SEC(".maps");
+MAP(ARRAY, tap, 1, __u32, __u32);
 
 SEC("tc")
 int mirror(struct __sk_buff *frame)

@@ -7,9 +7,7 @@ use std::process::Command;
 
 /// Why there are no counts.
 pub(crate) enum Unable {
-    /// valgrind is not installed.
     NotInstalled,
-    /// valgrind failed, with its message.
     Failed(String),
 }
 

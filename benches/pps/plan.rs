@@ -34,12 +34,10 @@ pub(crate) struct Axes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whom {
     All,
-    /// Only the engines of exitmark.
     Exitmark,
 }
 
 impl Axes {
-    /// The loads, in the order of the table.
     pub(crate) fn loads(&self, quick: bool) -> Vec<(Load, Whom)> {
         if self.full || self.is_any_given() {
             self.product()

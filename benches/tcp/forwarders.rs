@@ -22,7 +22,6 @@ pub(crate) enum Forwarder {
     Wire,
 }
 
-/// All forwarders, in the order of the table.
 pub(crate) fn all() -> Vec<Forwarder> {
     let exitmarks = VARIANTS.into_iter().map(Forwarder::Exitmark);
     exitmarks.chain([Forwarder::Wire]).collect()

@@ -28,18 +28,15 @@ pub fn both_engines(test: impl Fn()) {
 pub struct Config {
     /// Lines before the first table.
     pub top: String,
-    /// The NIC and the next hop of `incoming`.
-    pub incoming: Option<(String, String)>,
-    /// More lines of `[steer]`.
-    pub steer: String,
+    /// The NIC and the next hop.
+    incoming: Option<(String, String)>,
+    steer: String,
     /// The host's addresses.
     pub addresses: Vec<String>,
-    /// More lines of `[host]`.
-    pub host: String,
+    host: String,
     /// Lines of `[relays]`.
     pub relays: String,
-    /// More tables.
-    pub more: String,
+    more: String,
 }
 
 impl Default for Config {

@@ -158,7 +158,6 @@ fn sampler(ground: &Ground) -> Sampler {
     Sampler::new(links, Arc::clone(&ground.snapshot), 4096)
 }
 
-/// The file of a capture of these samples.
 fn capture(ground: &Ground, request: CaptureRequest, samples: &[Sample]) -> File {
     let mut sampler = sampler(ground);
     let pieces = sampler.capture(request, MOMENT, true).unwrap();

@@ -50,7 +50,6 @@ fn delivers_split(rig: &mut Rig, from: Role, sent: (&[u8], usize), delivered: &[
     assert_eq!(counted.to_stack(from), 0, "{name}");
 }
 
-/// Frames for the host, with a name.
 #[rustfmt::skip]
 fn for_host() -> Vec<(&'static str, Frame)> {
     vec![

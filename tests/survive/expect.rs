@@ -42,7 +42,6 @@ pub(crate) enum Link {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
-    /// At most this many.
     AtMost(u64),
     /// What is sent in less than 10 ms: at most 200 frames, or more where the load was late and
     /// caught up just then.

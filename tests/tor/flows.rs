@@ -102,7 +102,6 @@ pub(crate) struct FlowCapture {
     probes: u32,
 }
 
-/// The captured flows and frames.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
     /// Flows on the uplink with the mark.

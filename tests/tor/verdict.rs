@@ -31,7 +31,6 @@ struct Row {
     mismarked_incoming: u64,
     /// TCP frames on the uplink that are neither marked nor an answer of the relay.
     unmarked_exit: u64,
-    /// Pages that arrived complete.
     pages_ok: u64,
     pages: u64,
 }

@@ -211,7 +211,6 @@ pub(crate) fn answer(family: usize, bytes: usize) -> Packet {
     Packet::new(server, host, TCP, segment(443, 40_000, bytes))
 }
 
-/// The listed relay's answer.
 pub(crate) fn relay_answer(family: usize, bytes: usize) -> Packet {
     let (host, _, relay) = families()[family];
     Packet::new(relay, host, TCP, segment(OR_PORT, 40_001, bytes))

@@ -74,7 +74,6 @@ impl Stream {
         self.sent += 1;
     }
 
-    /// Every frame expected at `eye`, in order.
     fn expected(&self, eye: usize) -> impl Iterator<Item = Vec<u8>> {
         (0..self.sent)
             .map(|number| (number, &self.kinds[number as usize % self.kinds.len()]))

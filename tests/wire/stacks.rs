@@ -144,7 +144,6 @@ pub(crate) fn counters(rig: Rig) -> Counters {
     moved(&rig.running.stop().unwrap())
 }
 
-/// Checks that all of these counters are 0.
 #[track_caller]
 pub(crate) fn assert_none(counters: &Counters, names: &[&str]) {
     for name in names {

@@ -49,7 +49,6 @@ fn new_map(kind: MapType, name: &str, value_bytes: u32, entries: u32) -> MapHand
     MapHandle::create(kind, Some(name), 4, value_bytes, entries, &options).unwrap()
 }
 
-/// Whether a NIC is in promiscuous mode.
 fn is_promiscuous(netns: &Netns, name: &str) -> bool {
     let link = netns.ip(&format!("link show {name}")).unwrap();
     link.contains("PROMISC")

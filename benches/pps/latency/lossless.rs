@@ -16,16 +16,10 @@ pub(super) struct Lossless {
     /// The highest load without loss, if there was one.
     pub(super) best: Option<Trial>,
     pub(super) full: Trial,
-    /// All tried loads in order.
     pub(super) tried: Vec<Trial>,
 }
 
 impl Lossless {
-    /// Whether the generator's limit bounds the result.
-    pub(super) fn is_generator_bound(&self) -> bool {
-        self.full.is_lossless()
-    }
-
     /// Replaces the highest load by one of the ladder that is higher and lossless.
     fn raise(&mut self, trial: Trial) {
         if trial.is_lossless() && self.best.is_none_or(|best| best.offered < trial.offered) {

@@ -2,7 +2,6 @@
 //!
 //! Every value is the median of the rounds that have it, null if none has.
 
-use super::lossless::Lossless;
 use super::pace::Trial;
 use super::trips::Percentiles;
 use super::{Sample, TIMED, burst};
@@ -80,9 +79,10 @@ impl Row {
         let (samples, Contestant { forwarder, load }) = (&contest.samples, &contest.contestant);
         let rates = |sample: &Sample| Some(sample.best()? / 1e6);
         let rate = Series::new(samples.iter().filter_map(rates));
+        // Without loss at full speed, the generator's limit bounds the result.
         let bound = |sample: &&Sample| {
             let found = sample.lossless.as_ref();
-            found.is_some_and(Lossless::is_generator_bound)
+            found.is_some_and(|found| found.full.is_lossless())
         };
         let timed = (0..TIMED.len()).filter_map(|number| OneWay::new(samples, number));
         let searches = samples.iter().filter_map(|sample| sample.lossless.as_ref());

@@ -18,7 +18,6 @@ pub(super) const VARIANTS: [Variant; 3] = [
     Variant::new("exitmark-af_xdp-spill", "af_xdp", "spill = true"),
 ];
 
-/// The forwarders of [`VARIANTS`].
 pub(super) fn all() -> [Forwarder; 3] {
     let [xdp, af_xdp, spill] = VARIANTS.map(|variant| variant.name);
     [

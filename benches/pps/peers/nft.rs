@@ -46,7 +46,6 @@ pub(super) fn hosts(load: &Load) -> String {
     format!("{{ {} }}", prefixes.join(", "))
 }
 
-/// Loads rules in a namespace.
 pub(super) fn load(netns: &Netns, rules: &str) -> Result<(), LabError> {
     let failed = |error| LabError(format!("cannot write the nftables rules: {error}"));
     let file = tempfile::NamedTempFile::new().map_err(failed)?;

@@ -50,7 +50,6 @@ pub(super) fn start_af_packet(site: &Site, traffic: &Traffic, load: &Load) -> St
     Driver::AfPacket.start(site, load)
 }
 
-/// The driver of its ports.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Driver {
     AfXdp,

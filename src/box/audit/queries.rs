@@ -91,7 +91,6 @@ mod tests {
         }
     }
 
-    /// Adds `number` queries to `servers` servers.
     fn ask(queries: &mut Queries, number: usize, servers: usize, rule: Rule) {
         for at in 0..number {
             queries.add(&sample(&frame(UDP, at % servers, DNS), rule));

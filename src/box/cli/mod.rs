@@ -96,7 +96,6 @@ fn load(path: &Path) -> Result<Settings, ExitCode> {
         .map_err(|error| exit_usage_error(format_args!("{}: {error}", path.display())))
 }
 
-/// Prints a command's output.
 fn print(text: &str) -> ExitCode {
     match process::print(text) {
         Ok(()) => ExitCode::SUCCESS,

@@ -85,11 +85,7 @@ impl Client {
     }
 
     /// The same, or until `is_enough` returns true; it is polled at least every 100 ms.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::capture`].
-    pub fn capture_until(
+    pub(crate) fn capture_until(
         &self,
         request: &CaptureRequest,
         out: &mut impl Write,

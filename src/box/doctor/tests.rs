@@ -37,7 +37,6 @@ fn port(role: Option<Role>, name: &str, index: u32) -> Port {
     }
 }
 
-/// The first lines of a consensus.
 const CONSENSUS: &str = "network-status-version 3 microdesc\nvote-status consensus\n\
                          valid-after 2026-11-28 22:00:00\nfresh-until 2026-11-28 23:00:00\n\
                          valid-until 2026-11-29 01:00:00\n";
@@ -62,7 +61,6 @@ fn only_the_beginning_of_a_consensus_has_times() {
     }
 }
 
-/// A machine without a fault.
 fn sound() -> Facts {
     Facts {
         scope: CheckScope {
@@ -101,7 +99,6 @@ fn nic(facts: &mut Facts, port: usize) -> &mut Nic {
     facts.ports[port].nic.as_mut().unwrap()
 }
 
-/// Changes the NIC of each port.
 fn each(facts: &mut Facts, change: fn(&mut Nic)) {
     for port in &mut facts.ports {
         change(port.nic.as_mut().unwrap());

@@ -238,7 +238,6 @@ impl Kernel {
     /// The file system refuses a pin.
     pub fn pin_maps(&self, pins: &Pins) -> Result<(), KernelError> {
         let maps = &self.skeleton.maps;
-        pins.make_maps(self.layout)?;
         let pinned = [
             maps.policies.as_fd(),
             maps.links.as_fd(),
@@ -246,10 +245,7 @@ impl Kernel {
             maps.counters.as_fd(),
             maps.worker_counters.as_fd(),
         ];
-        for (name, map) in PINNED_MAPS.into_iter().zip(pinned) {
-            pins.pin_map(self.layout, name, map)?;
-        }
-        Ok(())
+        Ok(pins.pin_maps(self.layout, PINNED_MAPS.into_iter().zip(pinned))?)
     }
 
     /// The host's MAC addresses that the previous process' program learned in this network

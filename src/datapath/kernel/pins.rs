@@ -189,10 +189,7 @@ impl Pins {
 
     /// The interface index of the NIC to which a role's pinned link attaches; 0 if that NIC is
     /// gone, `None` without such a pin.
-    ///
-    /// # Errors
-    /// The link cannot be read.
-    pub fn attached_to(&self, role: Role) -> Result<Option<u32>, PinError> {
+    fn attached_to(&self, role: Role) -> Result<Option<u32>, PinError> {
         let path = self.link_path(role);
         let target = |link: OwnedFd| sys::link_target(link.as_fd());
         let target = self.link(role)?.map(target).transpose();
@@ -278,18 +275,16 @@ impl Pins {
         Ok(others)
     }
 
-    pub(super) fn make_maps(&self, layout: u32) -> Result<(), PinError> {
-        make_directory(&self.maps(layout))
-    }
-
-    /// Pins a map, replacing the previous one of that name.
-    pub(super) fn pin_map(
+    /// Pins maps of a layout by name, replacing the previous ones.
+    pub(super) fn pin_maps<'a>(
         &self,
         layout: u32,
-        name: &str,
-        map: BorrowedFd<'_>,
+        maps: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,
     ) -> Result<(), PinError> {
-        pin(map, &self.maps(layout).join(name))
+        let directory = self.maps(layout);
+        make_directory(&directory)?;
+        let mut maps = maps.into_iter();
+        maps.try_for_each(|(name, map)| pin(map, &directory.join(name)))
     }
 
     /// The layouts of which maps are pinned.

@@ -58,7 +58,6 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
 }
 
-/// Attaches a program to a NIC.
 pub(super) fn create_link(
     program: BorrowedFd<'_>,
     ifindex: u32,
@@ -141,7 +140,6 @@ pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], repeat: u32, batch: u32) 
     }
 }
 
-/// The NIC and program of a link.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LinkTarget {
     /// The interface index of the NIC in its network namespace; 0 if the NIC is gone.

@@ -28,7 +28,6 @@ pub(super) fn set_option(fd: RawFd, option: c_int, value: u32) -> io::Result<()>
     }
 }
 
-/// Whether the socket was bound zero-copy.
 pub(super) fn bound_zero_copy(socket: impl AsRawFd) -> io::Result<bool> {
     // `struct xdp_options` is one number, its flags.
     let mut flags: u32 = 0;

@@ -40,10 +40,7 @@ impl CounterExample {
 
     /// Removes what the difference does not depend on: the end of the last frame, then prefixes,
     /// listeners and relays.
-    ///
-    /// # Errors
-    /// As [`replay`](Self::replay).
-    pub fn minimise(&mut self, engines: &mut Engines) -> Result<(), LabError> {
+    pub(super) fn minimise(&mut self, engines: &mut Engines) -> Result<(), LabError> {
         let mut step = 4096;
         while step > 0 {
             match self.with_last_frame_cut(step) {

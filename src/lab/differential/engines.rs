@@ -142,10 +142,7 @@ impl Engines {
 
     /// Like [`Engines::set`], with a snapshot for the Rust engine and an image for the kernel's,
     /// which may differ.
-    ///
-    /// # Errors
-    /// As [`Engines::set`].
-    pub fn set_apart(
+    pub(super) fn set_apart(
         &mut self,
         scenario: &Scenario,
         snapshot: Snapshot,

@@ -273,7 +273,6 @@ impl Scenario {
         Ok(Snapshot::new(1, Arc::new(rules), relays))
     }
 
-    /// Configures the links of an engine.
     pub(super) fn configure(&self, links: &Links) {
         let limits = TakeoverLimits {
             heartbeat_timeout: Duration::from_secs(1),
@@ -287,7 +286,6 @@ impl Scenario {
     }
 }
 
-/// A single address as a prefix.
 fn single(address: impl Into<IpAddr>) -> IpNet {
     IpNet::from(address.into())
 }

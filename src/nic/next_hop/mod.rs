@@ -117,13 +117,11 @@ impl Drop for NextHopMonitor {
     }
 }
 
-/// The source of the MAC address.
 enum MacSource {
     Configured(MacAddr),
     Resolved(Resolution),
 }
 
-/// The state of the monitoring thread.
 struct MonitorThread {
     netlink: NetlinkSocket,
     ifindex: u32,

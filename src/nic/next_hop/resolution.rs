@@ -37,7 +37,6 @@ pub(super) enum State {
     Failed,
 }
 
-/// An entry of the neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NeighbourEntry {
     pub(super) state: State,

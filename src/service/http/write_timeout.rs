@@ -11,7 +11,6 @@ use tokio::time::{Sleep, sleep};
 /// How long a write may make no progress.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A stream with a write timeout.
 pub(super) struct WriteTimeout<S> {
     stream: S,
     /// Runs while a write is pending.

@@ -6,12 +6,12 @@
 use crate::craft::{Packet, QINQ, TCP, UDP, VLAN, ethernet, noise, segment};
 use crate::needles::{Search, Who};
 use crate::reload::{AUTHORITIES, KEPT, REPLACED, Tor, listing, relay, replace};
-use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, exitmark, silent};
+use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, capture, exitmark, silent};
 use etherparse::Ipv4Header;
 use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_lab::process::dumping_in;
 use exitmark_lab::site::{HOST_MAC, HOST_V4, HOST_V6, Plan};
-use exitmark_lab::{Netns, RawPort, contained};
+use exitmark_lab::{Netns, RawPort};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::sys::signal::Signal;
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -19,8 +19,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
 
 const HOST: &str = "listeners = [22]\n\
      resolvers = [\"198.51.100.153\", \"2001:db8:51:a0b0:c0d0:e0f0:1122:3399\"]\n\
@@ -123,27 +121,6 @@ impl Load {
     }
 }
 
-/// The output of `exitmark capture` with these arguments.
-fn captured(rig: &Rig, load: &Load, arguments: &[&str]) -> Vec<u8> {
-    let name = format!("capture{}.pcapng", arguments.len());
-    let out = rig.directory.path().join(name);
-    let mut command = contained(EXITMARK);
-    command
-        .args(["capture", "--frames", "300", "--seconds", "20", "--out"])
-        .arg(&out)
-        .args(arguments)
-        .stderr(Stdio::null());
-    let mut child = rig.site.middle.start(command).unwrap();
-    let status = loop {
-        load.send();
-        if let Ok(status) = child.wait(Duration::from_millis(20)) {
-            break status;
-        }
-    };
-    assert!(status.success(), "{status}");
-    fs::read(out).unwrap()
-}
-
 /// The number of frames in a capture whose IPv4 header checksum confirms a guess of the blanked
 /// address: a checksum narrows an address down to one in 2^16.
 fn confirmed(capture: &[u8]) -> usize {
@@ -179,7 +156,6 @@ fn confirmed(capture: &[u8]) -> usize {
     confirmed
 }
 
-/// The content of a map.
 fn content(map: &MapHandle) -> Vec<u8> {
     let mut bytes = Vec::new();
     for key in map.keys() {
@@ -281,10 +257,14 @@ fn no_output_or_state_contains_a_remote_address() {
         replace(&tor.consensus(), other.sign(&AUTHORITIES).as_bytes());
         rig.said(REPLACED, 1..=1);
 
-        let plain = captured(&rig, &load, &[]);
+        let captured = |options: &[&str]| {
+            let arguments = [&["--frames", "300"], options].concat();
+            fs::read(capture(&rig, &arguments, || load.send())).unwrap()
+        };
+        let plain = captured(&[]);
         search.finds("a capture", &plain, &[]);
         assert_eq!(confirmed(&plain), 0, "checksums that confirm an address");
-        let exposing = captured(&rig, &load, &["--addresses"]);
+        let exposing = captured(&["--addresses"]);
         search.finds("a capture with addresses", &exposing, &Who::ALL);
         assert!(confirmed(&exposing) > 0, "the attack works");
 

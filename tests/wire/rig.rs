@@ -170,7 +170,6 @@ pub(crate) fn classifies(site: &Site, is_enforced: bool, when: &str) {
     }
 }
 
-/// Checks that a text contains all of these words.
 #[track_caller]
 pub(crate) fn assert_says(text: &str, words: &[&str]) {
     for word in words {
@@ -191,6 +190,26 @@ pub(crate) fn exitmark(site: &Site, arguments: &[&str]) -> Output {
     let mut command = Command::new(EXITMARK);
     command.args(arguments);
     site.middle.output(command).unwrap()
+}
+
+/// Runs `exitmark capture` with these arguments, and sends frames until it ends. Returns the path of
+/// the capture.
+#[track_caller]
+pub(crate) fn capture(rig: &Rig, arguments: &[&str], send: impl Fn()) -> PathBuf {
+    let name = format!("capture{}.pcapng", arguments.len());
+    let out = rig.directory.path().join(name);
+    let mut command = contained(EXITMARK);
+    command.args(["capture", "--seconds", "20", "--out"]);
+    command.arg(&out).args(arguments);
+    let mut child = rig.site.middle.start(command).unwrap();
+    let status = loop {
+        send();
+        if let Ok(status) = child.wait(PACE) {
+            break status;
+        }
+    };
+    assert!(status.success(), "{status}");
+    out
 }
 
 pub(crate) fn detach(site: &Site) -> String {

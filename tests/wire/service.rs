@@ -5,8 +5,8 @@ use crate::craft::{AF11, exit, relay};
 use crate::leaks::pins;
 use crate::reload::{Tor, listing};
 use crate::rig::{
-    Case, Config, EXITMARK, Rig, Side, TIMEOUT, arrives, assert_says, both_engines, eventually,
-    exitmark, moved, needs_root, port, silent, watch,
+    Case, Config, EXITMARK, Rig, Side, TIMEOUT, arrives, assert_says, both_engines, capture,
+    eventually, exitmark, moved, needs_root, port, silent, watch,
 };
 use exitmark_box::control::{Client, DEFAULT_SOCKET};
 use exitmark_box::observe::Report;
@@ -50,7 +50,6 @@ fn stop(running: RunningBox) -> FinalState {
     last
 }
 
-/// Both ends of the wire.
 struct Wire {
     port: RawPort,
     eye: Capture,
@@ -306,20 +305,10 @@ fn a_capture_of_a_running_box_describes_the_outcome_of_each_frame() {
     both_engines(|| {
         let rig = Rig::silent(Plan::default(), &Config::default());
         let port = rig.port(Side::Host);
-        let out = rig.directory.path().join("frames.pcapng");
-        let mut command = contained(EXITMARK);
-        command
-            .args(["capture", "--frames", "20", "--seconds", "20", "--out"])
-            .arg(&out);
-        let mut child = rig.site.middle.start(command).unwrap();
-        let status = loop {
+        let out = capture(&rig, &["--frames", "20"], || {
             port.send(&exit(0, 50).outbound(&[])).unwrap();
             port.send(&relay(1, 50).outbound(&[])).unwrap();
-            if let Ok(status) = child.wait(std::time::Duration::from_millis(5)) {
-                break status;
-            }
-        };
-        assert!(status.success(), "{status}");
+        });
         assert_eq!(fs::metadata(&out).unwrap().mode() & 0o777, 0o600);
         let bytes = fs::read(&out).unwrap();
         let mut reader = PcapNgReader::new(&bytes[..]).unwrap();

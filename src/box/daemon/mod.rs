@@ -89,7 +89,6 @@ struct Daemon {
     is_orphaned: bool,
     reloading: Option<Reloading>,
     refused_reload: Option<String>,
-    /// The relay service has ended.
     has_no_relay_service: bool,
     /// How many reconfigurations of the relay service were requested.
     reconfigurations: u64,

@@ -67,7 +67,7 @@ pub(super) enum Misfit {
 }
 
 impl Misfit {
-    const ALL: [Self; 3] = [Self::Vlan, Self::Family, Self::Hosts];
+    pub(super) const ALL: [Self; 3] = [Self::Vlan, Self::Family, Self::Hosts];
 
     /// The warning's kind; the counter's name, if frames are counted.
     pub(super) const fn kind(self) -> &'static str {
@@ -121,17 +121,21 @@ pub(super) struct Topology {
 
 impl Topology {
     fn look(&mut self, tally: &Tally, links: &Links, lacks_relays: bool) {
-        let quiet = match self.has(Misfit::Hosts) {
-            true => QUIET_HOSTS,
-            false => QUIET,
-        };
-        self.hosts.look_for(links.host_changes(), quiet);
+        self.look_at_hosts(links.host_changes());
         if self.hosts.frames == 0 {
             links.settle_hosts();
         }
         self.look_at_listener(tally.of(Counter::UnnamedListener), lacks_relays);
         self.vlan.look(tally.of(Counter::UnroutedVlan));
         self.family.look(tally.of(Counter::UnroutedFamily));
+    }
+
+    fn look_at_hosts(&mut self, changes: u64) {
+        let quiet = match self.has(Misfit::Hosts) {
+            true => QUIET_HOSTS,
+            false => QUIET,
+        };
+        self.hosts.look_for(changes, quiet);
     }
 
     /// Without a relay set, the host's own ORPort is not known as a listener, so frames counted
@@ -144,7 +148,8 @@ impl Topology {
         self.listener.look(counted);
     }
 
-    const fn has(&self, misfit: Misfit) -> bool {
+    /// Whether the misfit was observed in the last minute (several hosts: hour).
+    pub(super) const fn has(&self, misfit: Misfit) -> bool {
         match misfit {
             Misfit::Vlan => self.vlan.frames > 0,
             Misfit::Family => self.family.frames > 0,
@@ -154,13 +159,6 @@ impl Topology {
 
     pub(super) const fn has_unnamed_listener(self) -> bool {
         self.listener.frames > 0
-    }
-
-    /// The misfits that were observed in the last minute (several hosts: hour).
-    pub(super) fn misfits(self) -> impl Iterator<Item = Misfit> {
-        Misfit::ALL
-            .into_iter()
-            .filter(move |&misfit| self.has(misfit))
     }
 }
 
@@ -217,11 +215,7 @@ mod tests {
         let mut look = |topology: &mut Topology, more: u64, looks: u32| {
             changes += more;
             for _ in 0..looks {
-                let quiet = match topology.has(Misfit::Hosts) {
-                    true => QUIET_HOSTS,
-                    false => QUIET,
-                };
-                topology.hosts.look_for(changes, quiet);
+                topology.look_at_hosts(changes);
             }
             topology.has(Misfit::Hosts)
         };

@@ -55,20 +55,13 @@ const TORNET: usize = 2;
 impl MarkedCaptures {
     /// Starts the captures and sends the first markers.
     pub(super) fn start(site: &Site, interrupt: &Interrupt) -> Result<Self, DemoError> {
+        let hosts = [&site.host, &site.clearnet, &site.tornet];
         let capture = |netns| Capture::start(netns, "eth0", "inout", "");
-        let port = |netns| RawPort::open(netns, "eth0");
-        let mut captures = Self {
-            captures: [
-                capture(&site.host)?,
-                capture(&site.clearnet)?,
-                capture(&site.tornet)?,
-            ],
-            ports: [
-                port(&site.host)?,
-                port(&site.clearnet)?,
-                port(&site.tornet)?,
-            ],
-        };
+        let [host, clearnet, tornet] = hosts.map(capture);
+        let captures = [host?, clearnet?, tornet?];
+        let [host, clearnet, tornet] = hosts.map(|netns| RawPort::open(netns, "eth0"));
+        let ports = [host?, clearnet?, tornet?];
+        let mut captures = Self { captures, ports };
         captures.mark(Moment::Begin, interrupt)?;
         Ok(captures)
     }

@@ -96,7 +96,9 @@ impl Evidence {
             row.bytes += sent.bytes.len() as u64;
         }
 
-        let to_host = |observed: &&ObservedFrame| is_for_the_host(&observed.bytes);
+        let to_host = |observed: &&ObservedFrame| {
+            addresses(&observed.bytes).is_some_and(|(_, destination)| is_the_host(destination))
+        };
         let mut inbound_clearnet = Ledger::new(clearnet.sent.iter());
         let mut inbound_tornet = Ledger::new(tornet.sent.iter().filter(to_host));
         let mut from_clearnet = Answers::default();
@@ -301,10 +303,6 @@ fn is_the_host(address: IpAddr) -> bool {
     address == IpAddr::from(HOST_V4) || address == IpAddr::from(HOST_V6)
 }
 
-fn is_for_the_host(frame: &[u8]) -> bool {
-    addresses(frame).is_some_and(|(_, destination)| is_the_host(destination))
-}
-
 /// Whether the box's own network stack sent this frame: its MAC source address is the box's, and
 /// it is not an IP packet from the host.
 fn is_of_the_box(frame: &[u8]) -> bool {
@@ -319,47 +317,37 @@ mod tests {
     use super::*;
     use etherparse::PacketBuilder;
     use exitmark_lab::site::{CLEARNET_MAC, OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6};
+    use std::fmt::Debug;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn link() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
         PacketBuilder::ethernet2(mac(HOST_MAC), mac(CLEARNET_MAC))
     }
 
-    fn v4(to: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
+    /// The frame that a packet builder writes.
+    fn frame<E: Debug>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Vec<u8> {
         let mut frame = Vec::new();
-        let builder = link().ipv4(HOST_V4.octets(), to.octets(), 64);
-        let builder = builder.tcp(ports.0, ports.1, 7, 512);
-        builder.write(&mut frame, b"some text").unwrap();
+        write(&mut frame).unwrap();
         frame
     }
 
+    fn v4(to: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
+        let builder = link().ipv4(HOST_V4.octets(), to.octets(), 64);
+        let builder = builder.tcp(ports.0, ports.1, 7, 512);
+        frame(|out| builder.write(out, b"some text"))
+    }
+
     fn v6(to: Ipv6Addr, port: u16) -> Vec<u8> {
-        let mut frame = Vec::new();
         let builder = link().ipv6(HOST_V6.octets(), to.octets(), 64);
         let builder = builder.tcp(40_000, port, 7, 512);
-        builder.write(&mut frame, b"some text").unwrap();
-        frame
+        frame(|out| builder.write(out, b"some text"))
     }
 
     /// One frame of each flow, in the order of [`FLOWS`].
     fn one_of_each() -> Vec<Vec<u8>> {
-        let udp = |mut frame: Vec<u8>| {
-            let builder = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
-            builder.udp(5, DNS).write(&mut frame, b"?").unwrap();
-            frame
-        };
-        let refusal = |mut frame: Vec<u8>| {
-            let builder = link().ipv4(HOST_V4.octets(), RELAY_V4.octets(), 64);
-            let builder = builder.tcp(40_000, OR_PORT, 7, 0).rst();
-            builder.write(&mut frame, b"").unwrap();
-            frame
-        };
-        let ping = |mut frame: Vec<u8>| {
-            let builder = link().ipv4(HOST_V4.octets(), SERVER_V4.octets(), 64);
-            let builder = builder.icmpv4_echo_request(1, 1);
-            builder.write(&mut frame, b"?").unwrap();
-            frame
-        };
+        let to = |to: Ipv4Addr| link().ipv4(HOST_V4.octets(), to.octets(), 64);
+        let refusal = to(RELAY_V4).tcp(40_000, OR_PORT, 7, 0).rst();
+        let ping = to(SERVER_V4).icmpv4_echo_request(1, 1);
         let no_ip = |kind: [u8; 2], rest: &[u8]| {
             let macs = [mac(CLEARNET_MAC), mac(HOST_MAC)].concat();
             [&macs[..], &kind, rest].concat()
@@ -373,11 +361,11 @@ mod tests {
             v4(RELAY_V4, (40_000, OR_PORT)),
             v6(RELAY_V6, OR_PORT),
             v4(SERVER_V4, (40_000, DNS)),
-            udp(Vec::new()),
+            frame(|out| to(SERVER_V4).udp(5, DNS).write(out, b"?")),
             v4(SERVER_V4, (SSH, 40_000)),
-            ping(Vec::new()),
+            frame(|out| ping.write(out, b"?")),
             no_ip([8, 6], &arp),
-            refusal(Vec::new()),
+            frame(|out| refusal.write(out, b"")),
             no_ip([0x88, 0xb5], b"nothing known"),
         ]
     }
@@ -408,18 +396,14 @@ mod tests {
                 Kind::Other => uplink.push(frame.clone()),
             }
         }
-        let mut answer = Vec::new();
-        PacketBuilder::ethernet2(mac(TORNET_MAC), mac(INCOMING_MAC))
+        let answer = PacketBuilder::ethernet2(mac(TORNET_MAC), mac(INCOMING_MAC))
             .ipv4(RELAY_V4.octets(), HOST_V4.octets(), 64)
-            .tcp(OR_PORT, 40_000, 7, 512)
-            .write(&mut answer, b"an answer")
-            .unwrap();
-        let mut page = Vec::new();
-        PacketBuilder::ethernet2(mac(CLEARNET_MAC), mac(HOST_MAC))
+            .tcp(OR_PORT, 40_000, 7, 512);
+        let answer = frame(|out| answer.write(out, b"an answer"));
+        let page = PacketBuilder::ethernet2(mac(CLEARNET_MAC), mac(HOST_MAC))
             .ipv4(SERVER_V4.octets(), HOST_V4.octets(), 64)
-            .tcp(WEB, 40_000, 7, 512)
-            .write(&mut page, b"a page")
-            .unwrap();
+            .tcp(WEB, 40_000, 7, 512);
+        let page = frame(|out| page.write(out, b"a page"));
         Sightings {
             host: sighting(sent, vec![page.clone(), routed(&answer)]),
             clearnet: sighting(vec![page], uplink),

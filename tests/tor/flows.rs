@@ -27,24 +27,15 @@ pub(crate) struct Flow {
     sequence: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Tcp {
-        is_first: bool,
-        /// Accepts a connection, or refuses a segment of an unknown one.
-        is_answer: bool,
-        sequence: u32,
-    },
-    Udp,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct FlowFrame {
-    source: SocketAddr,
-    destination: SocketAddr,
+    /// With the sequence number of a segment, or the first four bytes of a datagram's payload.
+    flow: Flow,
     marked: bool,
-    kind: Kind,
-    probe: Option<u32>,
+    is_udp: bool,
+    is_first: bool,
+    /// Accepts a connection, or refuses a segment of an unknown one.
+    is_answer: bool,
 }
 
 impl FlowFrame {
@@ -62,35 +53,45 @@ impl FlowFrame {
             }
             LaxNetSlice::Arp(_) => return None,
         };
-        let (ports, kind, number) = match packet.transport.as_ref()? {
-            TransportSlice::Tcp(tcp) => (
-                (tcp.source_port(), tcp.destination_port()),
-                Kind::Tcp {
-                    is_first: tcp.syn() && !tcp.ack(),
-                    is_answer: tcp.syn() && tcp.ack()
-                        || tcp.rst() && (!tcp.ack() || tcp.sequence_number() == 0),
-                    sequence: tcp.sequence_number(),
-                },
-                Some(tcp.sequence_number()),
-            ),
-            TransportSlice::Udp(udp) => (
-                (udp.source_port(), udp.destination_port()),
-                Kind::Udp,
-                udp.payload().first_chunk().copied().map(u32::from_be_bytes),
-            ),
-            _ => return None,
+        let flow = |from, to, sequence| Flow {
+            source: SocketAddr::new(source, from),
+            destination: SocketAddr::new(destination, to),
+            sequence,
         };
-        Some(Self {
-            source: SocketAddr::new(source, ports.0),
-            destination: SocketAddr::new(destination, ports.1),
-            marked: dscp == MARK,
-            kind,
-            probe: number.filter(|_| ports.0 == PROBE_PORT),
-        })
+        let marked = dscp == MARK;
+        match packet.transport.as_ref()? {
+            TransportSlice::Tcp(tcp) => {
+                let sequence = tcp.sequence_number();
+                Some(Self {
+                    flow: flow(tcp.source_port(), tcp.destination_port(), sequence),
+                    marked,
+                    is_udp: false,
+                    is_first: tcp.syn() && !tcp.ack(),
+                    is_answer: tcp.syn() && tcp.ack() || tcp.rst() && (!tcp.ack() || sequence == 0),
+                })
+            }
+            TransportSlice::Udp(udp) => {
+                let number = udp.payload().first_chunk().copied();
+                let number = number.map_or(0, u32::from_be_bytes);
+                Some(Self {
+                    flow: flow(udp.source_port(), udp.destination_port(), number),
+                    marked,
+                    is_udp: true,
+                    is_first: false,
+                    is_answer: false,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// The number of a probe, from 1.
+    fn probe(&self) -> Option<u32> {
+        (self.flow.source.port() == PROBE_PORT).then_some(self.flow.sequence)
     }
 
     fn is_probe(frame: &CapturedFrame, number: u32) -> bool {
-        Self::read(frame).is_some_and(|observed| observed.probe == Some(number))
+        Self::read(frame).is_some_and(|observed| observed.probe() == Some(number))
     }
 }
 
@@ -170,7 +171,7 @@ impl FlowCapture {
             let is_before = |frame: &&CapturedFrame| !FlowFrame::is_probe(frame, number);
             let before = frames.iter().take_while(is_before);
             for observed in before.filter_map(FlowFrame::read) {
-                if own.contains(&observed.source.ip()) && observed.probe.is_none() {
+                if own.contains(&observed.flow.source.ip()) && observed.probe().is_none() {
                     flows.count(observed, is_uplink);
                 }
             }
@@ -209,43 +210,21 @@ fn sees_probe(capture: &mut Capture, limit: Duration, number: u32) -> bool {
 
 impl Flows {
     fn count(&mut self, observed: FlowFrame, is_uplink: bool) {
-        let FlowFrame {
-            source,
-            destination,
-            marked,
-            kind,
-            ..
-        } = observed;
+        let FlowFrame { flow, marked, .. } = observed;
         if marked && !is_uplink {
             self.marked_incoming += 1;
         }
-        let is_query = destination == SocketAddr::from((RESOLVER, DNS_PORT));
-        match kind {
-            _ if is_query && (marked || !is_uplink) => self.wrong_queries += 1,
-            Kind::Udp if is_query => self.queries += 1,
-            Kind::Tcp {
-                is_first,
-                is_answer,
-                sequence,
-            } => {
-                let flow = Flow {
-                    source,
-                    destination,
-                    sequence,
-                };
-                if !is_uplink {
-                    if is_first {
-                        self.steered.insert(flow);
-                    }
-                } else if !marked {
-                    if source.port() != OR_PORT && !is_answer {
-                        self.unmarked_uplink.push((source, destination));
-                    }
-                } else if is_first {
-                    self.marked.insert(flow);
-                }
-            }
-            Kind::Udp => {}
+        let is_query = flow.destination == SocketAddr::from((RESOLVER, DNS_PORT));
+        if is_query && (marked || !is_uplink) {
+            self.wrong_queries += 1;
+        } else if observed.is_udp {
+            self.queries += u64::from(is_query);
+        } else if observed.is_first && !is_uplink {
+            self.steered.insert(flow);
+        } else if observed.is_first && marked {
+            self.marked.insert(flow);
+        } else if is_uplink && !marked && flow.source.port() != OR_PORT && !observed.is_answer {
+            self.unmarked_uplink.push((flow.source, flow.destination));
         }
     }
 }

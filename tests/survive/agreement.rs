@@ -10,14 +10,11 @@ use crate::stage::{EXITMARK, configure, site_with_sinks};
 use exitmark_lab::site::FAR_END;
 use exitmark_lab::{TIMEOUT, needs_root};
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const FRAMES: u64 = 3_000_000;
 /// Frames sent at a time: a number in transit that cables and rings can hold.
 const AT_ONCE: u32 = 1 << 16;
-/// The time without arrivals after which missing frames count as lost.
-const SILENCE: Duration = Duration::from_millis(300);
 
 /// Every sample of the metrics, by its name and labels as written.
 fn samples(text: &str) -> BTreeMap<String, f64> {
@@ -51,21 +48,6 @@ fn by_class(sinks: &Sinks) -> BTreeMap<&'static str, u64> {
     classes
 }
 
-/// Waits until all frames but the known losses have arrived, or none arrives any more; returns the
-/// number of lost frames.
-fn wait_for_all(sinks: &Sinks, sent: u64, lost: u64) -> u64 {
-    let arrived = || sinks.total().unwrap().arrived;
-    let (mut before, mut since) = (arrived(), Instant::now());
-    while before + lost < sent && since.elapsed() < SILENCE {
-        thread::sleep(Duration::from_millis(1));
-        let now = arrived();
-        if now != before {
-            (before, since) = (now, Instant::now());
-        }
-    }
-    sent - before
-}
-
 #[test]
 fn status_metrics_and_the_wire_agree_to_the_frame() {
     needs_root!();
@@ -84,7 +66,10 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
             let generator = sinks.clone();
             let made = site.host.run(move || generator.generate(AT_ONCE));
             made.unwrap();
-            lost = wait_for_all(&sinks, sinks.generated().unwrap(), lost);
+            let sent = sinks.generated().unwrap();
+            // All but the known losses.
+            let is_all = |arrived| Ok(arrived + lost >= sent);
+            lost = sent - sinks.settle(is_all).unwrap();
         }
         // Frames dropped by a full cable are not the box's losses; its neighbours' counters show
         // them.

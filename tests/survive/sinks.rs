@@ -3,6 +3,8 @@
 use crate::flows::{FLOWS, HEADER_BYTES, SEQUENCES, Sink, flows, place};
 use exitmark_lab::bpf::{self, Programs, numbers};
 use exitmark_lab::{LabError, Netns};
+use std::thread;
+use std::time::{Duration, Instant};
 
 // Interface to tests/bpf/survive.bpf.c.
 const CHUNK_BYTES: usize = 512 * 8;
@@ -13,6 +15,8 @@ const FLOW_BYTES: usize = 2 * HEADER_BYTES + 4;
 
 /// The frames after which the generator's frames leave, the kernel's default.
 const BATCH: u32 = 64;
+/// The time without arrivals after which missing frames count as lost.
+const SILENCE: Duration = Duration::from_millis(300);
 
 /// The counters of one sink, or of all together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,6 +102,23 @@ impl Sinks {
             }
         }
         Ok(Tally::of(total))
+    }
+
+    /// Waits until `is_all` accepts the number of frames that have arrived, or none arrives any more;
+    /// returns that number.
+    pub(crate) fn settle(
+        &self,
+        is_all: impl Fn(u64) -> Result<bool, LabError>,
+    ) -> Result<u64, LabError> {
+        let (mut arrived, mut since) = (self.total()?.arrived, Instant::now());
+        while since.elapsed() < SILENCE && !is_all(arrived)? {
+            thread::sleep(Duration::from_millis(1));
+            let now = self.total()?.arrived;
+            if now != arrived {
+                (arrived, since) = (now, Instant::now());
+            }
+        }
+        Ok(arrived)
     }
 
     fn progress(&self) -> Result<Vec<[u64; 2]>, LabError> {

@@ -20,8 +20,6 @@ const CONSENSUS: &str = "cached-microdesc-consensus";
 /// The length of the load before the event; it lasts twice as long after it.
 const BEFORE: Duration = Duration::from_millis(300);
 const AFTER: Duration = Duration::from_millis(200);
-/// The time without arrivals after which missing frames count as lost.
-const SILENCE: Duration = Duration::from_millis(300);
 
 /// The parts of a run that an event acts on.
 pub(crate) struct Stage<'a> {
@@ -168,16 +166,7 @@ pub(crate) fn configure(
 /// Waits until every frame has arrived, or none arrives any more.
 pub(crate) fn drain(sinks: &Sinks, sent: &Sent) -> Result<(), LabError> {
     let wanted = sent.numbers - sent.refused.len() as u64;
-    let mut arrived = sinks.total()?.arrived;
-    let mut since = Instant::now();
-    while since.elapsed() < SILENCE && sinks.distinct()? < wanted {
-        thread::sleep(Duration::from_millis(5));
-        let now = sinks.total()?.arrived;
-        if now != arrived {
-            (arrived, since) = (now, Instant::now());
-        }
-    }
-    Ok(())
+    sinks.settle(|_| Ok(sinks.distinct()? >= wanted)).map(drop)
 }
 
 /// Writes the numbers of sent and received frames into a row.

@@ -6,7 +6,7 @@
 //! from it: checksums, identifications, sequence numbers, timestamps, flow labels, MAC addresses.
 
 use crate::forged::{Direction, Forger, frames};
-use crate::rig::{NOON, PLAIN, ground};
+use crate::rig::{NOON, ground, showing};
 use exitmark_box::audit::Sampler;
 use exitmark_box::observe::CaptureRequest;
 use exitmark_datapath::{DecidedBy, Excerpt, Outcome, Role, Sample};
@@ -37,9 +37,7 @@ impl Eyes {
         links.remember_hosts(Some(FROM.into()));
         let request = CaptureRequest {
             frames: 1_000_000,
-            with_payload,
-            with_addresses,
-            ..PLAIN
+            ..showing(with_payload, with_addresses)
         };
         let (sampler, pieces) = ground.capturing(links, request, knows_relays);
         pieces.try_iter().for_each(drop);

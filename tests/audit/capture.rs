@@ -1,6 +1,6 @@
 //! Reads a capture back: every frame has its comment and its headers, but no foreign address.
 
-use crate::rig::{Ground, NOON, PLAIN, beginning, ground};
+use crate::rig::{Ground, NOON, PLAIN, beginning, ground, showing};
 use exitmark_box::audit::{Moment, Sampler};
 use exitmark_box::observe::CaptureRequest;
 use exitmark_datapath::{Role, Sample};
@@ -295,34 +295,21 @@ fn captures_the_headers_on_departure() {
 #[test]
 fn shows_payload_and_addresses_on_request() {
     by_each(|ground, engine, samples| {
-        let all = CaptureRequest {
-            with_payload: true,
-            with_addresses: true,
-            ..PLAIN
-        };
-        let file = capture(ground, all, samples);
+        let file = capture(ground, showing(true, true), samples);
         for (sample, packet) in samples.iter().zip(&file.packets) {
             assert!(*packet.data == *sample.after, "{engine}");
         }
         assert!(file.packets.iter().any(|packet| packet.data.len() == 192));
         assert!(OTHERS.iter().all(|address| holds(&file.bytes, address)));
 
-        let addresses = CaptureRequest {
-            with_addresses: true,
-            ..PLAIN
-        };
-        let file = capture(ground, addresses, samples);
+        let file = capture(ground, showing(false, true), samples);
         for address in OTHERS {
             assert!(holds(&file.bytes, address), "{engine}: {address}");
         }
         let longest = file.packets.iter().map(|packet| packet.data.len()).max();
         assert_eq!(longest, Some(18 + 40 + 20));
 
-        let payload = CaptureRequest {
-            with_payload: true,
-            ..PLAIN
-        };
-        let file = capture(ground, payload, samples);
+        let file = capture(ground, showing(true, false), samples);
         for address in OTHERS {
             assert!(!holds(&file.bytes, address), "{engine}: {address}");
         }

@@ -1,7 +1,6 @@
 //! Addresses in unusual places of a frame: a capture without addresses contains none of them.
 
-use crate::rig::{PLAIN, ground};
-use exitmark_box::observe::CaptureRequest;
+use crate::rig::{ground, showing};
 use exitmark_datapath::Role;
 use exitmark_lab::cases::{HOST4, HOST6, WEB4, WEB6};
 use exitmark_lab::frames::{extension, of_protocol, tcp, udp};
@@ -70,11 +69,7 @@ fn captured(frame: &[u8], with_payload: bool, with_addresses: bool) -> Vec<u8> {
     let ground = ground();
     let links = Arc::new(ground.links());
     let sample = ground.by_worker(&links, &[(Role::Host, frame.to_vec())])[0];
-    let request = CaptureRequest {
-        with_payload,
-        with_addresses,
-        ..PLAIN
-    };
+    let request = showing(with_payload, with_addresses);
     let (mut sampler, pieces) = ground.capturing(links, request, true);
     sampler.add(&sample);
     sampler.end();

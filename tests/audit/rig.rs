@@ -25,6 +25,15 @@ pub(crate) const PLAIN: CaptureRequest = CaptureRequest {
     with_addresses: false,
 };
 
+/// [`PLAIN`] with these parts.
+pub(crate) const fn showing(with_payload: bool, with_addresses: bool) -> CaptureRequest {
+    CaptureRequest {
+        with_payload,
+        with_addresses,
+        ..PLAIN
+    }
+}
+
 /// The first table's site: every class, steering, mark AF11.
 pub(crate) struct Ground {
     pub(crate) table: CaseTable,

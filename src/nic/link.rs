@@ -152,9 +152,7 @@ async fn get(request: rtnetlink::LinkGetRequest) -> Result<Option<LinkMessage>, 
 
 /// Reports changes of links from a thread of its own, until dropped.
 pub struct LinkWatch {
-    /// The thread ends when this is closed.
-    stop: Option<PipeWriter>,
-    thread: Option<thread::JoinHandle<()>>,
+    _thread: StoppableThread,
 }
 
 impl LinkWatch {
@@ -173,25 +171,43 @@ impl LinkWatch {
             socket.bind_auto()?;
             socket.set_non_blocking(true)?;
             socket.add_membership(MulticastGroup::Link as u32)?;
-            let (stopping, stop) = io::pipe()?;
-            let builder = thread::Builder::new().name("exitmark-links".to_owned());
-            let thread = builder.spawn(move || {
+            let thread = StoppableThread::start("exitmark-links", move |stopping| {
                 begin();
-                while wait(&socket, &stopping) {
+                while wait(&socket, stopping) {
                     drain(&socket);
                     changed();
                 }
             })?;
-            Ok(Self {
-                stop: Some(stop),
-                thread: Some(thread),
-            })
+            Ok(Self { _thread: thread })
         };
         start().map_err(NicError::Netlink)
     }
 }
 
-impl Drop for LinkWatch {
+/// A thread that is stopped and joined when this is dropped.
+pub(super) struct StoppableThread {
+    /// The thread ends when this is closed.
+    stop: Option<PipeWriter>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl StoppableThread {
+    /// Starts a thread that ends once the pipe is closed.
+    pub(super) fn start(
+        name: &str,
+        work: impl FnOnce(&PipeReader) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (stopping, stop) = io::pipe()?;
+        let builder = thread::Builder::new().name(name.to_owned());
+        let thread = builder.spawn(move || work(&stopping))?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for StoppableThread {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {

@@ -9,16 +9,15 @@ mod kernel;
 mod resolution;
 
 use super::NicError;
-use super::link::is_closed;
+use super::link::{StoppableThread, is_closed};
 use exitmark_policy::packet::MacAddr;
 use kernel::{NetlinkEvent, NetlinkSocket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use resolution::{NeighbourRequest, Resolution};
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 pub use configured::{NextHop, NextHopError};
@@ -41,9 +40,7 @@ pub struct NextHopState {
 /// Monitors the next hop in a thread of its own, until dropped.
 pub struct NextHopMonitor {
     shared: Arc<Shared>,
-    /// The thread ends when this is closed.
-    stop: Option<PipeWriter>,
-    thread: Option<thread::JoinHandle<()>>,
+    _thread: StoppableThread,
 }
 
 #[derive(Default)]
@@ -64,16 +61,13 @@ impl NextHopMonitor {
     pub fn start(
         ifindex: u32,
         next_hop: NextHop,
-        notify: impl FnMut(NextHopState) + Send + 'static,
+        mut notify: impl FnMut(NextHopState) + Send + 'static,
     ) -> Result<Self, NicError> {
         let mut monitor = MonitorThread::begin(ifindex, next_hop)?;
         let shared = Arc::new(Shared::default());
-        let (stopping, stop) = io::pipe().map_err(NicError::Netlink)?;
         let for_thread = Arc::clone(&shared);
-        let mut notify = notify;
-        let builder = thread::Builder::new().name("exitmark-hop".to_owned());
-        let thread = builder.spawn(move || {
-            monitor.follow(&stopping, |state| {
+        let thread = StoppableThread::start("exitmark-hop", move |stopping| {
+            monitor.follow(stopping, |state| {
                 *lock(&for_thread.state) = state;
                 notify(state);
                 // `first` must not return a state before `notify` has returned for it.
@@ -83,8 +77,7 @@ impl NextHopMonitor {
         });
         Ok(Self {
             shared,
-            stop: Some(stop),
-            thread: Some(thread.map_err(NicError::Netlink)?),
+            _thread: thread.map_err(NicError::Netlink)?,
         })
     }
 
@@ -106,15 +99,6 @@ impl NextHopMonitor {
 
 fn lock(state: &Mutex<NextHopState>) -> MutexGuard<'_, NextHopState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Drop for NextHopMonitor {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 enum MacSource {

@@ -19,22 +19,16 @@ pub(super) const VARIANTS: [Variant; 3] = [
 ];
 
 pub(super) fn all() -> [Forwarder; 3] {
-    let [xdp, af_xdp, spill] = VARIANTS.map(|variant| variant.name);
-    [
-        Forwarder::new(xdp, Job::MarkAndSteer, |site, _, load| start(0, site, load)),
-        Forwarder::new(af_xdp, Job::MarkAndSteer, |site, _, load| {
-            start(1, site, load)
-        }),
-        Forwarder {
-            recovers_in: SPILL_RECOVERS_IN,
-            ..Forwarder::new(spill, Job::MarkAndSteer, |site, _, load| {
-                start(2, site, load)
-            })
-        },
-    ]
+    let [xdp, af_xdp, mut spill] = VARIANTS.map(|variant| {
+        Forwarder::new(variant.name, Job::MarkAndSteer, move |site, _, load| {
+            start(variant, site, load)
+        })
+    });
+    spill.recovers_in = SPILL_RECOVERS_IN;
+    [xdp, af_xdp, spill]
 }
 
-fn start(variant: usize, site: &Site, load: &Load) -> Started {
+fn start(variant: Variant, site: &Site, load: &Load) -> Started {
     let generators = load.queues;
     site.middle.run(move || pin_to_forwarder_cpus(generators))?;
     let relays: Vec<_> = load.relays().map(|relay| relay.to_string()).collect();
@@ -42,27 +36,25 @@ fn start(variant: usize, site: &Site, load: &Load) -> Started {
         .addresses(load.host_prefixes())
         .relays(format!("extra = {relays:?}"))
         .more("[mark]\ndscp = \"af11\"");
-    let running = VARIANTS[variant].start(&site.middle, config)?;
+    let running = variant.start(&site.middle, config)?;
     Ok(Box::new(|| running.stop_well().map(drop)))
 }
 
 /// The engines while `exitmark capture` writes every frame that its limit allows.
-pub(super) fn captured() -> [Forwarder; 2] {
+pub(crate) fn captured() -> [Forwarder; 2] {
+    let [xdp, af_xdp, _] = VARIANTS;
     [
-        Forwarder::new(
-            "exitmark-xdp-capture",
-            Job::MarkAndSteer,
-            |site, _, load| start_captured(0, site, load),
-        ),
-        Forwarder::new(
-            "exitmark-af_xdp-capture",
-            Job::MarkAndSteer,
-            |site, _, load| start_captured(1, site, load),
-        ),
+        ("exitmark-xdp-capture", xdp),
+        ("exitmark-af_xdp-capture", af_xdp),
     ]
+    .map(|(name, variant)| {
+        Forwarder::new(name, Job::MarkAndSteer, move |site, _, load| {
+            start_captured(variant, site, load)
+        })
+    })
 }
 
-fn start_captured(variant: usize, site: &Site, load: &Load) -> Started {
+fn start_captured(variant: Variant, site: &Site, load: &Load) -> Started {
     let stop = start(variant, site, load)?;
     let mut command = contained(env!("CARGO_BIN_EXE_exitmark"));
     command

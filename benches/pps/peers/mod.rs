@@ -18,6 +18,8 @@ use ::exitmark_lab::LabError;
 use ::exitmark_policy::packet::MacAddr;
 use std::time::Duration;
 
+pub(crate) use self::exitmark::captured;
+
 /// The job of a forwarder, which the sinks check frame by frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Job {
@@ -40,19 +42,23 @@ pub(crate) struct Forwarder {
     /// The time after an overload until the forwarder is back in its normal mode, before which its
     /// latency is not representative.
     pub(crate) recovers_in: Duration,
-    start: fn(&Site, &Traffic, &Load) -> Started,
+    start: Box<dyn Fn(&Site, &Traffic, &Load) -> Started>,
 }
 
 impl Forwarder {
     /// A forwarder that does not route, has its prerequisites everywhere, and has one mode.
-    fn new(name: &'static str, job: Job, start: fn(&Site, &Traffic, &Load) -> Started) -> Self {
+    fn new(
+        name: &'static str,
+        job: Job,
+        start: impl Fn(&Site, &Traffic, &Load) -> Started + 'static,
+    ) -> Self {
         Self {
             name,
             job,
             next_hop: UPLINK_MAC,
             missing: || None,
             recovers_in: Duration::ZERO,
-            start,
+            start: Box::new(start),
         }
     }
 
@@ -90,11 +96,6 @@ pub(crate) fn all() -> Vec<Forwarder> {
         testpmd::forwarder("testpmd-af_xdp", testpmd::start_af_xdp),
         testpmd::forwarder("testpmd-af_packet", testpmd::start_af_packet),
     ]
-}
-
-/// Rows that show what a capture costs.
-pub(crate) fn captured() -> [Forwarder; 2] {
-    exitmark::captured()
 }
 
 /// The requested ones of these forwarders, if this machine has their prerequisites; the others with

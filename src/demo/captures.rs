@@ -4,12 +4,12 @@
 //! two after it. The box keeps order, so every frame sent between two markers has arrived when the
 //! second marker has; no timeout has to be guessed.
 
-use super::plan::{EXPERIMENT, mac};
+use super::plan::EXPERIMENT;
 use super::{DemoError, Interrupt};
 use etherparse::PacketBuilder;
 use exitmark_lab::site::{
     CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, RELAY_V4, SERVER_V4,
-    SERVER_V6, Site, TORNET_MAC,
+    SERVER_V6, Site, TORNET_MAC, mac,
 };
 use exitmark_lab::{Capture, CapturedFrame, LabError, RawPort};
 use std::cell::Cell;

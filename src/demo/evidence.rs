@@ -5,9 +5,9 @@
 //! under test.
 
 use super::captures::{ObservedFrame, Sightings};
-use super::plan::{FLOWS, Flow, Kind, MARK, addresses, flow_of, mac};
+use super::plan::{FLOWS, Flow, Kind, MARK, addresses, flow_of};
 use etherparse::{IpDscp, Ipv4Header, Ipv6Header};
-use exitmark_lab::site::{HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, TORNET_MAC};
+use exitmark_lab::site::{HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, TORNET_MAC, mac};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 

@@ -153,14 +153,6 @@ pub(super) fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     Some((source, destination(&packet)?))
 }
 
-pub(super) fn mac(text: &str) -> [u8; 6] {
-    let mut mac = [0; 6];
-    for (byte, digits) in mac.iter_mut().zip(text.split(':')) {
-        *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
-    }
-    mac
-}
-
 /// The TCP endpoints of the servers on the clearnet.
 pub(super) fn clearnet_tcp() -> [SocketAddr; 4] {
     // The web server at the relay's address is reached over the clearnet.

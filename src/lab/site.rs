@@ -119,6 +119,15 @@ pub const fn nic_mac(role: Role) -> &'static str {
     }
 }
 
+/// The bytes of a MAC address in `ip link` notation; 0 for one that is not a number.
+pub fn mac(text: &str) -> [u8; 6] {
+    let mut mac = [0; 6];
+    for (byte, digits) in mac.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
+    }
+    mac
+}
+
 /// Connects a NIC of a box to its far end, which polls and completes checksums as a NIC does.
 ///
 /// # Errors

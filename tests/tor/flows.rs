@@ -10,6 +10,7 @@
 use crate::ground::{Dual, Lot, OR_PORT, RESOLVER, WEB, relay};
 use crate::web::DNS_PORT;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, PacketBuilder, TransportSlice};
+use exitmark_lab::site::mac;
 use exitmark_lab::{Capture, CapturedFrame, Netns, RawPort};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -240,11 +241,4 @@ fn link(
         (IpAddr::V6(from), IpAddr::V6(to)) => link.ipv6(from.octets(), to.octets(), 64),
         _ => panic!("a packet has addresses of one family"),
     }
-}
-
-fn mac(text: &str) -> [u8; 6] {
-    let bytes = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).unwrap());
-    bytes.collect::<Vec<_>>().try_into().unwrap()
 }

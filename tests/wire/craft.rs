@@ -1,6 +1,7 @@
 //! Frames built by hand, so that the expectations of tests are independent of the code under test.
 
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
+pub(crate) use exitmark_lab::site::mac;
 use exitmark_lab::site::{
     CLEARNET_MAC, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, RELAY_V4, RELAY_V6, SERVER_V4,
     SERVER_V6, TORNET_MAC,
@@ -16,14 +17,6 @@ pub(crate) const UDP: u8 = 17;
 pub(crate) const VLAN: (u16, u16) = (0x8100, 0xb064);
 /// An outer provider tag.
 pub(crate) const QINQ: (u16, u16) = (0x88a8, 0x7007);
-
-pub(crate) fn mac(text: &str) -> [u8; 6] {
-    let mut bytes = [0; 6];
-    for (byte, digits) in bytes.iter_mut().zip(text.split(':')) {
-        *byte = u8::from_str_radix(digits, 16).unwrap();
-    }
-    bytes
-}
 
 pub(crate) fn ethernet(
     destination: &str,

@@ -33,7 +33,7 @@ pub(crate) enum Detached {
 /// The box still runs, or a privilege is missing.
 pub(crate) fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
     let record = Record::of(socket, pins);
-    if Pins::exist(pins) {
+    if pins.is_dir() {
         return take_off(Pins::open(pins)?, &record);
     }
     let changes = record.read();
@@ -85,7 +85,7 @@ pub(super) fn netns() -> Result<u64, DaemonError> {
 
 /// A setting that the box changes on a NIC.
 #[derive(Clone, Copy)]
-enum Setting {
+pub(super) enum Setting {
     /// Turned on: a wire receives frames for any MAC address.
     Promiscuous,
     /// Turned off: a wire must not alter frames.
@@ -112,7 +112,7 @@ impl Setting {
         }
     }
 
-    fn is_needed(self, role: Role) -> bool {
+    pub(super) fn is_needed(self, role: Role) -> bool {
         match self {
             Self::Promiscuous => matches!(role, Role::Host | Role::Uplink),
             Self::Offload(_) => true,
@@ -134,10 +134,6 @@ impl Setting {
             Self::Offload(offload) => nic.set_offload(offload, !needed),
         }
     }
-}
-
-pub(super) fn must_be_promiscuous(role: Role) -> bool {
-    Setting::Promiscuous.is_needed(role)
 }
 
 /// Turns promiscuous mode on again after it was turned off, and records that for a detachment.

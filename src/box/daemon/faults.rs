@@ -2,7 +2,7 @@
 //! sockets and the program were set up for.
 
 use super::bound::{BoundPort, BoundState};
-use super::detach;
+use super::detach::Setting;
 use exitmark_datapath::{PerRole, Role};
 use exitmark_nic::{LinkState, Relative};
 use ipnet::IpNet;
@@ -161,7 +161,7 @@ pub(super) fn faults(
     faults.extend(boxed(view.bundle).map(PortFault::Member));
     faults.extend(boxed(view.upper).map(PortFault::Upper));
     faults.extend(view.address.map(PortFault::Address));
-    if detach::must_be_promiscuous(port.role) && !now.is_promiscuous {
+    if Setting::Promiscuous.is_needed(port.role) && !now.is_promiscuous {
         faults.push(PortFault::NotPromiscuous);
     }
     faults

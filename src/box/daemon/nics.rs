@@ -48,9 +48,7 @@ impl Nics {
         nics.check()?;
         object(settings)?;
         if settings.datapath.frags == Frags::Off
-            && let Some((_, nic)) = nics
-                .present()
-                .find(|(_, nic)| nic.mtu > nic.one_buffer_mtu())
+            && let Some(nic) = nics.of_several_buffers()
         {
             return Err(DaemonError::Unmet(format!(
                 "{0} has MTU {1}, but with datapath.frags = \"off\" a frame must fit one buffer: \
@@ -185,10 +183,10 @@ impl Nics {
         self.present().map(|(_, nic)| limit(nic)).min().unwrap_or(0)
     }
 
-    /// Whether a packet of some port's MTU takes several buffers.
-    pub(super) fn need_several_buffers(&self) -> bool {
-        self.present()
-            .any(|(_, nic)| nic.mtu > nic.one_buffer_mtu())
+    /// The first NIC with an MTU at which a packet takes several buffers.
+    pub(super) fn of_several_buffers(&self) -> Option<&Nic> {
+        let mut nics = self.present().map(|(_, nic)| nic);
+        nics.find(|nic| nic.mtu > nic.one_buffer_mtu())
     }
 
     /// Whether the XDP program is loaded for multi-buffer frames.

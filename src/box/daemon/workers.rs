@@ -86,8 +86,10 @@ impl Sockets {
         let frame_bytes = nics.common(|nic| nic.mtu) + LINK_OVERHEAD;
         let workers = nics.workers();
         let ports = u32::try_from(nics.present().count()).unwrap_or(3);
+        let is_configured =
+            settings.engine == Engine::AfXdp || settings.datapath.inbound == Engine::AfXdp;
         let attempt = |zero_copy| -> Result<Self, XskError> {
-            let serves_all = zero_copy || needs_process || user_space_is_configured(settings);
+            let serves_all = zero_copy || needs_process || is_configured;
             let rings = settings.datapath.rings(serves_all);
             let chunk_bytes = chunk_bytes(frame_bytes, zero_copy);
             let umem = Umem::new(
@@ -95,7 +97,7 @@ impl Sockets {
                     ring: rings.ring,
                     in_hand: limits(settings, rings).in_hand(),
                     chunk_bytes,
-                    multi_buffer: nics.need_several_buffers(),
+                    multi_buffer: nics.of_several_buffers().is_some(),
                     zero_copy,
                 },
                 workers,
@@ -158,11 +160,6 @@ struct Served {
 
 fn limits(settings: &Settings, rings: RingSizes) -> WorkerLimits {
     WorkerLimits::new(rings.batch, settings.datapath.spin)
-}
-
-/// Whether the configuration makes all frames of a port go through its sockets.
-fn user_space_is_configured(settings: &Settings) -> bool {
-    settings.engine == Engine::AfXdp || settings.datapath.inbound == Engine::AfXdp
 }
 
 /// All workers, one for each queue, and what they share with the XDP program.

@@ -203,7 +203,7 @@ impl Facts {
             trial: try_to_load(has.contains(&Capability::CAP_BPF)),
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             has_bpf_fs: Pins::can_be_in(pins),
-            is_pinned: Pins::exist(pins),
+            is_pinned: pins.is_dir(),
             hides_pins: !nix::unistd::Uid::effective().is_root() && attached.is_empty(),
             attached,
             missing: CAPABILITIES

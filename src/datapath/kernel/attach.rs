@@ -189,8 +189,8 @@ impl Kernel {
             !attachment.is_taken_over(),
             "the frames of a box would be lost"
         );
-        pins.remove_link(attachment.role)?;
-        *attachment = self.attach_generic(pins, attachment.role, interface, ifindex)?;
+        let (role, mode) = (attachment.role, AttachMode::Generic);
+        *attachment = self.reattach(pins, role, interface, ifindex, mode)?;
         Ok(())
     }
 

@@ -136,11 +136,6 @@ impl Pins {
         !self.is_in_place() || all.any(|path| is_missing(&path))
     }
 
-    /// Whether the pin directory exists.
-    pub fn exist(directory: &Path) -> bool {
-        directory.is_dir()
-    }
-
     /// The links pinned in this directory that this user may read, as role, interface index of
     /// the NIC, and program ID. Changes nothing and takes no lock.
     pub fn peek(directory: &Path) -> Vec<(Role, u32, u32)> {

@@ -23,6 +23,7 @@ pub fn forbid_system_calls(more: &[i64], more_families: &[i32]) -> io::Result<()
 fn filter(more: &[i64], more_families: &[i32]) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> = ALLOWED
         .iter()
+        .chain(ALLOWED_ON_X86_64)
         .chain(more)
         .map(|&call| (call, Vec::new()))
         .collect();
@@ -89,24 +90,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_inotify_init1,
     libc::SYS_inotify_add_watch,
     libc::SYS_inotify_rm_watch,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_open,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_stat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_lstat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_access,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_readlink,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_mkdir,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_rmdir,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_unlink,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_rename,
     // BPF maps and programs.
     libc::SYS_bpf,
     // Sockets: packets, netlink, the control socket, metrics, the service manager.
@@ -138,23 +121,11 @@ const ALLOWED: &[i64] = &[
     libc::SYS_clock_nanosleep,
     libc::SYS_sched_yield,
     libc::SYS_restart_syscall,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_poll,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_select,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_epoll_wait,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_pipe,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_dup2,
     // Time and random numbers.
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_gettimeofday,
     libc::SYS_getrandom,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_time,
     // Memory.
     libc::SYS_brk,
     libc::SYS_mmap,
@@ -194,14 +165,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_uname,
     libc::SYS_sysinfo,
     libc::SYS_prlimit64,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_getrlimit,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_setrlimit,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_vfork,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_arch_prctl,
     // The loader process dropping its own privileges.
     libc::SYS_prctl,
     libc::SYS_seccomp,
@@ -211,3 +174,29 @@ const ALLOWED: &[i64] = &[
     libc::SYS_setresuid,
     libc::SYS_setresgid,
 ];
+
+/// The allowed system calls that only x86_64 has, mostly older forms of those above.
+#[cfg(target_arch = "x86_64")]
+const ALLOWED_ON_X86_64: &[i64] = &[
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_access,
+    libc::SYS_readlink,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+    libc::SYS_unlink,
+    libc::SYS_rename,
+    libc::SYS_poll,
+    libc::SYS_select,
+    libc::SYS_epoll_wait,
+    libc::SYS_pipe,
+    libc::SYS_dup2,
+    libc::SYS_time,
+    libc::SYS_getrlimit,
+    libc::SYS_setrlimit,
+    libc::SYS_vfork,
+    libc::SYS_arch_prctl,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const ALLOWED_ON_X86_64: &[i64] = &[];

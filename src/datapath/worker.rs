@@ -14,7 +14,7 @@ use nix::sys::eventfd::EventFd;
 use nix::time::{ClockId, clock_gettime};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long an idle worker sleeps at most; an arriving frame wakes it.
@@ -86,44 +86,38 @@ pub struct Control {
     pub gauge: Arc<BalanceGauge>,
 }
 
-/// A worker's published balance.
+/// A worker's published balance: the fields of [`Balance`] and the number of unaccounted frames.
 #[derive(Debug, Default)]
-pub struct BalanceGauge {
-    pool: AtomicU64,
-    in_hand: AtomicU64,
-    receiving: AtomicU64,
-    sending: AtomicU64,
-    total: AtomicU64,
-    unaccounted: AtomicU64,
-}
+pub struct BalanceGauge([AtomicUsize; 6]);
 
 impl BalanceGauge {
     fn publish(&self, balance: &Balance) {
-        for (cell, number) in [
-            (&self.pool, balance.pool),
-            (&self.in_hand, balance.in_hand),
-            (&self.receiving, balance.receiving),
-            (&self.sending, balance.sending),
-            (&self.total, balance.total),
-            (&self.unaccounted, balance.unaccounted()),
-        ] {
-            cell.store(number as u64, Ordering::Relaxed);
+        let numbers = [
+            balance.pool,
+            balance.in_hand,
+            balance.receiving,
+            balance.sending,
+            balance.total,
+            balance.unaccounted(),
+        ];
+        for (cell, number) in self.0.iter().zip(numbers) {
+            cell.store(number, Ordering::Relaxed);
         }
     }
 
     /// The last balance and its number of unaccounted frames. The parts may be from two moments;
     /// the number of unaccounted frames is from one.
     pub fn read(&self) -> (Balance, u64) {
-        let number =
-            |cell: &AtomicU64| usize::try_from(cell.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        let numbers = self.0.each_ref().map(|cell| cell.load(Ordering::Relaxed));
+        let [pool, in_hand, receiving, sending, total, unaccounted] = numbers;
         let balance = Balance {
-            pool: number(&self.pool),
-            in_hand: number(&self.in_hand),
-            receiving: number(&self.receiving),
-            sending: number(&self.sending),
-            total: number(&self.total),
+            pool,
+            in_hand,
+            receiving,
+            sending,
+            total,
         };
-        (balance, self.unaccounted.load(Ordering::Relaxed))
+        (balance, unaccounted as u64)
     }
 }
 

@@ -25,6 +25,7 @@ pub fn both_engines(test: impl Fn()) {
 
 /// A configuration; the default is that of the site, whose relay is listed by hand.
 #[derive(Clone)]
+#[must_use]
 pub struct Config {
     /// Lines before the first table.
     pub top: String,
@@ -59,75 +60,64 @@ fn add(lines: &mut String, more: impl Display) {
 
 impl Config {
     /// With more lines before the first table.
-    #[must_use]
     pub fn top(mut self, lines: impl Display) -> Self {
         add(&mut self.top, lines);
         self
     }
 
     /// With this engine.
-    #[must_use]
     pub fn engine(self, name: &str) -> Self {
         self.top(format_args!("engine = \"{name}\""))
     }
 
     /// With another NIC and next hop of `incoming`.
-    #[must_use]
     pub fn incoming(mut self, nic: &str, next_hop: &str) -> Self {
         self.incoming = Some((nic.to_owned(), next_hop.to_owned()));
         self
     }
 
     /// With this next hop.
-    #[must_use]
     pub fn next_hop(self, next_hop: &str) -> Self {
         self.incoming("incoming0", next_hop)
     }
 
     /// Without an `incoming` port.
-    #[must_use]
     pub fn without_incoming(mut self) -> Self {
         self.incoming = None;
         self
     }
 
     /// With more lines of `[steer]`.
-    #[must_use]
     pub fn steer(mut self, lines: impl Display) -> Self {
         add(&mut self.steer, lines);
         self
     }
 
     /// With these addresses of the host instead.
-    #[must_use]
     pub fn addresses(mut self, addresses: impl IntoIterator<Item: ToString>) -> Self {
         self.addresses = addresses.into_iter().map(|one| one.to_string()).collect();
         self
     }
 
     /// With more lines of `[host]`.
-    #[must_use]
     pub fn host(mut self, lines: impl Display) -> Self {
         add(&mut self.host, lines);
         self
     }
 
     /// With these lines of `[relays]` instead.
-    #[must_use]
     pub fn relays(mut self, lines: impl Into<String>) -> Self {
         self.relays = lines.into();
         self
     }
 
     /// With more tables.
-    #[must_use]
     pub fn more(mut self, tables: impl Display) -> Self {
         add(&mut self.more, tables);
         self
     }
 
     /// With these lines of `[datapath]`.
-    #[must_use]
     pub fn datapath(self, lines: impl Display) -> Self {
         self.more(format_args!("[datapath]\n{lines}"))
     }

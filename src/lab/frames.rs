@@ -25,6 +25,7 @@ const FRAGMENT: u8 = 44;
 
 /// A frame to be built.
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct Frame {
     from: MacAddr,
     to: MacAddr,
@@ -87,28 +88,24 @@ pub fn of_protocol(protocol: u8, source: &str, destination: &str) -> Frame {
 
 impl Frame {
     /// Sets the destination and the source MAC address.
-    #[must_use]
     pub const fn macs(mut self, to: MacAddr, from: MacAddr) -> Self {
         (self.to, self.from) = (to, from);
         self
     }
 
     /// Sets the ToS or traffic-class byte.
-    #[must_use]
     pub const fn tos(mut self, tos: u8) -> Self {
         self.tos = tos;
         self
     }
 
     /// Sets the TCP control bits; the default is ACK.
-    #[must_use]
     pub const fn control(mut self, bits: u8) -> Self {
         self.control = bits;
         self
     }
 
     /// Sets the TCP sequence number; the default is not 0.
-    #[must_use]
     pub const fn sequence(mut self, number: u32) -> Self {
         self.sequence = number;
         self
@@ -120,42 +117,36 @@ impl Frame {
     }
 
     /// Adds an innermost VLAN tag: tag protocol identifier, and tag control information.
-    #[must_use]
     pub fn tag(mut self, identifier: u16, control: u16) -> Self {
         self.tags.push((identifier, control));
         self
     }
 
     /// Sets the length of the IPv4 options in bytes, a multiple of 4 up to 40.
-    #[must_use]
     pub const fn options(mut self, bytes: usize) -> Self {
         self.options = bytes;
         self
     }
 
     /// Sets the IPv6 extension headers, 8 bytes each.
-    #[must_use]
     pub fn extensions(mut self, kinds: &[u8]) -> Self {
         self.extensions = kinds.to_vec();
         self
     }
 
     /// Makes a fragment: identification, offset in units of 8 bytes, more-fragments flag.
-    #[must_use]
     pub const fn fragment(mut self, id: u32, offset: u16, more: bool) -> Self {
         self.fragment = Some((id, offset, more));
         self
     }
 
     /// Sets the length of the IP payload in bytes.
-    #[must_use]
     pub const fn payload(mut self, bytes: usize) -> Self {
         self.payload = bytes;
         self
     }
 
     /// Sets the length in bytes of the padding behind the packet, as short frames have it.
-    #[must_use]
     pub const fn padding(mut self, bytes: usize) -> Self {
         self.padding = bytes;
         self

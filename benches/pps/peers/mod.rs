@@ -81,6 +81,7 @@ fn in_kernel() -> Started {
 /// affects both.
 pub(crate) fn all() -> Vec<Forwarder> {
     let [xdp, af_xdp, spill] = exitmark::all();
+    let [testpmd_af_xdp, testpmd_af_packet] = testpmd::forwarders();
     vec![
         nftables::forwarder(),
         bridge::forwarder(),
@@ -93,8 +94,8 @@ pub(crate) fn all() -> Vec<Forwarder> {
         xdp,
         spill,
         af_xdp,
-        testpmd::forwarder("testpmd-af_xdp", testpmd::start_af_xdp),
-        testpmd::forwarder("testpmd-af_packet", testpmd::start_af_packet),
+        testpmd_af_xdp,
+        testpmd_af_packet,
     ]
 }
 

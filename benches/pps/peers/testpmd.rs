@@ -23,31 +23,24 @@ const LAST_LINES: usize = 20;
 /// Buffers per port: twice the entries of all rings of a port.
 const BUFFERS: usize = 8192;
 
-/// `testpmd` with one of its drivers.
-pub(super) fn forwarder(
-    name: &'static str,
-    start: fn(&Site, &Traffic, &Load) -> Started,
-) -> Forwarder {
-    Forwarder {
+/// `testpmd` with each of its drivers.
+pub(super) fn forwarders() -> [Forwarder; 2] {
+    [
+        ("testpmd-af_xdp", Driver::AfXdp),
+        ("testpmd-af_packet", Driver::AfPacket),
+    ]
+    .map(|(name, driver)| Forwarder {
         missing,
-        ..Forwarder::new(name, Job::Wire, start)
-    }
+        ..Forwarder::new(name, Job::Wire, move |site, traffic, load| {
+            driver.start(site, traffic, load)
+        })
+    })
 }
 
 fn missing() -> Option<String> {
     let error = Command::new(PROGRAM).arg("--help").output().err()?;
     let what = format!("the command {PROGRAM} (Debian package dpdk-dev)");
     Some(format!("{what}: {error}"))
-}
-
-/// Starts it with the AF_XDP driver, which attaches a program of its own.
-pub(super) fn start_af_xdp(site: &Site, _: &Traffic, load: &Load) -> Started {
-    Driver::AfXdp.start(site, load)
-}
-
-pub(super) fn start_af_packet(site: &Site, traffic: &Traffic, load: &Load) -> Started {
-    traffic.attach_pass(site)?;
-    Driver::AfPacket.start(site, load)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,7 +50,11 @@ enum Driver {
 }
 
 impl Driver {
-    fn start(self, site: &Site, load: &Load) -> Started {
+    fn start(self, site: &Site, traffic: &Traffic, load: &Load) -> Started {
+        // The AF_XDP driver attaches a program of its own.
+        if self == Self::AfPacket {
+            traffic.attach_pass(site)?;
+        }
         let failed = |error| LabError(format!("cannot keep what {PROGRAM} says: {error}"));
         let log = NamedTempFile::new().map_err(failed)?;
         let output = log.reopen().map_err(failed)?;

@@ -408,10 +408,8 @@ fn offloads_that_run_turns_off_are_not_faults() {
     }
     let on = all_ok(&facts);
     for offload in Offload::ALL {
-        assert!(
-            on.iter()
-                .any(|finding| finding.what.starts_with(offload.name()))
-        );
+        let is_named = |finding: &Finding| finding.what.starts_with(offload.name());
+        assert!(on.iter().any(is_named));
     }
 }
 
@@ -435,11 +433,8 @@ fn exitmarks_own_program_is_not_a_fault() {
     facts.is_pinned = true;
     facts.attached = vec![(Role::Host, 1, 77)];
     xdp(&mut facts, 0).program = 77;
-    assert!(
-        all_ok(&facts)
-            .iter()
-            .any(|finding| finding.what.contains("exitmark's XDP program"))
-    );
+    let is_known = |finding: &Finding| finding.what.contains("exitmark's XDP program");
+    assert!(all_ok(&facts).iter().any(is_known));
 }
 
 #[test]

@@ -20,7 +20,6 @@ pub(crate) const TARGETS: &str = "targets";
 const SINK_UPLINK: u32 = 0;
 const SINK_INCOMING: u32 = 1;
 
-/// The number of frames per batch.
 const BATCH: u32 = 64;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -324,7 +324,6 @@ mod tests {
         PacketBuilder::ethernet2(mac(HOST_MAC), mac(CLEARNET_MAC))
     }
 
-    /// The frame that a packet builder writes.
     fn frame<E: Debug>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Vec<u8> {
         let mut frame = Vec::new();
         write(&mut frame).unwrap();

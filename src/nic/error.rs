@@ -59,15 +59,10 @@ pub enum NicError {
     Resolve(String),
     /// The NIC has an offload that a wire must not have, and cannot turn it off.
     #[error(
-        "the driver of {name} has {offload} on and cannot turn it off: {}; use another NIC",
-        .offload.harm()
+        "the driver of {0} has {1} on and cannot turn it off: {harm}; use another NIC",
+        harm = .1.harm()
     )]
-    OffloadFixed {
-        /// The interface name (IFLA_IFNAME).
-        name: String,
-        /// The offload that is on and fixed.
-        offload: Offload,
-    },
+    OffloadFixed(String, Offload),
     /// An offload could not be turned on or off.
     #[error(
         "cannot turn {offload} {wanted} on {name}: {reason}; `ethtool -K {name} {offload} \

@@ -132,10 +132,7 @@ impl Offloads {
             .iter()
             .filter(|&&one| self.state(one) == OffloadState::FixedOn);
         match fixed.next() {
-            Some(&offload) => Err(NicError::OffloadFixed {
-                name: nic.to_owned(),
-                offload,
-            }),
+            Some(&offload) => Err(NicError::OffloadFixed(nic.to_owned(), offload)),
             None => Ok(on),
         }
     }

@@ -33,21 +33,16 @@ fn remedy(error: &std::io::Error, example: &str) -> String {
 /// # Errors
 /// [`ConfigError::Read`]: the file is missing, unreadable for this user, or not UTF-8.
 pub fn read(path: &Path, example: &'static str) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { source, example })
+    std::fs::read_to_string(path).map_err(|error| ConfigError::Read(error, example))
 }
 
 /// An error in a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read: it is missing, unreadable for this user, or not UTF-8.
-    #[error("cannot be read: {source}{hint}", hint = remedy(source, example))]
-    Read {
-        /// The error that the operating system returned, or `InvalidData` for other text than
-        /// UTF-8.
-        source: std::io::Error,
-        /// The file that documents every key.
-        example: &'static str,
-    },
+    /// The second field is the file that documents every key.
+    #[error("cannot be read: {0}{hint}", hint = remedy(.0, .1))]
+    Read(#[source] std::io::Error, &'static str),
     /// Not TOML, an unknown key, a missing key, or a value of the wrong type.
     #[error("the configuration cannot be understood: {0}")]
     Syntax(#[from] toml::de::Error),

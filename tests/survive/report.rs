@@ -20,7 +20,6 @@ pub(crate) struct Row {
     pub(crate) missteered: u64,
     /// Received frames of no flow.
     pub(crate) garbled: u64,
-    /// Lost frames to the host.
     pub(crate) lost_inbound: u64,
     /// Lost frames that were sent after every flow had arrived again.
     pub(crate) lost_after: Option<u64>,
@@ -46,7 +45,6 @@ pub(crate) struct Row {
     pub(crate) lost_before: u64,
     /// Whether the result is as expected.
     pub(crate) holds: bool,
-    /// The reason why the run failed.
     pub(crate) error: Option<String>,
 }
 

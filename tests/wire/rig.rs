@@ -356,7 +356,6 @@ impl Rig {
         assert_moved(&moved(&last), counters.as_ref());
     }
 
-    /// Waits until `enough` accepts the box's counters.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str, enough: impl Fn(&Counters) -> bool) {
         eventually(what, || {

@@ -36,7 +36,6 @@ fn between_two_runs(change: impl FnOnce(&Site)) -> Rig {
     rig
 }
 
-/// The state of the box's NICs.
 fn links(site: &Site) -> String {
     site.middle.ip("-details link show").unwrap()
 }

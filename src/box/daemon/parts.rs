@@ -31,7 +31,6 @@ pub(super) struct Parts {
     pub(super) steering: Steering,
     pub(super) links: Arc<Links>,
     pub(super) audit: AuditHandle,
-    /// Counts what the NICs drop.
     pub(super) drop_counters: DropCounters,
 }
 

@@ -21,9 +21,8 @@ use std::path::Path;
 
 /// Frames between two comparisons of the counters.
 const BATCH: usize = 4096;
-/// Frames per scenario.
 const FRAMES_PER_SCENARIO: u64 = 64 * 1024;
-/// The same with a plant, which shows in few scenarios, and there within few frames.
+/// Fewer with a plant, which shows in few scenarios, and there within few frames.
 const FRAMES_PER_PLANTED_SCENARIO: u64 = 8 * 1024;
 /// The number of differences after which a session ends.
 const ENOUGH: usize = 10;

@@ -91,7 +91,7 @@ impl<N: Change> Listening<N> {
             match listening.nic.nic().offloads.state(offload) {
                 OffloadState::FixedOn => {
                     let name = listening.interface().to_owned();
-                    return Err(NicError::OffloadFixed { name, offload });
+                    return Err(NicError::OffloadFixed(name, offload));
                 }
                 OffloadState::On => {
                     listening.nic.set_offload(offload, false)?;

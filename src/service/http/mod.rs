@@ -42,15 +42,10 @@ pub enum ListenError {
     NotLoopback(SocketAddr),
     /// The port cannot be opened, for example because another process listens on it.
     #[error(
-        "metrics.listen: cannot listen on {address}: {reason}; `ss -ltnp 'sport = :{}'` shows what \
-         uses that port", address.port()
+        "metrics.listen: cannot listen on {0}: {1}; `ss -ltnp 'sport = :{port}'` shows what uses \
+         that port", port = .0.port()
     )]
-    Port {
-        /// The address from `metrics.listen`.
-        address: SocketAddr,
-        /// The error that the operating system returned.
-        reason: io::Error,
-    },
+    Port(SocketAddr, io::Error),
 }
 
 /// Listens on a port of the loopback interface.
@@ -66,7 +61,7 @@ pub fn listen_for_metrics(address: SocketAddr) -> Result<TcpListener, ListenErro
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
-    open().map_err(|reason| ListenError::Port { address, reason })
+    open().map_err(|error| ListenError::Port(address, error))
 }
 
 /// Answers the requests of a server.

@@ -399,28 +399,25 @@ impl Daemon {
 
     /// Restores pins that were removed while the box runs.
     pub(super) fn look_at_pins(&mut self) {
-        let (kernel, attachments, drop_counters) =
-            (&self.kernel, &self.attachments, &self.drop_counters);
-        if !kernel.is_unpinned(&self.pins, attachments, drop_counters) {
-            self.unpinned = None;
-            return;
-        }
         let directory = self.settings.pin.directory.display();
-        let Err(error) = kernel.pin_again(&mut self.pins, attachments, drop_counters) else {
-            tracing::error!(
+        let (pins, attachments) = (&mut self.pins, &self.attachments);
+        match (self.kernel).pin_again(pins, attachments, &self.drop_counters) {
+            Ok(false) => self.unpinned = None,
+            Ok(true) => tracing::error!(
                 "ALARM: pins in {directory} were removed under the running box; everything is \
                  pinned again, and no frame was lost"
-            );
-            return;
-        };
-        let reason = format!(
-            "the pins in {directory} are gone and cannot be made again, so the box ends with this \
-             process: {error}"
-        );
-        if self.unpinned.as_ref() != Some(&reason) {
-            tracing::error!("ALARM: {reason}");
+            ),
+            Err(error) => {
+                let reason = format!(
+                    "the pins in {directory} are gone and cannot be made again, so the box ends \
+                     with this process: {error}"
+                );
+                if self.unpinned.as_ref() != Some(&reason) {
+                    tracing::error!("ALARM: {reason}");
+                }
+                self.unpinned = Some(reason);
+            }
         }
-        self.unpinned = Some(reason);
     }
 }
 

@@ -213,21 +213,8 @@ impl Kernel {
         })
     }
 
-    /// Whether any pin of this box is missing: removed by hand, or with its file system.
-    pub fn is_unpinned(
-        &self,
-        pins: &Pins,
-        attachments: &[Attachment],
-        drop_counters: &DropCounters,
-    ) -> bool {
-        pins.are_wiped(
-            attachments.iter().map(|one| one.role),
-            drop_counters.0.iter().map(|&(counter, _)| counter),
-            (self.layout, &PINNED_MAPS),
-        )
-    }
-
-    /// Restores missing pins. The programs stay on their NICs meanwhile.
+    /// Restores the pins if any is missing: removed by hand, or with its file system. The programs
+    /// stay on their NICs meanwhile. Returns whether any was missing.
     ///
     /// # Errors
     /// The file system refuses a change.
@@ -236,7 +223,15 @@ impl Kernel {
         pins: &mut Pins,
         attachments: &[Attachment],
         drop_counters: &DropCounters,
-    ) -> Result<(), KernelError> {
+    ) -> Result<bool, KernelError> {
+        let is_any_missing = pins.are_wiped(
+            attachments.iter().map(|one| one.role),
+            drop_counters.0.iter().map(|&(counter, _)| counter),
+            (self.layout, &PINNED_MAPS),
+        );
+        if !is_any_missing {
+            return Ok(false);
+        }
         pins.renew()?;
         for attachment in attachments {
             pins.pin_program(attachment.role, self.program(attachment.role))?;
@@ -248,7 +243,8 @@ impl Kernel {
         for (counter, link) in &drop_counters.0 {
             pins.pin_drop_counter(*counter, link)?;
         }
-        self.pin_maps(pins)
+        self.pin_maps(pins)?;
+        Ok(true)
     }
 
     /// Detaches the programs from NICs that no longer have their role, so that no old link blocks

@@ -1,6 +1,6 @@
 //! Compiles and loads the programs in `benches/bpf` when a bench starts.
 
-use exitmark_lab::bpf::{self, Preparation, Programs};
+use exitmark_lab::bpf::{self, Programs};
 use exitmark_lab::{LabError, Netns};
 
 /// The program that generates, forwards and counts frames.
@@ -18,11 +18,7 @@ pub(crate) fn compile(name: &str) -> Result<Vec<u8>, LabError> {
 
 /// Loads the compiled [`TRAFFIC`] with slots for this number of flows.
 pub(crate) fn load(compiled: &[u8], flows: u32) -> Result<Programs, LabError> {
-    let preparation = Preparation {
-        entries: &[("flows", flows)],
-        ..Preparation::default()
-    };
-    Programs::load_prepared(TRAFFIC, compiled, preparation)
+    Programs::load_prepared(TRAFFIC, compiled, &[("flows", flows)], &[])
 }
 
 /// Connects two ports by the do-nothing forwarder.

@@ -9,15 +9,6 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::Arc;
 
-/// Map sizes and constants to be set when an object file is loaded.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Preparation<'p> {
-    /// Maps, by name, whose `max_entries` differs from the source's.
-    pub entries: &'p [(&'p str, u32)],
-    /// The first bytes of `.rodata`. Ignored if the section is shorter.
-    pub constants: &'p [u8],
-}
-
 /// The loaded programs and maps of one object file.
 #[derive(Clone)]
 pub struct Programs {
@@ -31,19 +22,20 @@ impl Programs {
     /// # Errors
     /// Fails without privilege, or if the kernel rejects a program.
     pub fn load(name: &'static str, compiled: &[u8]) -> Result<Self, LabError> {
-        Self::load_prepared(name, compiled, Preparation::default())
+        Self::load_prepared(name, compiled, &[], &[])
     }
 
-    /// Like [`Programs::load`], with map sizes and constants.
+    /// Like [`Programs::load`], with the `max_entries` of maps by name, where it differs from the
+    /// source's, and the first bytes of `.rodata`, which are ignored if the section is shorter.
     ///
     /// # Errors
     /// As [`Programs::load`].
     pub fn load_prepared(
         name: &'static str,
         compiled: &[u8],
-        preparation: Preparation<'_>,
+        entries: &[(&str, u32)],
+        constants: &[u8],
     ) -> Result<Self, LabError> {
-        let Preparation { entries, constants } = preparation;
         let load = || {
             let mut object = ObjectBuilder::default().open_memory(compiled)?;
             for mut map in object.maps_mut() {

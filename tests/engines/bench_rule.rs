@@ -2,7 +2,7 @@
 //! the same frames.
 
 use etherparse::{PacketBuilder, TcpHeader};
-use exitmark_lab::bpf::{Preparation, Programs, compile};
+use exitmark_lab::bpf::{Programs, compile};
 use exitmark_lab::needs_root;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
@@ -39,12 +39,8 @@ fn neither_marks_answers_to_outsiders() {
     needs_root!();
     let mut constants = HOST4.to_vec();
     constants.extend(HOST6);
-    let preparation = Preparation {
-        constants: &constants,
-        ..Preparation::default()
-    };
     let compiled = compile("benches/bpf/rule.bpf.c").unwrap();
-    let programs = Programs::load_prepared("rule.bpf.c", &compiled, preparation).unwrap();
+    let programs = Programs::load_prepared("rule.bpf.c", &compiled, &[], &constants).unwrap();
     for (map, address) in [("relays4", &RELAY4[..]), ("relays6", &RELAY6[..])] {
         let mut key = address.to_vec();
         key.extend(ORPORT.to_be_bytes());

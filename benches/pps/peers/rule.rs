@@ -7,7 +7,7 @@ use crate::load::Load;
 use crate::site::{BOX_HOST, BOX_INCOMING, BOX_INCOMING_MAC, BOX_UPLINK, INCOMING_MAC, Site};
 use crate::traffic::Traffic;
 use exitmark_lab::LabError;
-use exitmark_lab::bpf::{Preparation, Programs, interface_index};
+use exitmark_lab::bpf::{Programs, interface_index};
 use libbpf_rs::{MapCore, MapFlags};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -34,11 +34,8 @@ pub(super) fn start_tc(site: &Site, traffic: &Traffic, load: &Load) -> Started {
 }
 
 fn load_with_relays(site: &Site, load: &Load) -> Result<Programs, LabError> {
-    let preparation = Preparation {
-        constants: &constants(site, load)?,
-        ..Preparation::default()
-    };
-    let programs = Programs::load_prepared(RULE, &bpf::compile(RULE)?, preparation)?;
+    let (compiled, constants) = (bpf::compile(RULE)?, constants(site, load)?);
+    let programs = Programs::load_prepared(RULE, &compiled, &[], &constants)?;
     for endpoint in load.relays() {
         list(&programs, endpoint)?;
     }

@@ -11,8 +11,7 @@ use crate::sinks::Sinks;
 use exitmark_lab::site::{Dropped, FAR_END, Plan, RunningBox, Site};
 use exitmark_lab::{CERTIFICATES, Config, LabError};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
 /// The file of the relay set in force.

@@ -16,35 +16,21 @@ pub const MAX_DOCUMENT: u64 = 32 << 20;
 /// Why no relay set could be loaded. The caller keeps its previous set.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The file cannot be opened or read.
-    #[error("{}: cannot be read: {reason}; {}", path.display(), remedy(.reason))]
-    Read {
-        /// The path of the document, as configured.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        reason: io::Error,
-    },
-    /// A directory, FIFO, socket or device.
-    #[error("{}: is {kind}, not a regular file; give the file that tor writes", path.display())]
-    NotRegular {
-        /// The path of the special file.
-        path: PathBuf,
-        /// What is there instead, with its article.
-        kind: &'static str,
-    },
+    /// The file, by its configured path, cannot be opened or read.
+    #[error("{}: cannot be read: {_1}; {}", _0.display(), remedy(_1))]
+    Read(PathBuf, io::Error),
+    /// A directory, FIFO, socket or device: its path, and its kind with the article.
+    #[error("{}: is {_1}, not a regular file; give the file that tor writes", _0.display())]
+    NotRegular(PathBuf, &'static str),
     /// A document that tor has fetched but not verified, by its configured path; a symbolic link may
     /// lead to the unverified one.
     #[error("{}: is a document that tor has not verified; give cached-consensus or \
              cached-microdesc-consensus", .0.display())]
     Unverified(PathBuf),
-    /// Certificates that cannot be opened or read.
-    #[error("{}: cannot be read: {reason}; {}", path.display(), remedy_of_certificates(.reason))]
-    Certificates {
-        /// The path of the certificates, as configured or beside the document.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        reason: io::Error,
-    },
+    /// Certificates, by their path as configured or beside the document, that cannot be opened or
+    /// read.
+    #[error("{}: cannot be read: {_1}; {}", _0.display(), remedy_of_certificates(_1))]
+    Certificates(PathBuf, io::Error),
     /// This document or list of certificates was written to while it was read.
     #[error("{}: has changed while it was read; replace it by renaming, as tor does", .0.display())]
     Changed(PathBuf),
@@ -53,29 +39,15 @@ pub enum LoadError {
              own file", .0.display())]
     TooLarge(PathBuf),
     /// The file was read, but is not a usable consensus or list of certificates.
-    #[error("{}: {problem}", path.display())]
-    Document {
-        /// The path of the consensus or certificates.
-        path: PathBuf,
-        /// The problem with the document.
-        problem: DocumentError,
-    },
-    /// The signatures of a consensus are not acceptable.
-    #[error("{}: {problem}", path.display())]
-    Signatures {
-        /// The path of the consensus.
-        path: PathBuf,
-        /// The problem with the signatures.
-        problem: SignatureError,
-    },
-    /// The loader process refused a document.
-    #[error("{}: {reason}", path.display())]
-    Reported {
-        /// The path of the consensus or certificates.
-        path: PathBuf,
-        /// The loader's reason, restricted to printable ASCII and 500 characters.
-        reason: String,
-    },
+    #[error("{}: {_1}", _0.display())]
+    Document(PathBuf, DocumentError),
+    /// The signatures of the consensus at this path are not acceptable.
+    #[error("{}: {_1}", _0.display())]
+    Signatures(PathBuf, SignatureError),
+    /// The loader process refused a consensus or certificates: their path, and the loader's reason,
+    /// restricted to printable ASCII and 500 characters.
+    #[error("{}: {_1}", _0.display())]
+    Reported(PathBuf, String),
     /// The loader process failed.
     #[error("the process that reads the relay files {0}; the load is retried")]
     Loader(LoaderFailure),
@@ -155,37 +127,22 @@ pub enum SignatureError {
          file again"
     )]
     NoAuthor(usize),
-    /// The authority has signed twice.
-    #[error("signature {number} is a second one of the authority {identity}; fetch the file again")]
-    Twice {
-        /// The number of the second signature.
-        number: usize,
-        /// The authority of both signatures.
-        identity: Identity,
-    },
-    /// No certificate of the signing key is valid.
+    /// This signature is the second one of its authority.
+    #[error("signature {0} is a second one of the authority {1}; fetch the file again")]
+    Twice(usize, Identity),
+    /// No certificate of the key of this authority's signature is valid.
     #[error(
-        "signature {number}, of the authority {identity}, is made with a key for which there is no \
+        "signature {0}, of the authority {1}, is made with a key for which there is no \
          certificate valid at the document's valid-after; wait until tor has fetched it, or copy \
          the cached-certs that belongs to the document"
     )]
-    NoCertificate {
-        /// The number of the signature.
-        number: usize,
-        /// The authority whose certificate is missing or expired.
-        identity: Identity,
-    },
-    /// The document is not what was signed.
+    NoCertificate(usize, Identity),
+    /// This signature of this authority does not match the document.
     #[error(
-        "signature {number}, of the authority {identity}, is not good: the document is not what the \
+        "signature {0}, of the authority {1}, is not good: the document is not what the \
          authority signed; fetch the file again, and find out what changed it"
     )]
-    Bad {
-        /// The number of the signature.
-        number: usize,
-        /// The authority whose signature does not match the document.
-        identity: Identity,
-    },
+    Bad(usize, Identity),
     /// Fewer known authorities than a majority have signed.
     #[error(
         "{good} authorities that are known have signed it, {needed} are needed; where certificates of \
@@ -241,17 +198,13 @@ pub enum DocumentError {
              give tor's cached-consensus or cached-microdesc-consensus"
     )]
     NotConsensus,
-    /// Another document of the directory protocol.
+    /// Another document of the directory protocol: the line that identifies it, and its kind with
+    /// the article.
     #[error(
-        "line {line}: this is {found}, not a consensus; give tor's cached-consensus or \
+        "line {0}: this is {1}, not a consensus; give tor's cached-consensus or \
              cached-microdesc-consensus"
     )]
-    OtherDocument {
-        /// The line that identifies the document, counted from 1.
-        line: usize,
-        /// The kind of document, with its article.
-        found: &'static str,
-    },
+    OtherDocument(usize, &'static str),
     /// A consensus of a flavour that this version cannot read.
     #[error(
         "line 1: a consensus of a flavour that is neither `ns` nor `microdesc`; give tor's \
@@ -271,14 +224,10 @@ pub enum DocumentError {
         /// The flavour by the number of fields.
         found: Flavor,
     },
-    /// The end of the document is missing.
-    #[error("line {line}: the document is cut off: {missing}; fetch the file again")]
-    Cut {
-        /// The last line of the file, counted from 1.
-        line: usize,
-        /// The missing part, as a clause.
-        missing: &'static str,
-    },
+    /// The end of the document is missing: the last line of the file, and the missing part as a
+    /// clause.
+    #[error("line {0}: the document is cut off: {1}; fetch the file again")]
+    Cut(usize, &'static str),
     /// tor-netdoc cannot parse the document.
     #[error("line {line}{}: {reason}; fetch the file again",
             column.map(|column| format!(", column {column}")).unwrap_or_default())]
@@ -297,15 +246,11 @@ pub enum DocumentError {
              file again"
     )]
     Lifetime,
-    /// A relay's port is 0. An authority's DirPort or ORPort may be 0, which means that the
-    /// authority has no such port.
-    #[error("line {line}: {field} is 0, which is not a port; fetch the file again")]
-    PortZero {
-        /// The line, counted from 1.
-        line: usize,
-        /// The field and its keyword, such as "the ORPort of the `r` line".
-        field: &'static str,
-    },
+    /// A relay's port is 0: the line, and the field with its keyword, such as "the ORPort of the `r`
+    /// line". An authority's DirPort or ORPort may be 0, which means that the authority has no such
+    /// port.
+    #[error("line {0}: {1} is 0, which is not a port; fetch the file again")]
+    PortZero(usize, &'static str),
     /// The document lists no relay.
     #[error("the document has no `r` line, so it lists no relay; fetch the file again")]
     NoRelays,

@@ -50,16 +50,10 @@ impl Version {
 impl OpenFile {
     /// Opens a regular file of at most [`MAX_DOCUMENT`] bytes.
     pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
-        let failed = |reason| LoadError::Read {
-            path: path.to_owned(),
-            reason,
-        };
+        let failed = |reason| LoadError::Read(path.to_owned(), reason);
         let only_regular = |kind: FileType| match kind_of(kind) {
             None => Ok(()),
-            Some(kind) => Err(LoadError::NotRegular {
-                path: path.to_owned(),
-                kind,
-            }),
+            Some(kind) => Err(LoadError::NotRegular(path.to_owned(), kind)),
         };
         // Resolve symbolic links: the target's name and kind count.
         let real = path.canonicalize().map_err(failed)?;
@@ -96,10 +90,7 @@ impl OpenFile {
     /// # Errors
     /// Reading or writing fails, or the file changed meanwhile.
     pub(super) fn copy_to(&mut self, out: &mut impl io::Write) -> Result<(), LoadError> {
-        let failed = |reason| LoadError::Read {
-            path: self.path.clone(),
-            reason,
-        };
+        let failed = |reason| LoadError::Read(self.path.clone(), reason);
         let copied = io::copy(&mut (&mut self.file).take(self.metadata.len()), out);
         let copied = copied.map_err(failed)?;
         let now = self.file.metadata().map_err(failed)?;
@@ -122,7 +113,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
 /// Turns a read error into one about certificates, which have another remedy.
 pub(super) fn about_certificates(error: LoadError) -> LoadError {
     match error {
-        LoadError::Read { path, reason } => LoadError::Certificates { path, reason },
+        LoadError::Read(path, reason) => LoadError::Certificates(path, reason),
         other => other,
     }
 }

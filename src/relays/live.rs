@@ -46,17 +46,13 @@ pub struct Refusal {
 /// Why a loaded set is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The document is not valid yet.
+    /// The document at this path is not valid yet. Holds its `valid-after` in UTC, too, as [`utc`]
+    /// writes it.
     #[error(
-        "{}: is not valid before {valid_after} UTC, more than an hour after this machine's clock; \
-         set the clock (`timedatectl`)", path.display()
+        "{}: is not valid before {_1} UTC, more than an hour after this machine's clock; \
+         set the clock (`timedatectl`)", _0.display()
     )]
-    Future {
-        /// The path of the consensus.
-        path: PathBuf,
-        /// Its `valid-after` in UTC, as [`utc`] writes it.
-        valid_after: String,
-    },
+    Future(PathBuf, String),
     /// The document is older than the one in force.
     #[error(
         "{}: is of {valid_after} UTC, older than what is in force, of {in_force} UTC; if this is \
@@ -165,10 +161,7 @@ impl LiveSet {
         let path = || offered.path.clone();
         let valid_after = offered.validity.valid_after;
         if is_ahead(offered.validity, now) {
-            return Err(Refused::Future {
-                path: path(),
-                valid_after: utc(valid_after),
-            });
+            return Err(Refused::Future(path(), utc(valid_after)));
         }
         let Some(in_force) = self.sources.iter().find(|one| one.path == offered.path) else {
             return Ok(());

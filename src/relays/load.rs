@@ -162,10 +162,8 @@ impl Problem {
             _ => source.consensus.clone(),
         };
         match self {
-            Self::Document(problem) | Self::Certificates(problem) => {
-                LoadError::Document { path, problem }
-            }
-            Self::Signatures(problem) => LoadError::Signatures { path, problem },
+            Self::Document(one) | Self::Certificates(one) => LoadError::Document(path, one),
+            Self::Signatures(one) => LoadError::Signatures(path, one),
         }
     }
 }

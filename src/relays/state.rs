@@ -32,22 +32,12 @@ pub enum StateError {
     /// The file exists, but cannot be opened or read.
     #[error(transparent)]
     Read(LoadError),
-    /// The file is not a state file, or is damaged.
-    #[error("{}: {reason}; remove it: exitmark writes a new one", path.display())]
-    Unusable {
-        /// The path of the state file.
-        path: PathBuf,
-        /// The problem, without any of the file's text.
-        reason: String,
-    },
+    /// The file is not a state file, or is damaged: the problem, without any of the file's text.
+    #[error("{}: {_1}; remove it: exitmark writes a new one", _0.display())]
+    Unusable(PathBuf, String),
     /// The file cannot be written.
-    #[error("{}: cannot be written: {reason}; name another file by relays.state", path.display())]
-    Write {
-        /// The path of the state file.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        reason: io::Error,
-    },
+    #[error("{}: cannot be written: {_1}; name another file by relays.state", _0.display())]
+    Write(PathBuf, io::Error),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -83,23 +73,20 @@ impl StateFile {
     pub fn load(&self) -> Result<Option<LiveSet>, StateError> {
         let bytes = match files::read(&self.path) {
             Ok(bytes) => bytes,
-            Err(LoadError::Read { reason, .. }) if reason.kind() == io::ErrorKind::NotFound => {
+            Err(LoadError::Read(_, reason)) if reason.kind() == io::ErrorKind::NotFound => {
                 return Ok(None);
             }
-            Err(LoadError::NotRegular { path, kind }) => {
+            Err(LoadError::NotRegular(path, kind)) => {
                 let reason = format!("is {kind}, not a regular file");
-                return Err(StateError::Unusable { path, reason });
+                return Err(StateError::Unusable(path, reason));
             }
             Err(LoadError::TooLarge(path)) => {
                 let reason = "is larger than any relay set".to_owned();
-                return Err(StateError::Unusable { path, reason });
+                return Err(StateError::Unusable(path, reason));
             }
             Err(error) => return Err(StateError::Read(error)),
         };
-        let unusable = |reason: String| StateError::Unusable {
-            path: self.path.clone(),
-            reason,
-        };
+        let unusable = |reason| StateError::Unusable(self.path.clone(), reason);
         let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             unusable(format!(
@@ -116,10 +103,7 @@ impl StateFile {
     /// The file cannot be written; the old content stays.
     pub fn save(&self, live: &LiveSet) -> Result<(), StateError> {
         let written = self.write(&Stored::of(live));
-        written.map_err(|reason| StateError::Write {
-            path: self.path.clone(),
-            reason,
-        })
+        written.map_err(|reason| StateError::Write(self.path.clone(), reason))
     }
 
     fn write(&self, stored: &Stored) -> io::Result<()> {

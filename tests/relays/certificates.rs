@@ -14,12 +14,12 @@ fn refusal(flavor: Flavor, certificates: impl AsRef<[u8]>) -> LoadError {
 }
 
 fn lacks_certificates(error: &LoadError) -> bool {
-    let LoadError::Signatures { problem, .. } = error else {
+    let LoadError::Signatures(_, problem) = error else {
         return false;
     };
     matches!(
         problem,
-        SignatureError::NoCertificate { number: 1.., .. } | SignatureError::TooFew { .. }
+        SignatureError::NoCertificate(1.., _) | SignatureError::TooFew { .. }
     )
 }
 
@@ -56,7 +56,7 @@ fn refuses_files_that_are_not_certificates() {
         ),
     ] {
         match refusal(Flavor::Ns, bytes) {
-            LoadError::Document { path, problem } => {
+            LoadError::Document(path, problem) => {
                 assert_eq!(problem, expected);
                 assert_eq!(path.file_name().unwrap(), "cached-certs");
             }

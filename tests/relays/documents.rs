@@ -117,7 +117,7 @@ fn a_document_that_is_cut_anywhere_is_refused() {
                     assert_names_no_address(&error);
                     let header = part.lines().count() <= 1;
                     let named = match error {
-                        DocumentError::Cut { line, .. } => line == part.lines().count(),
+                        DocumentError::Cut(line, _) => line == part.lines().count(),
                         DocumentError::Empty => end == 0,
                         // Too little is left to recognise the document.
                         _ => header,
@@ -148,10 +148,7 @@ fn invalid_bytes_are_reported_with_their_line() {
         assert_eq!(refusal("hello\n"), DocumentError::NotConsensus);
         assert_eq!(refusal(format!("\n{text}")), DocumentError::NotConsensus);
         let vote = text.replace("vote-status consensus", "vote-status vote");
-        let expected = DocumentError::OtherDocument {
-            line: 2,
-            found: "an authority's vote",
-        };
+        let expected = DocumentError::OtherDocument(2, "an authority's vote");
         assert_eq!(refusal(vote), expected);
     }
 }
@@ -212,7 +209,7 @@ fn port_0_is_reported_with_line_and_field() {
         let further = with_line(&text, "a", |_| "a [2001:db8::1]:0".to_owned());
         for ((bad, line), words) in [(orport, "ORPort"), (further, "`a` line")] {
             match refusal(bad) {
-                DocumentError::PortZero { line: found, field } => {
+                DocumentError::PortZero(found, field) => {
                     assert_eq!(found, line);
                     assert!(field.contains(words), "{field}");
                 }

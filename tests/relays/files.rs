@@ -90,10 +90,9 @@ fn holds_64_000_endpoints_and_refuses_70_000() {
         builder(Flavor::Microdesc, 53_200).write(),
     );
     match load_refusal(&huge) {
-        LoadError::Document {
-            problem: DocumentError::TooMany(count),
-            ..
-        } => assert!((70_000..72_000).contains(&count), "{count}"),
+        LoadError::Document(_, DocumentError::TooMany(count)) => {
+            assert!((70_000..72_000).contains(&count), "{count}");
+        }
         other => panic!("{other}"),
     }
 }
@@ -122,7 +121,7 @@ fn a_file_that_cannot_be_read_says_why() {
     let directory = TempDir::new().unwrap();
     let missing = directory.path().join("missing");
     match load_refusal(&missing) {
-        LoadError::Read { reason, .. } => {
+        LoadError::Read(_, reason) => {
             assert_eq!(reason.kind(), std::io::ErrorKind::NotFound);
         }
         other => panic!("{other}"),
@@ -140,10 +139,7 @@ fn a_file_beyond_the_limit_is_refused_unread() {
     File::create(&path).unwrap().set_len(MAX_DOCUMENT).unwrap();
     assert!(matches!(
         load_refusal(&path),
-        LoadError::Document {
-            problem: DocumentError::Nul(1),
-            ..
-        }
+        LoadError::Document(_, DocumentError::Nul(1))
     ));
 }
 
@@ -168,10 +164,7 @@ fn reports_the_one_bad_source() {
     let bad = file(&directory, "bad", "");
     let error = load(&unchecked([&good, &bad])).unwrap_err();
     match error {
-        LoadError::Document {
-            path,
-            problem: DocumentError::Empty,
-        } => assert_eq!(path, bad),
+        LoadError::Document(path, DocumentError::Empty) => assert_eq!(path, bad),
         other => panic!("{other}"),
     }
 }

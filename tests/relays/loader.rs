@@ -242,7 +242,7 @@ fn reports_printable_reasons_about_requested_files_only() {
         load_answer(&site, &answer).unwrap_err()
     };
     let named = |error: LoadError, expected: &Path| match error {
-        LoadError::Reported { path, reason } => {
+        LoadError::Reported(path, reason) => {
             assert_eq!(path, expected);
             reason
         }

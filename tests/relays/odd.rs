@@ -65,7 +65,7 @@ fn refuses_irregular_files_without_blocking() {
         (&chain, "a device"),
     ] {
         for error in refusals(path) {
-            let LoadError::NotRegular { kind, .. } = error else {
+            let LoadError::NotRegular(_, kind) = error else {
                 panic!("{error}");
             };
             assert_eq!(kind, expected);
@@ -155,7 +155,7 @@ fn a_file_that_may_not_be_read_is_refused() {
     let site = Site::new(Flavor::Ns);
     fs::set_permissions(&site.consensus, Permissions::from_mode(0o000)).unwrap();
     for error in refusals(&site.consensus) {
-        let LoadError::Read { reason, .. } = error else {
+        let LoadError::Read(_, reason) = error else {
             panic!("{error}");
         };
         assert_eq!(reason.kind(), std::io::ErrorKind::PermissionDenied);

@@ -28,7 +28,7 @@ fn by(
     let _ = both(&sources);
     match load(&sources) {
         Ok(loaded) => Ok(loaded.sources[0].signatures.unwrap()),
-        Err(LoadError::Signatures { problem, .. }) => Err(problem),
+        Err(LoadError::Signatures(_, problem)) => Err(problem),
         Err(error) => panic!("{error}"),
     }
 }
@@ -125,7 +125,7 @@ fn advises_an_upgrade_if_unknown_authorities_have_signed() {
 /// The problem with the signatures of a site's document, which both ways of loading report alike.
 fn problem_of(site: &Site) -> SignatureError {
     match site.refusal() {
-        LoadError::Signatures { problem, .. } => problem,
+        LoadError::Signatures(_, problem) => problem,
         error => panic!("{error}"),
     }
 }
@@ -161,7 +161,7 @@ fn a_signature_of_another_document_is_bad_even_where_enough_are_good() {
         {
             let site = Site::new(flavor);
             site.write(text.replace(mine, theirs));
-            let SignatureError::Bad { number: found, .. } = problem_of(&site) else {
+            let SignatureError::Bad(found, _) = problem_of(&site) else {
                 panic!("{}", site.refusal());
             };
             assert_eq!(found, number);
@@ -202,7 +202,7 @@ fn a_stranger_with_a_certificate_signs_with_the_key_that_it_names() {
         let wrong = text.replace(line, &other);
         let known = Site::holding(&wrong, five.certificates_for(builder.validity));
         let problem = problem_of(&known);
-        let is_it = matches!(problem, SignatureError::NoCertificate { number: 5, .. });
+        let is_it = matches!(problem, SignatureError::NoCertificate(5, _));
         assert!(is_it, "{problem}");
         // Certificates of authorities that are not pinned may be missing.
         Site::holding(&wrong, certificates()).load().unwrap();

@@ -42,7 +42,7 @@ fn unusable(state: &StateFile) -> String {
     let error = state.load().unwrap_err();
     assert_names_no_address(&error);
     match &error {
-        StateError::Unusable { path, reason } => {
+        StateError::Unusable(path, reason) => {
             assert_eq!(path, state.path());
             reason.clone()
         }

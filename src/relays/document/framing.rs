@@ -92,7 +92,7 @@ pub(super) fn entry_flavor(text: &str, line: usize) -> Option<Flavor> {
 }
 
 fn announced_flavor(text: &str) -> Result<Flavor, DocumentError> {
-    let other = |line, found| Err(DocumentError::OtherDocument { line, found });
+    let other = |line, found| Err(DocumentError::OtherDocument(line, found));
     let mut header = text.lines().next().unwrap_or_default().split([' ', '\t']);
     let first = header.next().unwrap_or_default();
     if first.starts_with('@') {
@@ -128,7 +128,7 @@ fn announced_flavor(text: &str) -> Result<Flavor, DocumentError> {
 /// only counting the good signatures detects that.
 fn check_end(text: &str) -> Result<(), DocumentError> {
     let line = text.lines().count();
-    let cut = |missing| Err(DocumentError::Cut { line, missing });
+    let cut = |missing| Err(DocumentError::Cut(line, missing));
     if !text.ends_with('\n') {
         return cut("its last line does not end");
     }
@@ -186,7 +186,7 @@ mod tests {
             ("network-status-diff-version 1\n", "difference"),
         ] {
             let error = check(text.as_bytes()).unwrap_err();
-            let DocumentError::OtherDocument { found, .. } = error else {
+            let DocumentError::OtherDocument(_, found) = error else {
                 panic!("{text:?}: {error}");
             };
             assert!(found.contains(word), "{text:?}: {found}");

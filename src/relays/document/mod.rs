@@ -339,18 +339,14 @@ fn gather<'a>(
     };
     for (index, (orport, further)) in entries.enumerate() {
         if orport.port == 0 {
-            return Err(DocumentError::PortZero {
-                line: framing::entry_line(text, index),
-                field: "the ORPort of the `r` line",
-            });
+            let line = framing::entry_line(text, index);
+            return Err(DocumentError::PortZero(line, "the ORPort of the `r` line"));
         }
         document.orports.push(orport);
         for (position, socket) in further.iter().enumerate() {
             if socket.port() == 0 {
-                return Err(DocumentError::PortZero {
-                    line: framing::further_line(text, index, position),
-                    field: "the port of the `a` line",
-                });
+                let line = framing::further_line(text, index, position);
+                return Err(DocumentError::PortZero(line, "the port of the `a` line"));
             }
             document.further.push(Endpoint::from(*socket));
         }

@@ -83,21 +83,21 @@ impl Claims {
                 return Err(SignatureError::NoAuthor(number));
             }
             if !signers.insert(identity) {
-                return Err(SignatureError::Twice { number, identity });
+                return Err(SignatureError::Twice(number, identity));
             }
             let counts = authorities.include(&identity);
             let key = certificates.key(identity, signature.signing_key, valid_after);
             let (Some(key), Some(digest)) = (key, &signature.digest) else {
                 // With any certificate of an authority, that of its signing key must be there too.
                 if certificates.know(identity, valid_after) {
-                    return Err(SignatureError::NoCertificate { number, identity });
+                    return Err(SignatureError::NoCertificate(number, identity));
                 }
                 // tor fetches no certificates of authorities that it does not know (any more).
                 // Such a signature cannot be checked and does not count.
                 continue;
             };
             if key.verify(digest, &signature.signature).is_err() {
-                return Err(SignatureError::Bad { number, identity });
+                return Err(SignatureError::Bad(number, identity));
             }
             good += usize::from(counts);
             unknown += usize::from(!counts);

@@ -114,7 +114,7 @@ impl Loader {
         });
         match fed {
             // The loader ended early: its exit status is the better error.
-            Err(LoadError::Read { reason, .. } | LoadError::Certificates { reason, .. })
+            Err(LoadError::Read(_, reason) | LoadError::Certificates(_, reason))
                 if reason.kind() == io::ErrorKind::BrokenPipe => {}
             fed => fed?,
         }

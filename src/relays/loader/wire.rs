@@ -102,10 +102,7 @@ impl LoaderReply {
                     true => source.certificates.clone(),
                     false => source.consensus.clone(),
                 };
-                return Err(LoadError::Reported {
-                    path,
-                    reason: printable(&reason),
-                });
+                return Err(LoadError::Reported(path, printable(&reason)));
             }
         };
         if sources.len() != requested.files.len() {
@@ -291,7 +288,7 @@ mod tests {
             of_certificates: true,
             reason: format!("\x1b[2J\n{}", "é".repeat(5_000)),
         };
-        let LoadError::Reported { path, reason } = refused.check(&requested()).unwrap_err() else {
+        let LoadError::Reported(path, reason) = refused.check(&requested()).unwrap_err() else {
             panic!("another error");
         };
         assert_eq!(path, requested().files[0].certificates);

@@ -149,7 +149,7 @@ fn ledger(flows: u64) -> Ledger {
 
 fn path_of(notice: &Notice) -> PathBuf {
     match notice {
-        Notice::Published { path, .. } => path.clone(),
+        Notice::Published(_, path) => path.clone(),
         other => panic!("{other}"),
     }
 }

@@ -259,7 +259,7 @@ impl Reader<'_> {
                 .into());
             }
             log_notices(std::slice::from_ref(&notice));
-            if let Notice::Published { path, .. } = notice {
+            if let Notice::Published(_, path) = notice {
                 self.summary.published.push(path);
             }
         }

@@ -70,7 +70,7 @@ fn now(started: Instant) -> Now {
 fn log_notices(notices: &[Notice]) {
     for notice in notices {
         match notice {
-            Notice::Restored(_) | Notice::Published { .. } => tracing::info!("{notice}"),
+            Notice::Restored(_) | Notice::Published(..) => tracing::info!("{notice}"),
             Notice::GivenUp(_) => tracing::error!("{notice}"),
             _ => tracing::warn!("{notice}"),
         }

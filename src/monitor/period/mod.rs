@@ -143,8 +143,7 @@ impl Periods {
         let state = settings.state.as_deref().map(StateDirectory::open);
         let state = state.transpose()?;
         if let Err(reason) = fs::read_dir(&settings.directory) {
-            let path = settings.directory.clone();
-            notices.push(Notice::NoDirectory { path, reason });
+            notices.push(Notice::NoDirectory(settings.directory.clone(), reason));
         }
         let period = Period::at(now.wall, settings.length);
         let mut periods = Self {
@@ -301,11 +300,12 @@ impl Periods {
         let saved = state.save(&self.disk, &name, &period, self.running.ran(now), ledger);
         self.saved_at = now.monotonic;
         self.is_saved = saved.is_ok();
-        notices.extend(saved.err().map(|reason| Notice::NotSaved {
-            period,
-            path: state.place(&name),
-            reason,
-        }));
+        let path = state.place(&name);
+        notices.extend(
+            saved
+                .err()
+                .map(|reason| Notice::NotSaved(period, path, reason)),
+        );
         self.is_saved
     }
 

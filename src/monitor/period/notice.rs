@@ -10,26 +10,16 @@ pub enum Notice {
     /// A period continues with an earlier process's counts.
     #[error("period {0} continues with the counts of an earlier process")]
     Restored(Period),
-    /// A period was published: its file has its final name.
-    #[error("period {period} is published in {}", path.display())]
-    Published {
-        /// The period that was published.
-        period: Period,
-        /// Path of its published file.
-        path: PathBuf,
-    },
+    /// A period was published: its file has this final name.
+    #[error("period {_0} is published in {}", _1.display())]
+    Published(Period, PathBuf),
     /// The period directory cannot be read.
     #[error(
-        "{}: {reason}; periods wait until this directory exists: create it, writable for the \
+        "{}: {_1}; periods wait until this directory exists: create it, writable for the \
          monitor's user",
-        path.display()
+        _0.display()
     )]
-    NoDirectory {
-        /// Path of the period directory.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        reason: io::Error,
-    },
+    NoDirectory(PathBuf, io::Error),
     /// A period's file could not be written; it will be retried.
     #[error(
         "{}: period {period} cannot be published: {reason}; it is kept and retried every \
@@ -50,20 +40,13 @@ pub enum Notice {
     /// The oldest waiting period was dropped because too many wait.
     #[error("period {0} is lost: too many wait to be published, and this was the oldest of them")]
     GivenUp(Period),
-    /// The running counts could not be saved.
+    /// The running period's counts could not be saved in this state file.
     #[error(
-        "{}: the counts of period {period} cannot be kept for a restart: {reason}; counting goes \
-         on, but a restart would lose the counts since the last save: make room there",
-        path.display()
+        "{}: the counts of period {_0} cannot be kept for a restart: {_2}; counting goes on, but a \
+         restart would lose the counts since the last save: make room there",
+        _1.display()
     )]
-    NotSaved {
-        /// The period whose counts were to be saved.
-        period: Period,
-        /// Path of its state file.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        reason: io::Error,
-    },
+    NotSaved(Period, PathBuf, io::Error),
     /// A state file cannot be used.
     #[error(
         "{}: {reason}; it is put aside under the name {aside}, its counts are not in any period, \
@@ -78,18 +61,13 @@ pub enum Notice {
         /// The file name that it has now, in the same directory.
         aside: String,
     },
-    /// The state file of a published period could not be removed.
+    /// This state file of a published period could not be removed.
     #[error(
-        "{}: cannot be removed although its period is published: {reason}; remove it before its \
+        "{}: cannot be removed although its period is published: {_1}; remove it before its \
          published file is moved elsewhere, or it would be published again",
-        path.display()
+        _0.display()
     )]
-    NotRemoved {
-        /// Path of the state file that remains.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        reason: io::Error,
-    },
+    NotRemoved(PathBuf, io::Error),
     /// The noise comes from a seed, and can be subtracted with it.
     #[error("noise is drawn from a seed: it gives no protection, and is for tests only")]
     Seeded,
@@ -98,6 +76,6 @@ pub enum Notice {
 impl Notice {
     /// Whether the operator should act.
     pub const fn is_trouble(&self) -> bool {
-        !matches!(self, Self::Restored(_) | Self::Published { .. })
+        !matches!(self, Self::Restored(_) | Self::Published(..))
     }
 }

@@ -38,27 +38,18 @@ const END_BYTES: u64 = DIGEST_CHARACTERS as u64 + 2;
 pub enum StateError {
     /// The directory can be neither opened nor created.
     #[error(
-        "{}: {reason}; make it with `install -d -m 0700 {}`, owned by the monitor's user, or name \
-         another directory", path.display(), path.display()
+        "{}: {_1}; make it with `install -d -m 0700 {}`, owned by the monitor's user, or name \
+         another directory", _0.display(), _0.display()
     )]
-    Directory {
-        /// Path of the state directory.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        reason: io::Error,
-    },
-    /// Other users can read or write the directory.
+    Directory(PathBuf, io::Error),
+    /// Other users can read or write the directory. Holds its path, and the fault of owner, mode or
+    /// kind as a clause.
     #[error(
-        "{} {what}: the state directory holds exact counts, and must be a directory that belongs \
-         to the monitor's user (uid {}) with mode 0700; remove it, and it is made anew",
-        path.display(), Uid::effective()
+        "{} {_1}: the state directory holds exact counts, and must be a directory that belongs to \
+         the monitor's user (uid {}) with mode 0700; remove it, and it is made anew",
+        _0.display(), Uid::effective()
     )]
-    Exposed {
-        /// Path of the state directory.
-        path: PathBuf,
-        /// The fault of owner, mode or kind, as a clause.
-        what: &'static str,
-    },
+    Exposed(PathBuf, &'static str),
     /// Another process holds the lock. Holds the directory's path.
     #[error(
         "{} is used by another exitmark-monitor; stop that one, or give this one a state \
@@ -156,16 +147,12 @@ impl Stored<Ledger> {
 
 impl StateDirectory {
     pub(super) fn open(path: &Path) -> Result<Self, StateError> {
-        let failed = |reason| StateError::Directory {
-            path: path.to_owned(),
-            reason,
-        };
+        let failed = |reason| StateError::Directory(path.to_owned(), reason);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         let found =
             fs::symlink_metadata(path).map_err(|error| failed(made.err().unwrap_or(error)))?;
         if let Some(what) = exposed(&found, found.is_dir(), "is not a directory") {
-            let path = path.to_owned();
-            return Err(StateError::Exposed { path, what });
+            return Err(StateError::Exposed(path.to_owned(), what));
         }
         let lock = OpenOptions::new()
             .write(true)
@@ -192,10 +179,7 @@ impl StateDirectory {
 
     /// The state files, oldest period first. Removes unfinished files.
     pub(super) fn names(&self) -> Result<Vec<Name>, StateError> {
-        let failed = |reason| StateError::Directory {
-            path: self.path.clone(),
-            reason,
-        };
+        let failed = |reason| StateError::Directory(self.path.clone(), reason);
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(failed)?.take(MAX_FILES) {
             let file = entry.map_err(failed)?.file_name();

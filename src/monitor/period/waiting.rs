@@ -59,8 +59,7 @@ impl Periods {
                 Ok(path) => {
                     self.waiting.published += 1;
                     self.waiting.last_published = Some(now.wall);
-                    let period = closed.period;
-                    notices.push(Notice::Published { period, path });
+                    notices.push(Notice::Published(closed.period, path));
                     notices.extend(self.forget(&closed));
                 }
                 Err(reason) => {
@@ -172,8 +171,7 @@ impl Periods {
     fn forget(&self, closed: &Closed) -> Option<Notice> {
         let (state, name) = (self.state.as_ref()?, closed.state.as_ref()?);
         let path = state.place(name);
-        let removed = self.disk.delete(&path);
-        let reason = removed.err()?;
-        Some(Notice::NotRemoved { path, reason })
+        let reason = self.disk.delete(&path).err()?;
+        Some(Notice::NotRemoved(path, reason))
     }
 }

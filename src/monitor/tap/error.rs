@@ -26,19 +26,10 @@ pub enum TapError {
          traffic"
     )]
     NoSource,
-    /// The NIC has more receive queues than the memory bound allows.
-    #[error(
-        "{interface} has {queues} receive queues, too many for the monitor's packet memory; set \
-         fewer: {advice}"
-    )]
-    Queues {
-        /// The interface name of the NIC.
-        interface: String,
-        /// Its number of receive queues.
-        queues: u32,
-        /// The command that reduces them.
-        advice: String,
-    },
+    /// The NIC of this name has more receive queues than the memory bound allows: their number, and
+    /// the command that reduces them.
+    #[error("{0} has {1} receive queues, too many for the monitor's packet memory; set fewer: {2}")]
+    Queues(String, u32, String),
     /// The NIC has an address, so this machine could send and answer through it.
     #[error(
         "{interface} has the address {address}, and a tap must have none: run \
@@ -73,114 +64,73 @@ pub enum TapError {
          it), or run `ip link set dev {0} xdp off`"
     )]
     Attached(String),
-    /// Another AF_XDP socket is bound to a queue.
+    /// Another AF_XDP socket is bound to this queue, from 0, of the NIC of this name.
     #[error(
-        "queue {queue} of {interface} belongs to another AF_XDP socket: end the program that has \
-         it (`ss --xdp --all --processes` names it)"
+        "queue {1} of {0} belongs to another AF_XDP socket: end the program that has it \
+         (`ss --xdp --all --processes` names it)"
     )]
-    Busy {
-        /// The interface name of the NIC.
-        interface: String,
-        /// The number of the receive queue, from 0.
-        queue: u32,
-    },
+    Busy(String, u32),
     /// The kernel rejects the filter.
     #[error("cannot load the tap's filter: {0}")]
     Load(#[from] BpfError),
     /// A map of the filter cannot be accessed.
     #[error("cannot use the tap's filter: {0}")]
     Map(#[source] libbpf_rs::Error),
-    /// The filter cannot be attached, neither in native nor in generic mode.
-    #[error("cannot attach the tap's filter to {interface}: {source}{hint}")]
-    Attach {
-        /// The interface name of the NIC.
-        interface: String,
-        /// The error that the kernel returned.
-        source: io::Error,
-        /// The remedy; empty, or begins with a semicolon.
-        hint: &'static str,
-    },
-    /// The packet memory cannot be allocated or registered.
+    /// The filter cannot be attached to the NIC of this name, neither in native nor in generic mode.
+    /// The remedy is empty or begins with a semicolon.
+    #[error("cannot attach the tap's filter to {0}: {1}{2}")]
+    Attach(String, #[source] io::Error, &'static str),
+    /// The packet memory of this many bytes cannot be allocated or registered.
     #[error(
-        "cannot register {bytes} bytes of packet memory: {source}; the memory lock limit may be \
-         too small (raise LimitMEMLOCK or grant CAP_IPC_LOCK), or ask for a smaller ring"
+        "cannot register {0} bytes of packet memory: {1}; the memory lock limit may be too small \
+         (raise LimitMEMLOCK or grant CAP_IPC_LOCK), or ask for a smaller ring"
     )]
-    Memory {
-        /// The size of the memory, in bytes.
-        bytes: u64,
-        /// The error that the kernel returned.
-        source: io::Error,
-    },
-    /// A socket cannot be bound to a queue.
-    #[error("cannot bind an AF_XDP socket to queue {queue} of {interface}: {source}{hint}")]
-    Bind {
-        /// The interface name of the NIC.
-        interface: String,
-        /// The number of the receive queue, from 0.
-        queue: u32,
-        /// The error that the kernel returned.
-        source: io::Error,
-        /// The remedy; empty, or begins with a semicolon.
-        hint: &'static str,
-    },
+    Memory(u64, #[source] io::Error),
+    /// A socket cannot be bound to this queue, from 0, of the NIC of this name. The remedy is empty
+    /// or begins with a semicolon.
+    #[error("cannot bind an AF_XDP socket to queue {1} of {0}: {2}{3}")]
+    Bind(String, u32, #[source] io::Error, &'static str),
     /// Waiting for packets failed.
     #[error("cannot wait for packets: {0}")]
     Wait(#[source] io::Error),
     /// A socket's statistics cannot be read.
     #[error("cannot read an AF_XDP socket's statistics: {0}")]
     Statistics(#[source] io::Error),
-    /// The interface has disappeared.
-    #[error(
-        "{interface} is gone ({source}): once it is back (`ip link show dev {interface}`), start \
-         the monitor again"
-    )]
-    Gone {
-        /// The interface name that the NIC had.
-        interface: String,
-        /// The error that the kernel returned.
-        source: io::Error,
-    },
+    /// The interface of this name has disappeared.
+    #[error("{0} is gone ({1}): once it is back (`ip link show dev {0}`), start the monitor again")]
+    Gone(String, #[source] io::Error),
 }
 
 impl TapError {
     pub(super) fn bind(interface: &str, queue: u32, source: io::Error) -> Self {
         let interface = interface.to_owned();
         if source.raw_os_error() == Some(libc::EBUSY) {
-            return Self::Busy { interface, queue };
+            return Self::Busy(interface, queue);
         }
-        Self::Bind {
-            hint: match source.raw_os_error() {
-                Some(libc::EPERM) => "; that requires CAP_NET_RAW",
-                Some(libc::EINVAL) => {
-                    "; the NIC may not have this queue (any more): `ethtool -l NIC` shows how many \
-                     it has; start again once that number is stable"
-                }
-                Some(libc::ENETDOWN) => "; the NIC is down: `ip link set dev NIC up`",
-                Some(libc::ENODEV) => "; the NIC is gone: `ip link` lists those that are there",
-                Some(libc::ENOBUFS | libc::ENOMEM) => {
-                    "; memory is short: raise LimitMEMLOCK, grant CAP_IPC_LOCK, or make \
-                     `memory.ring` smaller"
-                }
-                _ => "",
-            },
-            interface,
-            queue,
-            source,
-        }
+        let hint = match source.raw_os_error() {
+            Some(libc::EPERM) => "; that requires CAP_NET_RAW",
+            Some(libc::EINVAL) => {
+                "; the NIC may not have this queue (any more): `ethtool -l NIC` shows how many it \
+                 has; start again once that number is stable"
+            }
+            Some(libc::ENETDOWN) => "; the NIC is down: `ip link set dev NIC up`",
+            Some(libc::ENODEV) => "; the NIC is gone: `ip link` lists those that are there",
+            Some(libc::ENOBUFS | libc::ENOMEM) => {
+                "; memory is short: raise LimitMEMLOCK, grant CAP_IPC_LOCK, or make `memory.ring` \
+                 smaller"
+            }
+            _ => "",
+        };
+        Self::Bind(interface, queue, source, hint)
     }
 
     pub(super) fn attach(interface: &str, source: io::Error) -> Self {
         let interface = interface.to_owned();
-        match source.raw_os_error() {
-            Some(libc::EBUSY | libc::EEXIST) => Self::Attached(interface),
-            code => Self::Attach {
-                interface,
-                hint: match code {
-                    Some(libc::EPERM) => "; that requires CAP_NET_ADMIN and CAP_BPF",
-                    _ => "",
-                },
-                source,
-            },
-        }
+        let hint = match source.raw_os_error() {
+            Some(libc::EBUSY | libc::EEXIST) => return Self::Attached(interface),
+            Some(libc::EPERM) => "; that requires CAP_NET_ADMIN and CAP_BPF",
+            _ => "",
+        };
+        Self::Attach(interface, source, hint)
     }
 }

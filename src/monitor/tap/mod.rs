@@ -127,11 +127,8 @@ impl Tap {
         listening::refuse_speakers(&nic)?;
         let most = MAX_FRAMES / MIN_RING;
         if nic.queues > most {
-            return Err(TapError::Queues {
-                interface: nic.name.clone(),
-                queues: nic.queues,
-                advice: nic.queues_advice(most.min(nic.most_queues_with_xdp(possible_cpus()))),
-            });
+            let advice = nic.queues_advice(most.min(nic.most_queues_with_xdp(possible_cpus())));
+            return Err(TapError::Queues(nic.name, nic.queues, advice));
         }
         let program = Program::load(
             settings.dscp,
@@ -237,10 +234,7 @@ impl Tap {
         }
         match self.gone {
             None => Ok(()),
-            Some(code) => Err(TapError::Gone {
-                interface: self.interface().to_owned(),
-                source: code.into(),
-            }),
+            Some(code) => Err(TapError::Gone(self.interface().to_owned(), code.into())),
         }
     }
 
@@ -303,10 +297,8 @@ fn has_failed(fd: &PollFd<'_>) -> bool {
 }
 
 fn open_queue(nic: &Nic, number: u32, ring: u32) -> Result<Queue, TapError> {
-    let mut queue = Queue::new(ring).map_err(|source| TapError::Memory {
-        bytes: u64::from(ring) * u64::from(CHUNK_BYTES),
-        source,
-    })?;
+    let bytes = u64::from(ring) * u64::from(CHUNK_BYTES);
+    let mut queue = Queue::new(ring).map_err(|error| TapError::Memory(bytes, error))?;
     let name = CString::new(nic.name.as_str())
         .map_err(|error| TapError::bind(&nic.name, number, error.into()))?;
     let mut attempt = 0;

@@ -5,6 +5,7 @@ use super::sums::{Month, Span};
 use crate::cell::Country;
 use crate::row::Encryption;
 use crate::services;
+pub(super) use exitmark_service::grouped;
 use jiff::civil::Date;
 
 /// Joins a number and its unit: a no-break space.
@@ -73,19 +74,6 @@ pub(super) fn count(value: u64) -> String {
         ],
         "",
     )
-}
-
-/// A number with separators: `1,234,567`.
-pub(super) fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// `part` of `whole` in thousandths.

@@ -276,17 +276,7 @@ impl Tap {
     /// # Errors
     /// The settings cannot be restored: that needs `CAP_NET_ADMIN`.
     pub fn close(self) -> Result<(), TapError> {
-        let Self {
-            link,
-            program,
-            queues,
-            listening,
-            ..
-        } = self;
-        let set_back = listening.end(link);
-        drop(queues);
-        drop(program);
-        Ok(set_back?)
+        Ok(self.listening.end(self.link)?)
     }
 }
 

@@ -171,23 +171,14 @@ impl Program {
                 *sum += u64::from_ne_bytes(*number);
             }
         }
-        let [
-            received,
-            passed,
-            not_ip,
-            malformed,
-            unmarked,
-            other_source,
-            no_socket,
-        ] = sums;
         Ok(Sorted {
-            received,
-            passed,
-            not_ip,
-            malformed,
-            unmarked,
-            other_source,
-            no_socket,
+            received: sums[0],
+            passed: sums[1],
+            not_ip: sums[2],
+            malformed: sums[3],
+            unmarked: sums[4],
+            other_source: sums[5],
+            no_socket: sums[6],
         })
     }
 

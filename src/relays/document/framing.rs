@@ -15,18 +15,18 @@ pub(super) fn check(bytes: &[u8]) -> Result<(&str, Flavor), DocumentError> {
     Ok((text, flavor))
 }
 
-/// A document with a `params` line, and how many bytes and lines were inserted for that.
+/// A document with a `params` line, and how many bytes were inserted for that.
 pub(super) struct Complete<'a> {
     pub(super) text: Cow<'a, str>,
     pub(super) added_bytes: usize,
-    added_lines: usize,
 }
 
 impl Complete<'_> {
     /// Converts a line number of the text to one of the original document.
     pub(super) const fn line(&self, line: usize) -> usize {
         // The inserted line is the second.
-        line.saturating_sub(if line > 1 { self.added_lines } else { 0 })
+        let is_moved = self.added_bytes > 0 && line > 1;
+        if is_moved { line - 1 } else { line }
     }
 }
 
@@ -39,14 +39,12 @@ pub(super) fn complete(text: &str) -> Complete<'_> {
         return Complete {
             text: text.into(),
             added_bytes: 0,
-            added_lines: 0,
         };
     }
     let (header, rest) = text.split_at(header_end);
     Complete {
         text: [header, LINE, rest].concat().into(),
         added_bytes: LINE.len(),
-        added_lines: 1,
     }
 }
 

@@ -16,7 +16,7 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 use wire::{LoaderReply, Request};
 
@@ -102,7 +102,8 @@ impl Loader {
             };
             // This also ends the feeder, whose pipe then has no reader. A process that has ended by
             // itself keeps its exit status.
-            let ended = end(&mut child);
+            let _ = child.kill();
+            let ended = child.wait();
             let received = match received {
                 Ok(answer) if answer.is_empty() => match ended {
                     Ok(status) => Err(LoaderFailure::Died(status)),
@@ -187,9 +188,4 @@ fn feed(mut pipe: impl Write, request: &Request, open: Vec<OpenSource>) -> Resul
         }
     }
     Ok(())
-}
-
-fn end(child: &mut Child) -> io::Result<std::process::ExitStatus> {
-    let _ = child.kill();
-    child.wait()
 }

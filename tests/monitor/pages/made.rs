@@ -147,14 +147,16 @@ pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
             ..counted(blank.clone(), rest)
         });
     };
+    let with = |change: &dyn Fn(&mut Row)| {
+        let mut row = blank.clone();
+        change(&mut row);
+        row
+    };
     // The weights vary over the days.
     let today = usize::from(date.day().unsigned_abs());
     let sway = |index: usize| u64::try_from(90 + (today * 7 + index * 11) % 21).unwrap();
     let ports = PORTS.iter().enumerate().map(|(index, &(port, weight))| {
-        let row = Row {
-            port: Some(port),
-            ..blank.clone()
-        };
+        let row = with(&|row| row.port = Some(port));
         (row, weight * sway(index))
     });
     let ports: Vec<_> = ports.collect();
@@ -162,10 +164,7 @@ pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
         let of = ports
             .iter()
             .filter(|(row, _)| services::encryption(row.port.unwrap()) == wanted);
-        let row = Row {
-            encryption: Some(wanted),
-            ..blank.clone()
-        };
+        let row = with(&|row| row.encryption = Some(wanted));
         (row, of.map(|(_, weight)| weight).sum())
     };
     let encryption = [
@@ -175,35 +174,25 @@ pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
     ]
     .map(encrypts);
     let systems = SYSTEMS.iter().enumerate().map(|(index, &(asn, name, w))| {
-        let row = Row {
-            asn: Some(asn),
-            as_name: (!name.is_empty()).then(|| name.to_owned()),
-            ..blank.clone()
-        };
+        let row = with(&|row| {
+            row.asn = Some(asn);
+            row.as_name = (!name.is_empty()).then(|| name.to_owned());
+        });
         (row, w * sway(index))
     });
     let countries = COUNTRIES.iter().enumerate().map(|(index, &(country, w))| {
-        let row = Row {
-            country: Some(country.parse().unwrap()),
-            ..blank.clone()
-        };
+        let row = with(&|row| row.country = Some(country.parse().unwrap()));
         (row, w * sway(index))
     });
     let pairs = [(443, "US", 31), (443, "DE", 19), (80, "US", 9)].map(|(port, country, weight)| {
-        let row = Row {
-            port: Some(port),
-            country: Some(country.parse().unwrap()),
-            ..blank.clone()
-        };
+        let row = with(&|row| {
+            row.port = Some(port);
+            row.country = Some(country.parse().unwrap());
+        });
         (row, weight * 10)
     });
-    let versions = [(4, 830), (6, 170)].map(|(version, weight)| {
-        let row = Row {
-            ip_version: Some(version),
-            ..blank.clone()
-        };
-        (row, weight)
-    });
+    let versions = [(4, 830), (6, 170)]
+        .map(|(version, weight)| (with(&|row| row.ip_version = Some(version)), weight));
     dimension(Dimension::Port, ports);
     dimension(Dimension::System, systems.collect());
     dimension(Dimension::Country, countries.collect());

@@ -249,7 +249,7 @@ impl Reader<'_> {
             self.summary.counted += counts;
         }
         for notice in periods.close(tally.take(), Now::of_packet(next)) {
-            if let Notice::Unpublished { path, reason, .. } = notice {
+            if let Notice::Unpublished(_, path, reason, _) = notice {
                 return Err(format!(
                     "{}: the period cannot be written: {reason}; make room, or name another \
                      directory (--out), and count the files again into a directory without their \

@@ -82,7 +82,6 @@ impl Disk {
         self.tidied(&new, written)
     }
 
-    /// Renames a file within its directory.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step(Step::Rename, to)?;
         fs::rename(from, to)
@@ -94,7 +93,6 @@ impl Disk {
         gone(path)
     }
 
-    /// Syncs the directory of a file.
     pub(super) fn sync_directory(&self, path: &Path) -> io::Result<()> {
         self.step(Step::SyncDirectory, path)?;
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()

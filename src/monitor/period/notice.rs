@@ -20,23 +20,14 @@ pub enum Notice {
         _0.display()
     )]
     NoDirectory(PathBuf, io::Error),
-    /// A period's file could not be written; it will be retried.
+    /// A period's file, which will have this path, could not be written; it will be retried. This
+    /// many periods wait, this one included; at most [`super::MAX_WAITING`].
     #[error(
-        "{}: period {period} cannot be published: {reason}; it is kept and retried every \
-         minute, and periods that wait: {waiting}; make room, or let the monitor's user write \
-         there",
-        path.display()
+        "{}: period {_0} cannot be published: {_2}; it is kept and retried every minute, and \
+         periods that wait: {_3}; make room, or let the monitor's user write there",
+        _1.display()
     )]
-    Unpublished {
-        /// The period that waits to be published.
-        period: Period,
-        /// Path that its published file will have.
-        path: PathBuf,
-        /// The error that the operating system returned.
-        reason: io::Error,
-        /// How many periods wait, this one included; at most [`super::MAX_WAITING`].
-        waiting: usize,
-    },
+    Unpublished(Period, PathBuf, io::Error, usize),
     /// The oldest waiting period was dropped because too many wait.
     #[error("period {0} is lost: too many wait to be published, and this was the oldest of them")]
     GivenUp(Period),

@@ -63,12 +63,9 @@ impl Periods {
                     notices.extend(self.forget(&closed));
                 }
                 Err(reason) => {
-                    notices.push(Notice::Unpublished {
-                        period: closed.period,
-                        path: self.path(&closed.period),
-                        reason,
-                        waiting: self.waiting.closed.len() + 1,
-                    });
+                    let (period, waiting) = (closed.period, self.waiting.closed.len() + 1);
+                    let path = self.path(&period);
+                    notices.push(Notice::Unpublished(period, path, reason, waiting));
                     self.keep_closed(&mut closed);
                     self.waiting.closed.push_back(closed);
                 }

@@ -60,8 +60,8 @@ pub struct Described {
 /// The look-up tables, one for each IP version, and the names of autonomous systems.
 #[derive(Debug)]
 pub struct Places {
-    v4: Tree<u32, 16>,
-    v6: Tree<u128, 8>,
+    pub(super) v4: Tree<u32, 16>,
+    pub(super) v6: Tree<u128, 8>,
     /// Places by number; number 0 is [`Place::UNKNOWN`].
     places: Vec<Place>,
     names: Names,
@@ -182,7 +182,8 @@ impl Places {
             IpAddr::V4(address) => self.v4.find(&[address.to_bits()], &mut number),
             IpAddr::V6(address) => self.v6.find(&[address.to_bits()], &mut number),
         }
-        self.numbered(number[0])
+        let place = self.places.get(number[0] as usize);
+        place.copied().unwrap_or(Place::UNKNOWN)
     }
 
     /// The databases' descriptions.
@@ -200,22 +201,9 @@ impl Places {
         (self.v4.len(), self.v6.len())
     }
 
-    pub(super) fn numbered(&self, number: u32) -> Place {
-        let place = self.places.get(number as usize);
-        place.copied().unwrap_or(Place::UNKNOWN)
-    }
-
     /// All places, indexed by number.
     pub(super) fn all(&self) -> &[Place] {
         &self.places
-    }
-
-    pub(super) const fn v4(&self) -> &Tree<u32, 16> {
-        &self.v4
-    }
-
-    pub(super) const fn v6(&self) -> &Tree<u128, 8> {
-        &self.v6
     }
 }
 

@@ -72,8 +72,8 @@ const fn counts_of(slot: &Slot) -> Counts {
 pub(super) struct Cells {
     slots: Vec<Slot>,
     hash: Hash,
-    used: usize,
-    capacity: usize,
+    pub(super) used: usize,
+    pub(super) capacity: usize,
     /// Used cells without a connection,
     unopened: usize,
     /// and how many there may be.
@@ -157,14 +157,6 @@ impl Cells {
             (self.used, self.unopened) = (0, 0);
         }
     }
-
-    pub(super) const fn used(&self) -> usize {
-        self.used
-    }
-
-    pub(super) const fn capacity(&self) -> usize {
-        self.capacity
-    }
 }
 
 #[cfg(test)]
@@ -201,7 +193,7 @@ mod tests {
     #[test]
     fn cells_without_a_connection_have_their_own_limit() {
         let mut cells = Cells::new(3, 1);
-        assert_eq!((cells.used(), cells.capacity()), (0, 3));
+        assert_eq!((cells.used, cells.capacity), (0, 3));
         let mut add = |port, flows| {
             let slot = cells.slot(key(port));
             cells.add(key(port), slot, counts(flows))
@@ -215,7 +207,7 @@ mod tests {
         assert!(add(3, 1));
         assert!(!add(4, 1), "three are all");
         assert!(add(3, 0), "what is there is counted");
-        assert_eq!(cells.used(), 3);
+        assert_eq!(cells.used, 3);
 
         let found = cells.iter().map(|(key, counts)| (key.port(), counts));
         let mut found: Vec<_> = found.collect();
@@ -225,7 +217,7 @@ mod tests {
         assert_eq!(found, [(1, first), (2, counts(0)), (3, third)]);
 
         cells.clear();
-        assert_eq!((cells.used(), cells.iter().count()), (0, 0));
+        assert_eq!((cells.used, cells.iter().count()), (0, 0));
         let slot = cells.slot(key(9));
         let is_added = cells.add(key(9), slot, counts(0));
         assert!(is_added, "none is without a connection any more");
@@ -243,7 +235,7 @@ mod tests {
         }
         let at = |slot: usize| PackedKey(cells.slots[slot][0]).port();
         assert_eq!([at(7), at(0), at(1)], [1, 2, 3]);
-        assert_eq!(cells.used(), 3);
+        assert_eq!(cells.used, 3);
     }
 
     #[test]

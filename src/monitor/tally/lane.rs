@@ -18,7 +18,7 @@ pub(super) struct Lane<A> {
     bytes: [u32; STAGED],
     ports: [u16; STAGED],
     flows: [bool; STAGED],
-    len: usize,
+    pub(super) len: usize,
 }
 
 impl<A: DefaultIsZeroes> Default for Lane<A> {
@@ -44,10 +44,6 @@ impl<A: DefaultIsZeroes> Lane<A> {
         self.ports[at] = fields.port;
         self.flows[at] = fields.flow == Some(true);
         self.len = at + 1;
-    }
-
-    pub(super) const fn len(&self) -> usize {
-        self.len
     }
 
     #[inline]
@@ -101,7 +97,7 @@ mod tests {
         let all = u16::try_from(STAGED).unwrap();
         for number in 1..=all {
             lane.put(part(number));
-            assert_eq!(lane.len(), usize::from(number));
+            assert_eq!(lane.len, usize::from(number));
         }
         for (index, number) in (1..=all).enumerate() {
             let number = u64::from(number);
@@ -109,7 +105,7 @@ mod tests {
         }
         assert!(lane.found().map(|(port, _)| port).eq(1..=all));
         lane.wipe();
-        assert_eq!((lane.len(), lane.found().count()), (0, 0));
+        assert_eq!((lane.len, lane.found().count()), (0, 0));
         assert_eq!(lane.destinations, [0; STAGED]);
     }
 

@@ -150,8 +150,8 @@ impl Counter {
     /// Stage 2: look up destinations.
     #[inline(never)]
     fn look_up(&mut self) {
-        self.v4.look_up(self.tally.places.v4());
-        self.v6.look_up(self.tally.places.v6());
+        self.v4.look_up(&self.tally.places.v4);
+        self.v6.look_up(&self.tally.places.v6);
     }
 
     /// What was counted since the tally was exchanged.
@@ -239,7 +239,7 @@ impl Tally {
     pub fn ledger(&self) -> Ledger {
         let place = |number| self.place(number);
         // Allocated at its final size: growing leaves freed memory behind.
-        let mut cells = Vec::with_capacity(self.cells.used());
+        let mut cells = Vec::with_capacity(self.cells.used);
         cells.extend(
             self.cells
                 .iter()
@@ -308,8 +308,8 @@ impl Tally {
     /// How full the table of cells is.
     pub fn occupancy(&self) -> Occupancy {
         Occupancy {
-            used: self.cells.used(),
-            capacity: self.cells.capacity(),
+            used: self.cells.used,
+            capacity: self.cells.capacity,
             spilled: self.spill.packets(),
         }
     }
@@ -319,7 +319,7 @@ impl Tally {
     fn add<A: DefaultIsZeroes>(&mut self, lane: &Lane<A>, version: Version) {
         let (keys, slots) = self.cells.locate(lane, version);
         let mut total = Counts::default();
-        for (index, (key, slot)) in keys.into_iter().zip(slots).take(lane.len()).enumerate() {
+        for (index, (key, slot)) in keys.into_iter().zip(slots).take(lane.len).enumerate() {
             let counts = lane.counts(index);
             total += counts;
             if !self.cells.add(key, slot, counts) {
@@ -345,7 +345,7 @@ impl Tally {
     }
 
     fn adopt(&mut self, place: Place, known: usize) -> Option<u32> {
-        if self.foreign.len() >= self.cells.capacity() {
+        if self.foreign.len() >= self.cells.capacity {
             return None;
         }
         let number = u32::try_from(known + self.foreign.len()).ok()?;

@@ -10,6 +10,7 @@ use exitmark_box::settings::Settings;
 use exitmark_datapath::memory::HeapMemory;
 use exitmark_datapath::{Forwarder, Outbox, Role, Samples};
 use exitmark_lab::cases::tables;
+use exitmark_lab::uncommented;
 use exitmark_monitor::settings as monitor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -337,19 +338,6 @@ fn keys(table: &toml::Table, prefix: &str) -> BTreeSet<String> {
         }
     }
     found
-}
-
-/// The example with every optional key uncommented: lines with `#` directly before a key.
-fn uncommented(example: &str) -> String {
-    let is_key = |rest: &str| {
-        rest.split_once(" = ")
-            .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
-    };
-    let lines = example.lines().map(|line| match line.strip_prefix('#') {
-        Some(rest) if is_key(rest) => rest,
-        _ => line,
-    });
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn example(name: &str) -> String {

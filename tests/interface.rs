@@ -11,6 +11,7 @@
 )]
 
 use clap::{Arg, ArgAction, Command};
+use exitmark_lab::uncommented;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
@@ -76,19 +77,10 @@ fn described(argument: &Arg, path: &str, is_hidden: bool) -> String {
     item
 }
 
-/// The keys of a configuration, such as `key exitmark mark.dscp: string`. In the examples, `#`
-/// directly before a key marks an optional one.
+/// The keys of a configuration, such as `key exitmark mark.dscp: string`.
 fn add_keys(program: &str, found: &mut BTreeSet<String>) {
-    let is_key = |line: &str| {
-        let key = line.split_once(" = ").map_or("", |(key, _)| key);
-        !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-    };
     let example = text(&format!("dist/{program}.example.toml"));
-    let lines = example.lines().map(|line| match line.strip_prefix('#') {
-        Some(rest) if is_key(rest) => rest,
-        _ => line,
-    });
-    let all: toml::Table = lines.collect::<Vec<_>>().join("\n").parse().unwrap();
+    let all: toml::Table = uncommented(&example).parse().unwrap();
     for (name, value) in &all {
         let Some(table) = value.as_table() else {
             found.insert(format!("key {program} {name}: {}", value.type_str()));

@@ -23,6 +23,20 @@ pub fn both_engines(test: impl Fn()) {
     ENGINE.set(None);
 }
 
+/// An example configuration with every optional key uncommented: lines with `#` directly before a
+/// key.
+pub fn uncommented(example: &str) -> String {
+    let is_key = |line: &str| {
+        let (key, _) = line.split_once(" = ").unwrap_or_default();
+        !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    };
+    let lines = example.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if is_key(rest) => rest,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// A configuration; the default is that of the site, whose relay is listed by hand.
 #[derive(Clone)]
 #[must_use]

@@ -31,7 +31,7 @@ mod tier;
 mod wait;
 
 pub use capture::{Capture, CapturedFrame};
-pub use config::{Config, both_engines};
+pub use config::{Config, both_engines, uncommented};
 #[cfg(target_arch = "x86_64")]
 pub use killed::{Ending, killed_at, steps};
 pub use netns::{Child, LabError, Netns, Transmitted, VethEnd, contained, join, pin_to, veth};

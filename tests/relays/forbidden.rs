@@ -1,6 +1,7 @@
 //! Confinement from inside: this program confines itself as a loader does, and tries what a
 //! compromised parser would try.
 
+use crate::tried::{self, Try};
 use exitmark_relays::{Confinement, confine};
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
@@ -17,7 +18,7 @@ use std::process::Command;
 /// The environment variable that makes the process confine itself.
 const INSIDE: &str = "EXITMARK_CONFINE_THIS_TEST";
 
-fn tries() -> Vec<(&'static str, io::Result<()>)> {
+fn tries() -> Vec<Try> {
     fn nothing<T>(_: T) {}
     let nix = |result: Result<(), Errno>| result.map_err(io::Error::from);
     let own = Pid::from_raw(i32::try_from(std::process::id()).unwrap());
@@ -65,30 +66,10 @@ fn inside() {
     }
     let user = geteuid().is_root().then_some((65_534, 65_534));
     confine(&Confinement { user }).unwrap();
-    let tries = tries();
-    for (what, outcome) in &tries {
-        let error = outcome.as_ref().map_err(io::Error::raw_os_error);
-        println!("{what}: {error:?}");
-    }
-    println!("{} tried", tries.len());
+    tried::print(&tries());
 }
 
 #[test]
 fn system_calls_that_a_loader_does_not_need_fail_with_eperm() {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "forbidden::inside", "--nocapture"])
-        .arg("--test-threads=1")
-        .env(INSIDE, "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}");
-    let refused = format!("Err(Some({}))", Errno::EPERM as i32);
-    let is_try = |line: &&str| line.contains(": Ok(") || line.contains(": Err(");
-    let tried: Vec<_> = text.lines().filter(is_try).collect();
-    for line in &tried {
-        assert!(line.ends_with(&refused), "{line}");
-    }
-    assert!(text.contains(&format!("{} tried", tried.len())), "{text}");
-    assert!(tried.len() > 20, "{text}");
+    tried::all_are_refused("forbidden::inside", INSIDE, 20);
 }

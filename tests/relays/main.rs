@@ -29,6 +29,7 @@ mod site;
 mod spoiled;
 mod state;
 mod status;
+mod tried;
 mod watch;
 
 use exitmark_lab::consensus::ConsensusBuilder;

@@ -1,5 +1,8 @@
 //! What a running box may still do: in the kernel's words, and by trying what it may not.
 
+#[path = "../relays/tried.rs"]
+mod tried;
+
 use crate::craft::exit;
 use crate::reload::{Tor, listing, relay, servers};
 use crate::rig::{Case, Config, Rig, Side, eventually, needs_root, passes, refused};
@@ -14,7 +17,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::Command;
+use tried::Try;
 
 /// Set for the process that is to forbid itself what a box forbids itself.
 const INSIDE: &str = "EXITMARK_FORBID_THIS_TEST";
@@ -131,7 +134,7 @@ fn a_user_that_is_none_is_refused() {
 }
 
 #[rustfmt::skip]
-fn tries() -> Vec<(&'static str, io::Result<()>)> {
+fn tries() -> Vec<Try> {
     fn nothing<T>(_: T) {}
     let nix = |result: Result<(), Errno>| result.map_err(io::Error::from);
     let raw = |family, kind| nix(socket(family, kind, SockFlag::empty(), None).map(nothing));
@@ -184,34 +187,14 @@ fn inside() {
         return;
     }
     forbid_system_calls(&[], &[]).unwrap();
-    let tries = tries();
-    for (what, outcome) in &tries {
-        let error = outcome.as_ref().map_err(io::Error::raw_os_error);
-        println!("{what}: {error:?}");
-    }
-    // On other threads, too.
+    let mut tries = tries();
     let other = std::thread::spawn(|| nix::unistd::chroot("/"));
-    let error = other.join().unwrap().map_err(|e| Some(e as i32));
-    println!("another thread: {error:?}");
-    println!("{} tried", tries.len() + 1);
+    let on_other = other.join().unwrap().map_err(io::Error::from);
+    tries.push(("another thread", on_other));
+    tried::print(&tries);
 }
 
 #[test]
 fn all_that_a_box_does_not_need_fails_with_eperm() {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "privileges::inside", "--nocapture"])
-        .arg("--test-threads=1")
-        .env(INSIDE, "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}");
-    let refused = format!("Err(Some({}))", Errno::EPERM as i32);
-    let is_try = |line: &&str| line.contains(": Ok(") || line.contains(": Err(");
-    let tried: Vec<_> = text.lines().filter(is_try).collect();
-    for line in &tried {
-        assert!(line.ends_with(&refused), "{line}");
-    }
-    assert!(text.contains(&format!("{} tried", tried.len())), "{text}");
-    assert!(tried.len() > 15, "{text}");
+    tried::all_are_refused("privileges::inside", INSIDE, 15);
 }

@@ -144,7 +144,6 @@ impl Running {
         }
     }
 
-    /// How long the period has run.
     pub(crate) const fn ran(&self, now: Now) -> Duration {
         let since = now.monotonic.saturating_sub(self.since);
         self.before.saturating_add(since)

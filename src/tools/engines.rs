@@ -15,15 +15,12 @@ const COUNTER_EXAMPLES: &str = concat!(
 );
 
 fn number(name: &str) -> Result<Option<u64>, LabError> {
-    match std::env::var(name) {
-        Err(_) => Ok(None),
-        Ok(text) if text.is_empty() => Ok(None),
-        Ok(text) => text
-            .replace('_', "")
-            .parse()
-            .map(Some)
-            .map_err(|_| LabError(format!("{name}={text} is not a number"))),
+    let text = std::env::var(name).unwrap_or_default();
+    if text.is_empty() {
+        return Ok(None);
     }
+    let number = text.replace('_', "").parse().map(Some);
+    number.map_err(|_| LabError(format!("{name}={text} is not a number")))
 }
 
 fn compared() -> Result<bool, LabError> {

@@ -54,7 +54,6 @@ pub(super) fn cell(port: u16, asn: u32, country: &str, version: Version) -> Cell
     }
 }
 
-/// Exact counts of these cells alone.
 pub(super) fn of_cells<const N: usize>(cells: [(Cell, Counts); N]) -> Ledger {
     Ledger {
         cells: cells.into(),

@@ -30,7 +30,6 @@ pub(super) struct TallyBatch {
     pub(super) is_last: bool,
 }
 
-/// State of the aggregation thread.
 pub(super) struct Aggregator {
     periods: Periods,
     /// Counts of the running period.

@@ -31,7 +31,6 @@ const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 /// Unit of the watched time, in seconds: it hides when the first and the last packet came.
 const WATCH: i64 = 3600;
 
-/// Result of counting files.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
     files: usize,

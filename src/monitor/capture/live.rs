@@ -32,7 +32,6 @@ const CELLS: usize = 32_768;
 const OF_MAIN: &[Capability] = &[Capability::CAP_NET_ADMIN];
 pub(super) const NO_CAPABILITIES: &[Capability] = &[];
 
-/// Flags that signal handlers set.
 #[derive(Default)]
 struct SignalFlags {
     stop: Arc<AtomicBool>,

@@ -24,23 +24,19 @@ use tokio::runtime::Builder;
 pub(super) struct Totals {
     /// What was counted since the start.
     pub(super) counted: Counts,
-    /// Frames at the tap, by fate.
     pub(super) tap: TapCounters,
     /// Used and available cells. Exposed in steps: each new cell is a first connection to a place.
     pub(super) cells: (usize, usize),
     /// Whether a packet of the running period found no free cell.
     pub(super) spilled: bool,
-    /// When the running period began.
     pub(super) period_start: Timestamp,
     /// When a period was last published.
     pub(super) published: Option<Timestamp>,
     /// Closed periods that cannot be written yet.
     pub(super) unpublished: usize,
-    /// Closed periods that were given up.
     pub(super) given_up: u64,
     /// How often saving the running period failed.
     pub(super) state_failures: u64,
-    /// Descriptions of the databases.
     pub(super) places: Described,
 }
 

@@ -11,7 +11,6 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Name of the program in messages.
 const PROGRAM: &str = "exitmark-monitor";
 
 /// Count the packets that exitmark has marked, and publish anonymised statistics
@@ -79,7 +78,6 @@ fn faulty(path: Option<&Path>, error: &ConfigError) -> ExitCode {
     }
 }
 
-/// Prints a command's output.
 fn print(text: &str) -> ExitCode {
     match process::print(text) {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,7 +27,6 @@ pub(super) struct Closed {
     pub(super) is_saved: bool,
 }
 
-/// The closed periods that wait.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     pub(super) closed: VecDeque<Closed>,

@@ -207,7 +207,6 @@ impl Places {
     }
 }
 
-/// Assigns numbers to places.
 struct Numbers {
     places: Vec<Place>,
     numbers: HashMap<Place, u32>,

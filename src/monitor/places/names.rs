@@ -1,6 +1,5 @@
 //! The names of autonomous systems, in one string.
 
-/// Names of autonomous systems by number.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     text: String,

@@ -29,7 +29,6 @@ const PERIOD: i64 = 366 * 86_400;
 /// Largest value of flows, bytes or packets in a row.
 const COUNT: u64 = 1 << 56;
 
-/// Extension of period files.
 const EXTENSION: &str = "jsonl";
 
 /// Reads files, and the `.jsonl` files in directories.
@@ -208,7 +207,6 @@ impl Reader {
     }
 }
 
-/// Parses and checks a line.
 fn parse(line: &[u8]) -> Result<Row, String> {
     let Some(text) = line.strip_suffix(b"\n") else {
         return Err(match u64::try_from(line.len()) {

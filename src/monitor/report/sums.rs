@@ -16,7 +16,6 @@ pub struct Month {
 }
 
 impl Month {
-    /// The first day of the month.
     pub(super) fn first(self) -> Date {
         Date::new(self.year, self.month, 1).unwrap_or_default()
     }

@@ -13,7 +13,6 @@ pub(super) const IF_TZONE: u16 = 10;
 pub(super) const IF_FCSLEN: u16 = 13;
 pub(super) const IF_TSOFFSET: u16 = 14;
 
-/// A pcapng file that is being written.
 pub(crate) struct Written {
     is_little: bool,
     pub(crate) bytes: Vec<u8>,

@@ -8,7 +8,6 @@ use jiff::tz::TimeZone;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Ports, with weights.
 const PORTS: [(u16, u64); 24] = [
     (443, 8120),
     (80, 705),

@@ -19,7 +19,6 @@ fn saved() -> (Place, PathBuf) {
     (place, file)
 }
 
-/// Writes a file with this mode.
 fn put(path: &Path, content: &[u8], mode: u32) {
     fs::write(path, content).unwrap();
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();

@@ -42,7 +42,6 @@ fn fields<A: Address>(packet: &Packet<A>) -> (IpAddr, usize, u8, u8, bool) {
     (packet.source.to_ip(), l3, tos, packet.protocol, is_later)
 }
 
-/// Counts a frame.
 type Count = fn(&mut Sorted);
 
 /// What the filter must do: bytes that remain of the frame, and the counter.

@@ -19,7 +19,6 @@ const V6: usize = 40;
 const TCP: usize = 20;
 const UDP: usize = 8;
 
-/// The expected fate of a frame.
 enum Fate {
     /// Arrives, truncated to these bytes.
     Cut(usize),

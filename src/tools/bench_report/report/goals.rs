@@ -11,7 +11,6 @@ pub(crate) const KINDS: [&str; 4] = ["exit4", "exit6", "relay4", "relay6"];
 /// The fraction of frames that may be lost if the goal requires a rate without loss.
 const LOSS: f64 = 0.000_1;
 
-/// Whether the bound is a minimum or a maximum.
 #[derive(Clone, Copy)]
 enum Bound {
     AtLeast(f64),

@@ -81,7 +81,6 @@ pub(crate) fn place(forwarder: &str) -> usize {
         .unwrap_or(FORWARDERS.len())
 }
 
-/// The description of a forwarder.
 pub(crate) fn description(forwarder: &str) -> String {
     let known = FORWARDERS.get(place(forwarder));
     known.map_or_else(

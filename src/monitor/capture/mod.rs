@@ -47,8 +47,13 @@ fn open_periods(
         state: state.map(Path::to_owned),
     };
     let publish = settings.publish.clone();
-    let opened = Periods::open(Disk::default(), period, publish, origin, now)?;
-    Ok(opened)
+    Ok(Periods::open(
+        Disk::default(),
+        period,
+        publish,
+        origin,
+        now,
+    )?)
 }
 
 fn filter(settings: &Settings) -> Filter {

@@ -205,11 +205,9 @@ impl StateDirectory {
             return Err("is damaged or cut off: its checksum does not match".to_owned());
         }
         let body = BufReader::with_capacity(BUFFER_BYTES, file.take(length));
-        let stored: Stored<Ledger> = serde_json::from_reader(body)
-            .map_err(|_| "was written by another version of exitmark-monitor")?;
-        if stored.format != FORMAT {
-            return Err("was written by another version of exitmark-monitor".to_owned());
-        }
+        let stored: Option<Stored<Ledger>> = serde_json::from_reader(body).ok();
+        let stored = stored.filter(|stored| stored.format == FORMAT);
+        let stored = stored.ok_or("was written by another version of exitmark-monitor")?;
         Ok(stored.open(name)?)
     }
 

@@ -6,7 +6,7 @@ use crate::cell::{Country, Counts};
 use crate::row::{CountColumns, Dimension};
 use jiff::civil::Date;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// A row of the output, flat like a row of a period file.
@@ -15,7 +15,7 @@ struct Line<'a> {
     span: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit: Option<&'a str>,
-    dimension: &'a str,
+    dimension: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     day: Option<Date>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,20 +56,6 @@ struct About<'a> {
     rows: Vec<Line<'a>>,
 }
 
-fn name(dimension: Dimension) -> &'static str {
-    match dimension {
-        Dimension::Total => "total",
-        Dimension::Port => "port",
-        Dimension::System => "system",
-        Dimension::Country => "country",
-        Dimension::IpVersion => "ip_version",
-        Dimension::Encryption => "encryption",
-        Dimension::PortCountry => "port_country",
-        Dimension::PortSystem => "port_system",
-        Dimension::SystemCountry => "system_country",
-    }
-}
-
 /// Sums of a span, ready to be written.
 pub(super) struct Data<'a> {
     pub(super) exit: Option<&'a str>,
@@ -93,7 +79,7 @@ impl<'a> Data<'a> {
         }
     }
 
-    fn line(&'a self, dimension: &'static str, counts: Counts) -> Line<'a> {
+    fn line(&'a self, dimension: Value, counts: Counts) -> Line<'a> {
         Line {
             span: &self.span,
             exit: self.exit,
@@ -123,23 +109,23 @@ impl<'a> Data<'a> {
             ip_version: key.ip_version,
             encryption: key.encryption.map(format::encryption),
             lower_bound: table.is_lower_bound(entry),
-            ..self.line(name(dimension), entry.counts)
+            ..self.line(json!(dimension), entry.counts)
         }
     }
 
     /// The total, the days, and the rows of every dimension, largest first and `other` last.
     fn lines(&'a self) -> impl Iterator<Item = Line<'a>> {
-        let total = std::iter::once(self.line("total", self.sums.total));
+        let total = std::iter::once(self.line(json!(Dimension::Total), self.sums.total));
         let day = |(date, day): (&Date, &Day)| Line {
             day: Some(*date),
-            ..self.line("day", day.total)
+            ..self.line(json!("day"), day.total)
         };
         let tables = self.sums.tables.iter().flat_map(move |(dimension, table)| {
             let rows = table.ranked().into_iter();
             let rows = rows.map(move |(key, entry)| self.row(*dimension, table, key, entry));
             let other = table.has_other().then(|| Line {
                 other: true,
-                ..self.line(name(*dimension), table.other)
+                ..self.line(json!(dimension), table.other)
             });
             rows.chain(other)
         });

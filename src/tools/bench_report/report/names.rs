@@ -75,18 +75,14 @@ const FORWARDERS: [(&str, &str, RGBColor); 13] = [
 
 /// The position of a forwarder in every table and legend; unknown ones come last.
 pub(crate) fn place(forwarder: &str) -> usize {
-    let mut names = FORWARDERS.iter().map(|(name, ..)| *name);
-    names
-        .position(|name| name == forwarder)
-        .unwrap_or(FORWARDERS.len())
+    let known = FORWARDERS.iter().position(|(name, ..)| *name == forwarder);
+    known.unwrap_or(FORWARDERS.len())
 }
 
 pub(crate) fn description(forwarder: &str) -> String {
     let known = FORWARDERS.get(place(forwarder));
-    known.map_or_else(
-        || forwarder.to_owned(),
-        |(_, description, _)| (*description).to_owned(),
-    )
+    let words = known.map_or(forwarder, |(_, description, _)| *description);
+    words.to_owned()
 }
 
 pub(crate) fn color(forwarder: &str) -> RGBColor {

@@ -42,8 +42,10 @@ pub(crate) struct Forwarder {
     /// The time after an overload until the forwarder is back in its normal mode, before which its
     /// latency is not representative.
     pub(crate) recovers_in: Duration,
-    start: Box<dyn Fn(&Site, &Traffic, &Load) -> Started>,
+    start: Start,
 }
+
+type Start = Box<dyn Fn(&Site, &Traffic, &Load) -> Started>;
 
 impl Forwarder {
     /// A forwarder that does not route, has its prerequisites everywhere, and has one mode.

@@ -316,7 +316,7 @@ impl Netns {
     /// The transmit counters of an interface.
     ///
     /// # Errors
-    /// Fails if there is no such interface.
+    /// Fails if the interface does not exist.
     pub fn transmitted(&self, interface: &str) -> Result<Transmitted, LabError> {
         let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
         let text = text.unwrap_or_default();

@@ -55,7 +55,7 @@ impl TapSite {
     /// The state of the tap, from `ip -details`.
     ///
     /// # Errors
-    /// Fails if there is no such NIC.
+    /// Fails if the NIC does not exist.
     pub fn link(&self) -> Result<String, LabError> {
         self.monitor.ip(&format!("-details link show dev {TAP}"))
     }
@@ -90,7 +90,7 @@ pub fn start_monitor(
 /// The path of the only state file in the directory of a monitor's state.
 ///
 /// # Errors
-/// Fails if there is no state file.
+/// Fails if the state file is missing.
 pub fn state_file(directory: &Path) -> Result<PathBuf, LabError> {
     let failed = |why: &str| LabError(format!("no state in {}: {why}", directory.display()));
     let entries = fs::read_dir(directory).map_err(|error| failed(&error.to_string()))?;

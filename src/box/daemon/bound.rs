@@ -105,7 +105,7 @@ impl BoundState {
         self.ports.iter().find(|port| port.role == role)
     }
 
-    /// The name of a port's NIC; the role's if there is no such port.
+    /// The name of a port's NIC; the role's if the port does not exist.
     pub(super) fn nic_name(&self, role: Role) -> &str {
         self.of(role).map_or(role.name(), |port| &port.nic.name)
     }

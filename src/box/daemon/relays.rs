@@ -296,7 +296,7 @@ impl RelayService {
         }
     }
 
-    /// The update by these settings. If there is none, the caller goes back to the earlier ones.
+    /// The update by these settings. On an error, the caller goes back to the earlier ones.
     fn change_to(
         &mut self,
         reconfiguration: Reconfiguration,

@@ -116,7 +116,7 @@ impl Umem {
     ///
     /// # Errors
     /// [`XskError::Umem`] if the kernel does not map or register the memory, [`XskError::Size`] if
-    /// a size in `settings` is not one of AF_XDP's, or there are no frames.
+    /// a size in `settings` is not one of AF_XDP's, or the number of frames is 0.
     pub fn new(settings: XskSettings, workers: u32, ports: u32) -> Result<Self, XskError> {
         // Enough for all rings to be full while the worker holds its maximum: no port can starve
         // another of frames.

@@ -111,7 +111,7 @@ impl ConsensusBuilder {
         self.preamble(&mut out);
         for (number, identity) in (0..=u8::MAX).zip(identities) {
             let address = address(number);
-            // There are no votes, so any digest will do.
+            // Votes are not published, so any digest will do.
             let vote = hex(&Sha1::digest(identity));
             out += &format!(
                 "dir-source labauth{number} {identity} {address} {address} 9030 9001\n\

@@ -48,7 +48,7 @@ impl Program {
     /// with `multi_buffer`, in several (BPF_F_XDP_HAS_FRAGS, Linux 5.18).
     ///
     /// # Errors
-    /// There are no addresses or too many, a capability is missing, or the kernel rejects the
+    /// The number of addresses is 0 or too large, a capability is missing, or the kernel rejects the
     /// filter.
     pub fn load(
         dscp: Dscp,

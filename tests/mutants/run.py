@@ -136,11 +136,14 @@ def leave_out(text, module, only_uses=False):
 def missing_modules(name, text, names):
     """Returns the modules that a file declares and that are not among `names`."""
     path = pathlib.PurePath(name)
-    is_root = path.name in ("lib.rs", "main.rs", "mod.rs")
+    is_root = path.name in ("build.rs", "lib.rs", "main.rs", "mod.rs")
     directory = path.parent if is_root else path.with_suffix("")
-    declared = re.findall(r"(?m)^(#\[path = .*\]\n)?(?:pub )?mod (\w+);", text)
-    return [module for path, module in declared if not path
-            and not {f"{directory}/{module}.rs", f"{directory}/{module}/mod.rs"} & names]
+    declared = re.findall(r'(?m)^(?:#\[path = "(.*)"\]\n)?(?:pub )?mod (\w+);', text)
+    places = {module: [f"{path.parent}/{at}"] if at
+              else [f"{directory}/{module}.rs", f"{directory}/{module}/mod.rs"]
+              for at, module in declared}
+    return [module for module, possible in places.items()
+            if not {os.path.normpath(place) for place in possible} & names]
 
 
 def without_tests(text):

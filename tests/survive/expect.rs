@@ -199,8 +199,8 @@ impl Row {
     }
 
     /// Whether a pause of the machine, as a virtual one makes, explains all that is wrong: limits in
-    /// milliseconds are exceeded then, up to ten times, and a paced load overruns the cable before
-    /// the box.
+    /// milliseconds are exceeded then, up to ten times, as is the number of frames that wait with a
+    /// worker and are overtaken; and a paced load overruns the cable before the box.
     pub(crate) fn may_be_of_machine(&self, lost: Lost) -> bool {
         let is_timed = match lost {
             Lost::TenMs => self.lost <= 10 * IN_TEN_MS,
@@ -212,7 +212,14 @@ impl Row {
             Lost::AtMost(limit) => self.lost <= limit + self.dropped_before_box,
             Lost::Any | Lost::NoneAfter => false,
         };
-        is_timed && self.complaint(lost).is_some() && self.complaint(Lost::Any).is_none()
+        let in_order = Self {
+            reordered: 0,
+            ..self.clone()
+        };
+        is_timed
+            && self.reordered <= 10 * self.may_be_reordered()
+            && self.complaint(lost).is_some()
+            && in_order.complaint(Lost::Any).is_none()
     }
 
     /// One in a hundred, where there are two ways.
@@ -238,6 +245,7 @@ fn only_rows_that_a_pause_explains_are_played_again() {
     let overrun = row(|row| (row.lost, row.dropped_before_box) = (300, 300));
     assert!(late.may_be_of_machine(TEN_MS));
     assert!(overrun.may_be_of_machine(NONE));
+    assert!(row(|row| row.reordered = 101).may_be_of_machine(TEN_MS));
     #[rustfmt::skip]
     let table = [
         (row(|_| {}), NONE),
@@ -247,6 +255,8 @@ fn only_rows_that_a_pause_explains_are_played_again() {
         (row(|row| (row.lost, row.dropped_before_box) = (301, 300)), NONE),
         (row(|row| (row.lost, row.outage_ms, row.mismarked) = (201, Some(10), 1)), TEN_MS),
         (row(|row| row.lost_after = Some(1)), Lost::NoneAfter),
+        (row(|row| row.reordered = 1001), TEN_MS),
+        (row(|row| (row.engine, row.reordered) = ("xdp", 1)), TEN_MS),
     ];
     for (row, lost) in table {
         assert!(!row.may_be_of_machine(lost), "{}", row.line());

@@ -32,7 +32,7 @@ pub(super) fn origin() -> Origin {
     Origin {
         exit: "berlin-1".to_owned(),
         countries: "made up".to_owned(),
-        systems: String::new(),
+        systems: "synthetic".to_owned(),
         names: Arc::new(|asn| (asn == 1).then(|| "One".to_owned())),
     }
 }
@@ -147,7 +147,20 @@ fn a_day_is_published_as_computed_by_hand() {
 
     let total = &published[0];
     let about = total.about.as_ref().unwrap();
+    assert_eq!(total.period_start.to_string(), "2026-11-22T00:00:00Z");
     assert_eq!(total.period_end.to_string(), "2026-11-23T00:00:00Z");
+    let texts = [
+        &total.exit,
+        &about.monitor,
+        &about.countries,
+        &about.systems,
+    ];
+    let version = exitmark_service::VERSION;
+    assert_eq!(texts, ["berlin-1", version, "made up", "synthetic"]);
+    let settings = PublishSettings::default();
+    assert_eq!((about.top, about.threshold_flows), (settings.top, 100));
+    let bins: [u64; 3] = [about.bin_flows, about.bin_bytes, about.bin_packets];
+    assert_eq!(bins, [8, MIB, 1024]);
     assert_eq!((about.lost_packets, about.watched_seconds), (1024, 86_000));
     assert_eq!((about.part, about.epsilon, about.spilled), (1, 0.0, false));
     assert!(published[1..].iter().all(|row| row.about.is_none()));

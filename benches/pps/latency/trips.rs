@@ -72,7 +72,7 @@ impl fmt::Display for Percentiles {
     }
 }
 
-/// The latency of a load, or why there is none.
+/// The latency of a load, or why it was not measured.
 type Timed = Result<Result<Percentiles, String>, LabError>;
 
 pub(super) fn one_way(pacer: &Pacer<'_>, rate: f64) -> Timed {

@@ -4,6 +4,8 @@
 mod compile;
 
 fn main() {
+    // Cargo sets it from libbpf-sys's build script; libbpf-cargo has the same headers of its own.
+    let libbpf = std::env::var("DEP_BPF_INCLUDE").expect("libbpf-sys is a direct dependency");
     let source = format!("{}/exitmark.bpf.c", compile::SOURCES);
     let out = compile::out();
     compile::compile(&source, "exitmark")
@@ -13,6 +15,7 @@ fn main() {
         .header(&source)
         // As the program is compiled: the layouts are those of the kernel engine.
         .clang_args(compile::machine_headers())
+        .clang_arg(format!("-I{libbpf}"))
         .clang_arg("--target=bpf")
         .allowlist_type("exitmark_.*")
         .allowlist_var("ACTION_(CLEAR|SET|STEER)|BITS_PER_SLOT|GOLDEN")

@@ -40,12 +40,15 @@ pub(super) struct Sightings {
     pub(super) host: Sighting,
     pub(super) clearnet: Sighting,
     pub(super) tornet: Sighting,
+    /// Markers that a capture missed: what counts is then not delimited there.
+    pub(super) missed_markers: u64,
 }
 
 /// The three running captures, and raw ports that send the markers.
 pub(super) struct MarkedCaptures {
     captures: [Capture; 3],
     ports: [RawPort; 3],
+    missed_markers: u64,
 }
 
 const HOST: usize = 0;
@@ -61,12 +64,16 @@ impl MarkedCaptures {
         let captures = [host?, clearnet?, tornet?];
         let [host, clearnet, tornet] = hosts.map(|netns| RawPort::open(netns, "eth0"));
         let ports = [host?, clearnet?, tornet?];
-        let mut captures = Self { captures, ports };
+        let mut captures = Self {
+            captures,
+            ports,
+            missed_markers: 0,
+        };
         captures.mark(Moment::Begin, interrupt)?;
         Ok(captures)
     }
 
-    /// Sends frames that sockets would not: pings, and an ethertype unknown to the box.
+    /// Sends frames that sockets would not: pings, refusals, and an ethertype unknown to the box.
     pub(super) fn send_raw_frames(&self) -> Result<(), LabError> {
         let link = || PacketBuilder::ethernet2(mac(HOST_MAC), mac(CLEARNET_MAC));
         for number in 0..PINGS {
@@ -80,6 +87,11 @@ impl MarkedCaptures {
             for ping in &pings {
                 self.ports[HOST].send(ping)?;
             }
+            let mut refusal = Vec::new();
+            let relay = link().ipv4(HOST_V4.octets(), RELAY_V4.octets(), 64);
+            let relay = relay.tcp(DISCARD, OR_PORT, u32::from(number), 0).rst();
+            relay.write(&mut refusal, &[]).map_err(unwritten)?;
+            self.ports[HOST].send(&refusal)?;
             let text = format!("exitmark demo: no IP, number {number}");
             self.ports[HOST].send(&plain(HOST_MAC, CLEARNET_MAC, &text))?;
         }
@@ -94,11 +106,12 @@ impl MarkedCaptures {
             host: Sighting::new(host.finish()?, HOST_MAC),
             clearnet: Sighting::new(clearnet.finish()?, CLEARNET_MAC),
             tornet: Sighting::new(tornet.finish()?, TORNET_MAC),
+            missed_markers: self.missed_markers,
         })
     }
 
     /// Sends markers over every path through the box, one after the other. A marker that does not
-    /// arrive is not an error here: the evaluation finds it missing.
+    /// arrive is not an error here: the evaluation reports it.
     fn mark(&mut self, moment: Moment, interrupt: &Interrupt) -> Result<(), DemoError> {
         // The host always sends to the clearnet: of its markers, that path's is first and last.
         let mut paths = [
@@ -114,7 +127,8 @@ impl MarkedCaptures {
             let (text, frame) = marker(moment, from, to)?;
             self.ports[from].send(&frame)?;
             for place in [from, to] {
-                wait_for(&mut self.captures[place], text.as_bytes(), interrupt)?;
+                let seen = wait_for(&mut self.captures[place], text.as_bytes(), interrupt)?;
+                self.missed_markers += u64::from(!seen);
             }
         }
         Ok(())
@@ -154,7 +168,8 @@ fn plain(source: &str, destination: &str, text: &str) -> Vec<u8> {
     [&destination[..], &source, &EXPERIMENT, text.as_bytes()].concat()
 }
 
-/// A TCP segment with RST, which no stack answers.
+/// A TCP segment with RST, which no stack answers. It acknowledges something, so it is of a
+/// connection, and of that connection's class.
 fn reset(
     source: (&str, [u8; 4], u16),
     destination: (&str, [u8; 4], u16),
@@ -163,7 +178,8 @@ fn reset(
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(mac(source.0), mac(destination.0))
         .ipv4(source.1, destination.1, 64)
-        .tcp(source.2, destination.2, 0, 0)
+        .tcp(source.2, destination.2, 1, 0)
+        .ack(1)
         .rst()
         .write(&mut frame, text.as_bytes())
         .map_err(unwritten)?;
@@ -174,17 +190,21 @@ fn unwritten(error: impl std::fmt::Display) -> LabError {
     LabError(format!("cannot build a frame: {error}"))
 }
 
-fn wait_for(capture: &mut Capture, text: &[u8], interrupt: &Interrupt) -> Result<(), DemoError> {
+/// Whether a frame that ends with `text` arrives in time.
+fn wait_for(capture: &mut Capture, text: &[u8], interrupt: &Interrupt) -> Result<bool, DemoError> {
     let deadline = Instant::now() + MARKER_LIMIT;
     let looked_at = Cell::new(0);
     let has_it = |frames: &[CapturedFrame]| {
         let new = &frames[looked_at.replace(frames.len())..];
         new.iter().any(|frame| frame.bytes.ends_with(text))
     };
-    while !capture.wait_until(SLICE, has_it) && Instant::now() < deadline {
+    while !capture.wait_until(SLICE, has_it) {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
         interrupt.check()?;
     }
-    Ok(())
+    Ok(true)
 }
 
 impl Sighting {

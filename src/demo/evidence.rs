@@ -65,6 +65,8 @@ pub(super) struct Evidence {
     pub(super) from_tornet: Answers,
     /// Received frames without a matching sent frame: duplicates or corrupted frames.
     pub(super) strays: u64,
+    /// Markers that did not arrive where the frames that they delimit do.
+    pub(super) missed_markers: u64,
 }
 
 impl Evidence {
@@ -73,6 +75,7 @@ impl Evidence {
             host,
             clearnet,
             tornet,
+            missed_markers,
         } = sightings;
         let mut rows: Vec<Row> = FLOWS.iter().map(Row::new).collect();
         let mut outbound = Ledger::new(host.sent.iter());
@@ -122,6 +125,7 @@ impl Evidence {
             from_clearnet,
             from_tornet,
             strays,
+            missed_markers: *missed_markers,
         }
     }
 
@@ -140,6 +144,7 @@ impl Evidence {
     /// Whether every frame arrived where it should with the expected bytes.
     pub(super) fn holds(&self) -> bool {
         self.strays == 0
+            && self.missed_markers == 0
             && self.rows.iter().all(Row::holds)
             && self.from_clearnet.holds()
             && self.from_tornet.holds()
@@ -407,6 +412,7 @@ mod tests {
             host: sighting(sent, vec![page.clone(), routed(&answer)]),
             clearnet: sighting(vec![page], uplink),
             tornet: sighting(vec![answer], incoming),
+            missed_markers: 0,
         }
     }
 
@@ -511,6 +517,13 @@ mod tests {
             let wrong_observed: u64 = rows.map(|row| row.sent - row.lost() - row.right).sum();
             assert_eq!(wrong_observed, wrong, "{what}");
         }
+    }
+
+    #[test]
+    fn a_missed_marker_is_a_failure() {
+        let mut sightings = ideal();
+        sightings.missed_markers = 1;
+        assert!(!Evidence::weigh(&sightings).holds());
     }
 
     #[test]

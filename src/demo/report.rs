@@ -143,6 +143,7 @@ impl Report {
         let ledger = [
             ("sent, never received", self.evidence.lost()),
             ("received, never sent", self.evidence.strays),
+            ("markers not received", self.evidence.missed_markers),
         ];
         for (title, frames) in ledger {
             let (count, tick) = (&grouped(frames), ink.tick(frames == 0));

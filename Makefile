@@ -49,7 +49,7 @@ $(SETUPS):
 
 # Cargo.toml says how the profile differs from a release.
 demo: setup-demo
-	cargo build --locked --profile demo --bin exitmark --bin exitmark-demo
+	cargo build --locked --profile demo --no-default-features --bin exitmark --bin exitmark-demo
 	$(TARGET)/demo/exitmark demo $(ARGS)
 
 # Every tier that this machine allows; skipped tests print a line with SKIPPED. Suites that mostly

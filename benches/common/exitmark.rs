@@ -1,7 +1,6 @@
 //! Runs `exitmark run` as shipped, as a process with a configuration file.
 
-use exitmark_lab::site::RunningBox;
-use exitmark_lab::{Config, LabError, Netns};
+use exitmark_lab::{Config, LabError, Netns, RunningBox};
 
 /// The difference between the compared configurations of exitmark.
 #[derive(Clone, Copy, Debug)]

@@ -4,9 +4,8 @@
 use crate::systems::{self, Databases};
 use crate::traffic::{Kind, Traffic, filter};
 use crate::{Row, Sample, Unit};
-use exitmark_lab::LabError;
-use exitmark_lab::site::RunningBox;
 use exitmark_lab::tap::{TAP, TapSite, state_file};
+use exitmark_lab::{LabError, RunningBox};
 use exitmark_monitor::ledger::Ledger;
 use exitmark_monitor::tally::DEFAULT_CELLS;
 use serde::Deserialize;

@@ -2,8 +2,8 @@
 
 use crate::common::bpf;
 use crate::common::exitmark::Variant;
-use exitmark_lab::site::{RunningBox, Site};
-use exitmark_lab::{Config, LabError};
+use exitmark_lab::site::Site;
+use exitmark_lab::{Config, LabError, RunningBox};
 
 /// The configurations of exitmark, a row each, with the names of the packet rate bench, which has
 /// no return traffic.

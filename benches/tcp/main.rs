@@ -18,8 +18,8 @@ mod round_trip;
 
 use clap::Parser;
 use common::{bpf, rounds};
-use exitmark_lab::LabError;
-use exitmark_lab::site::{Plan, RunningBox, Site};
+use exitmark_lab::site::{Plan, Site};
+use exitmark_lab::{LabError, RunningBox};
 use forwarders::Forwarder;
 use goodput::Direction;
 use report::Sample;

@@ -27,10 +27,9 @@ use evidence::Evidence;
 use exitmark_lab::authorities::Authorities;
 use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
 use exitmark_lab::site::{
-    HOST_V4, HOST_V6, Plan, RELAY_V4, RunningBox, SERVER_V4, SERVER_V6, Site, TORNET_MAC,
-    relay_endpoints,
+    HOST_V4, HOST_V6, Plan, RELAY_V4, SERVER_V4, SERVER_V6, Site, TORNET_MAC, relay_endpoints,
 };
-use exitmark_lab::{LabError, publish};
+use exitmark_lab::{LabError, RunningBox, publish};
 use exitmark_relays::Flavor;
 use hdrhistogram::Histogram;
 use interrupt::Interrupt;

@@ -1,7 +1,6 @@
 //! The tap of a monitor: a NIC that only receives, and the network whose frames it receives.
 
-use super::site::RunningBox;
-use super::{LabError, Netns, RawPort, VethEnd, contained, veth};
+use super::{LabError, Netns, RawPort, RunningBox, VethEnd, contained, veth};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};

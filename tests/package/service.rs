@@ -3,8 +3,7 @@
 //! seccomp filter, the device and kernel protections.
 
 use crate::machine::Machine;
-use exitmark_lab::contained;
-use exitmark_lab::site::RunningBox;
+use exitmark_lab::{RunningBox, contained};
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;

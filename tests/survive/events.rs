@@ -4,9 +4,8 @@ use crate::expect::{Event, Link};
 use crate::flows::place;
 use crate::sets::publish;
 use crate::stage::{EXITMARK, Stage};
-use exitmark_lab::site::RunningBox;
 #[cfg(target_arch = "x86_64")]
-use exitmark_lab::{Ending, killed_at, steps};
+use exitmark_lab::{Ending, RunningBox, killed_at, steps};
 use exitmark_lab::{LabError, Netns, TIMEOUT};
 use nix::sys::signal::Signal;
 use std::ffi::OsStr;

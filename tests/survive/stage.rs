@@ -8,8 +8,8 @@ use crate::load::{Load, PACE, Rhythm, Sent};
 use crate::report::Row;
 use crate::sets::{Sets, publish};
 use crate::sinks::Sinks;
-use exitmark_lab::site::{Dropped, FAR_END, Plan, RunningBox, Site};
-use exitmark_lab::{CERTIFICATES, Config, LabError};
+use exitmark_lab::site::{Dropped, FAR_END, Plan, Site};
+use exitmark_lab::{CERTIFICATES, Config, LabError, RunningBox};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use crate::exit::Binding;
 use crate::ground::Ground;
 use crate::web::Web;
-use exitmark_lab::site::RunningBox;
+use exitmark_lab::RunningBox;
 use exitmark_lab::tap::{start_monitor, state_file};
 use exitmark_monitor::ledger::Ledger;
 use serde::Deserialize;

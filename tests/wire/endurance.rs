@@ -6,8 +6,8 @@ use crate::rig::{
     Config, Counters, PACE, Rig, Side, assert_moved, both_engines, count, moved, needs_root,
     wait_until,
 };
-use exitmark_lab::site::{FAR_END, FinalState, HOST_MAC, Plan, Site};
-use exitmark_lab::{Capture, CapturedFrame, Netns, RawPort};
+use exitmark_lab::site::{FAR_END, HOST_MAC, Plan, Site};
+use exitmark_lab::{Capture, CapturedFrame, FinalState, Netns, RawPort};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 

@@ -5,8 +5,8 @@ use crate::rig::{
     Config, EXITMARK, Side, assert_moved, detach, eventually, moved, needs_root, port, silent,
     wait_until, watch,
 };
-use exitmark_lab::site::{Plan, RunningBox, Site};
-use exitmark_lab::{Capture, RawPort};
+use exitmark_lab::site::{Plan, Site};
+use exitmark_lab::{Capture, RawPort, RunningBox};
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;

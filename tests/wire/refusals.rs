@@ -6,8 +6,8 @@ use crate::rig::{
 };
 use exitmark_datapath::Role;
 use exitmark_lab::process::{as_nobody, public_copy};
-use exitmark_lab::site::{CLEARNET_MAC, FinalState, INCOMING_MAC, Plan, Site, TORNET_MAC, nic};
-use exitmark_lab::{LabError, Netns};
+use exitmark_lab::site::{CLEARNET_MAC, INCOMING_MAC, Plan, Site, TORNET_MAC, nic};
+use exitmark_lab::{FinalState, LabError, Netns};
 use std::path::Path;
 use std::process::Command;
 

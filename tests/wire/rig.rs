@@ -3,8 +3,8 @@
 use crate::craft::{AF11, Packet, ethernet, exit, relay};
 use exitmark_box::observe::{Report, Warning};
 use exitmark_datapath::Role;
-use exitmark_lab::site::{FAR_END, FinalState, Plan, RunningBox, Site, nic, nic_mac};
-use exitmark_lab::{Capture, CapturedFrame, Netns, RawPort, contained};
+use exitmark_lab::site::{FAR_END, Plan, Site, nic, nic_mac};
+use exitmark_lab::{Capture, CapturedFrame, FinalState, Netns, RawPort, RunningBox, contained};
 pub(crate) use exitmark_lab::{Config, TIMEOUT, both_engines, eventually, needs_root, wait_until};
 use std::collections::BTreeMap;
 use std::ops::RangeBounds;

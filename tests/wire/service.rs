@@ -11,8 +11,8 @@ use crate::rig::{
 use exitmark_box::control::{Client, DEFAULT_SOCKET};
 use exitmark_box::observe::Report;
 use exitmark_lab::process::http;
-use exitmark_lab::site::{FinalState, Plan, RELAY_V4, RunningBox, SERVER_V4, Site};
-use exitmark_lab::{Capture, RawPort, contained};
+use exitmark_lab::site::{Plan, RELAY_V4, SERVER_V4, Site};
+use exitmark_lab::{Capture, FinalState, RawPort, RunningBox, contained};
 use exitmark_policy::Endpoint;
 use nix::sys::signal::Signal;
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;

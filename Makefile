@@ -54,9 +54,9 @@ demo: setup-demo
 
 # Every tier that this machine allows; skipped tests print a line with SKIPPED. Suites that mostly
 # wait, for Tor's votes or for processes, run in parallel to the others, at a higher priority; so do
-# suites that compute and need no namespace. The suite that counts losses under load runs last, alone.
+# suites that compute and have no time limits. The suite that counts losses under load runs last, alone.
 WAITING := tor wire
-BESIDE := $(WAITING) relays rule
+BESIDE := $(WAITING) relays rule audit engines
 ALONE := survive
 WIRE_THREADS ?= 4
 SUITES := $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)) \

@@ -320,6 +320,27 @@ fn unsafe_code_stays_in_three_modules() {
 }
 
 /// There are several programs; `cargo run` means the box.
+/// The path of the sources would make each directory's build of a package another one.
+#[test]
+fn no_package_contains_the_path_of_the_sources() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    // The tools make the manual and are in no package.
+    for member in MEMBERS.iter().filter(|&&member| member != "tools") {
+        sources(&root.join(member), &mut found);
+    }
+    let variable = concat!("CARGO_MANIFEST", "_DIR");
+    for path in found {
+        let is_build_script = path.file_name().is_some_and(|name| name == "build.rs");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            is_build_script || !text.contains(variable),
+            "{}: read {variable} at run time, or find the directory otherwise",
+            path.display()
+        );
+    }
+}
+
 #[test]
 fn cargo_runs_the_box() {
     let manifest = manifest("");

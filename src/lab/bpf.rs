@@ -5,7 +5,9 @@ use libbpf_rs::{
     Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut, TC_INGRESS, TcHookBuilder, Xdp,
     XdpFlags,
 };
+use std::env;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -283,7 +285,22 @@ pub fn compile(source: &str) -> Result<Vec<u8>, LabError> {
     run(Command::new("clang")
         .args(["-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v3"])
         .args([&include, "-c", source, "-o", "-"])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")))
+        .current_dir(sources()?))
+}
+
+/// The directory of the project's sources, above the working directory or this program. A constant
+/// from the build would differ in each directory, and with it the package, which has the lab too.
+fn sources() -> Result<PathBuf, LabError> {
+    let places = [env::current_dir(), env::current_exe()];
+    let mut above = places.iter().flatten().flat_map(|place| place.ancestors());
+    above
+        .find(|directory| directory.join("bpf/exitmark.bpf.c").exists())
+        .map(Path::to_owned)
+        .ok_or_else(|| {
+            let reason =
+                "neither the working directory nor this program is in the project's sources";
+            LabError(reason.to_owned())
+        })
 }
 
 /// An interface's index in the calling thread's network namespace.

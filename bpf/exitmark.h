@@ -11,7 +11,7 @@
 #define EXITMARK_H
 
 /* Incremented whenever the layout or meaning of a pinned map changes. */
-#define LAYOUT_VERSION 6
+#define LAYOUT_VERSION 7
 
 /* The role of a NIC; Role in user space. */
 enum exitmark_role {
@@ -100,6 +100,15 @@ struct exitmark_table {
 #define BITS_PER_SLOT 16
 #define MAX_PROBES 128
 
+/* How engine connect changes the sockets of connections. 0: not set. */
+struct exitmark_sockets {
+	__u64 source_v6[2]; /* of relay connections: high, low */
+	__u32 source_v4;
+	__u32 fwmark; /* SO_MARK of relay connections */
+	__u32 interface; /* SO_BINDTOIFINDEX of relay connections */
+	__u32 overwrites; /* exit connections get the mark in place of another ToS of tor's */
+};
+
 /*
  * Everything besides the frame that a verdict depends on, published and replaced as a whole. The
  * ranges and tables follow it.
@@ -119,6 +128,7 @@ struct exitmark_policy {
 	struct exitmark_ranges exempt[FAMILIES];
 	struct exitmark_table relays[FAMILIES];
 	struct exitmark_table listeners[FAMILIES];
+	struct exitmark_sockets sockets;
 	/* One bit per port: whether some address, and whether every address, has a listener. */
 	__u64 listens[1024];
 	__u64 listens_everywhere[1024];

@@ -44,6 +44,7 @@ pub struct Fixed {
     pub exempt: [Ranges; 2],
     pub relays: [HashTable; 2],
     pub listeners: [HashTable; 2],
+    pub sockets: Sockets,
     pub listens: [u64; 1024],
     pub listens_everywhere: [u64; 1024],
 }
@@ -65,6 +66,17 @@ pub struct HashTable {
     pub mask: u32,
     pub filter: u32,
     pub slots: u32,
+}
+
+/// The layout of `struct exitmark_sockets`.
+#[repr(C)]
+#[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
+pub struct Sockets {
+    pub source_v6: [u64; 2],
+    pub source_v4: u32,
+    pub fwmark: u32,
+    pub interface: u32,
+    pub overwrites: u32,
 }
 
 /// The snapshot has more prefixes or endpoints than fit into an image.
@@ -113,6 +125,24 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
         (offset_of!(Fixed, exempt), &rules.exempt),
     ] {
         draft.push_prefixes(at, prefixes);
+    }
+    let at = offset_of!(Fixed, sockets);
+    let sockets = &rules.sockets;
+    let source_v6 = halves(sockets.source_v6.map_or(0, u128::from));
+    draft.put(at + offset_of!(Sockets, source_v6), &source_v6);
+    for (field, number) in [
+        (
+            offset_of!(Sockets, source_v4),
+            sockets.source_v4.map_or(0, u32::from),
+        ),
+        (offset_of!(Sockets, fwmark), sockets.fwmark),
+        (offset_of!(Sockets, interface), sockets.interface),
+        (
+            offset_of!(Sockets, overwrites),
+            u32::from(sockets.overwrites),
+        ),
+    ] {
+        draft.0[at + field..][..4].copy_from_slice(&number.to_ne_bytes());
     }
     let listeners = &snapshot.listeners;
     for (at, endpoints) in [
@@ -211,7 +241,7 @@ mod tests {
     use super::*;
     use crate::{
         Actions, AtUplink, Endpoint, EndpointSet, ExitProtocols, Intent, Listener, MAX_ENDPOINTS,
-        MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, Rules, Steer,
+        MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, Rules, SocketRules, Steer,
     };
     use ipnet::IpNet;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -253,6 +283,7 @@ mod tests {
             exempt: prefixes(MAX_PREFIXES),
             exit_protocols: ExitProtocols::Tcp,
             actions: actions(Steer::Both),
+            sockets: SocketRules::default(),
         };
         let relays = (0..MAX_ENDPOINTS).map(|number| {
             let address = if number < of_v6 { v6 } else { v4 };
@@ -337,6 +368,13 @@ mod tests {
             exempt: net(&["203.0.113.0/24"]),
             exit_protocols,
             actions: actions(steer),
+            sockets: SocketRules {
+                source_v4: Some(Ipv4Addr::new(203, 0, 113, 10)),
+                source_v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 7)),
+                fwmark: 0x1234_5678,
+                interface: 9,
+                overwrites: true,
+            },
         };
         let relays = ["198.51.100.7:443", "[2001:db8:2::7]:9001"];
         let relays = relays.map(|text| text.parse::<Endpoint>().unwrap());
@@ -388,6 +426,18 @@ mod tests {
                     assert_eq!(holds, number == table, "{key:?} in table {table}");
                 }
             }
+        }
+        let sockets = offset_of!(Fixed, sockets);
+        let source_v6 = (sockets + offset_of!(Sockets, source_v6)) / 8;
+        assert_eq!(image.word(source_v6), high + 0x3_0000);
+        assert_eq!(image.word(source_v6 + 1), 7);
+        for (field, expected) in [
+            (offset_of!(Sockets, source_v4), 0xcb00_710a),
+            (offset_of!(Sockets, fwmark), 0x1234_5678),
+            (offset_of!(Sockets, interface), 9),
+            (offset_of!(Sockets, overwrites), 1),
+        ] {
+            assert_eq!(image.number(sockets + field), expected);
         }
         assert_eq!(image.ports(offset_of!(Fixed, listens)), [22, 9001, 65535]);
         let everywhere = offset_of!(Fixed, listens_everywhere);

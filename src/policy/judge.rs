@@ -48,7 +48,8 @@ const DNS_OVER_TLS: u16 = 853;
 /// ```
 /// use exitmark_policy::packet::{Dscp, parse, protocol};
 /// use exitmark_policy::{Actions, AtUplink, Class, ClassifyBy, Egress, EndpointSet, ExitProtocols};
-/// use exitmark_policy::{FragmentTable, Intent, Mode, PrefixSet, Rules, Snapshot, Steer, judge};
+/// use exitmark_policy::{FragmentTable, Intent, Mode, PrefixSet, Rules, Snapshot, SocketRules, Steer};
+/// use exitmark_policy::judge;
 /// use std::{sync::Arc, time::Duration};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -66,6 +67,7 @@ const DNS_OVER_TLS: u16 = 853;
 ///         at_uplink: AtUplink::Keep,
 ///         steer: Steer::Off,
 ///     }),
+///     sockets: SocketRules::default(),
 /// };
 /// let relays = EndpointSet::new(["198.51.100.7:9001".parse()?])?;
 /// let snapshot = Snapshot::new(1, Arc::new(rules), relays);
@@ -322,7 +324,7 @@ fn is_to_relay<F: Family>(destination: F, ports: Ports, snapshot: &Snapshot) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Actions, AtUplink, EndpointSet, Intent, Mode, PrefixSet, Steer};
+    use crate::{Actions, AtUplink, EndpointSet, Intent, Mode, PrefixSet, SocketRules, Steer};
     use std::sync::Arc;
 
     const HOST: u32 = 0xc000_020a;
@@ -342,6 +344,7 @@ mod tests {
                 at_uplink: AtUplink::Keep,
                 steer: Steer::Off,
             }),
+            sockets: SocketRules::default(),
         };
         Snapshot::new(1, Arc::new(rules), EndpointSet::empty())
     }

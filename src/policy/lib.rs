@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod connection;
 mod endpoint;
 mod family;
 mod fragments;
@@ -19,6 +20,7 @@ mod verdict;
 use family::Family;
 use std::sync::Arc;
 
+pub use connection::{ConnectionVerdict, judge_connection};
 pub use endpoint::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};
 pub use fragments::{FRAGMENT_LIFETIME, FragmentTable};
 pub use image::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, image};
@@ -26,7 +28,7 @@ pub use judge::{judge, judge_whole_v4, judge_whole_v6};
 pub use prefix::{MAX_PREFIXES, PrefixSet};
 pub use rules::{
     Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, Listener, MAX_LISTENERS, MAX_RESOLVERS,
-    Mode, Rules, Steer,
+    Mode, Rules, SocketRules, Steer,
 };
 use rules::{Leaves, Listeners};
 pub use verdict::{Class, Egress, Remark, Rule, Verdict};

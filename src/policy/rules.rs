@@ -3,7 +3,7 @@
 use super::{Class, Egress, Endpoint, EndpointSet, Family, PrefixSet, Rule};
 use crate::packet::{Dscp, Version};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The most listeners with an address; limited by the room in the XDP program's map.
 pub const MAX_LISTENERS: usize = 256;
@@ -30,6 +30,23 @@ pub struct Rules {
     pub exit_protocols: ExitProtocols,
     /// The action on a frame, by the rule that it matched.
     pub actions: Actions,
+    /// How engine `connect` changes sockets; the other engines do not use it.
+    pub sockets: SocketRules,
+}
+
+/// How engine `connect` changes the sockets of outgoing connections, besides the mark.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketRules {
+    /// The source address of relay connections over IPv4.
+    pub source_v4: Option<Ipv4Addr>,
+    /// The source address of relay connections over IPv6.
+    pub source_v6: Option<Ipv6Addr>,
+    /// The fwmark (`SO_MARK`) of relay connections; 0: none.
+    pub fwmark: u32,
+    /// The index of the NIC by which relay connections leave (`SO_BINDTOIFINDEX`); 0: any.
+    pub interface: u32,
+    /// Exit connections get the mark even if tor has set another ToS on their socket.
+    pub overwrites: bool,
 }
 
 impl Rules {
@@ -391,6 +408,7 @@ mod tests {
             exempt: PrefixSet::default(),
             exit_protocols: ExitProtocols::Tcp,
             actions: Actions::new(intent),
+            sockets: SocketRules::default(),
         }
     }
 

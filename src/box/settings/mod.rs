@@ -11,7 +11,9 @@ mod raw;
 
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::{MacAddr, Version};
-use exitmark_policy::{Actions, ClassifyBy, Intent, MAX_PREFIXES, PrefixSet, Rules, Steer};
+use exitmark_policy::{
+    Actions, ClassifyBy, Intent, MAX_PREFIXES, PrefixSet, Rules, SocketRules, Steer,
+};
 use exitmark_relays::Sources;
 use exitmark_service::config::{self, value};
 use ipnet::IpNet;
@@ -382,6 +384,7 @@ impl Settings {
                 at_uplink: raw.mark.at_uplink,
                 steer: ports.incoming.as_ref().map_or(Steer::Off, Incoming::routes),
             }),
+            sockets: SocketRules::default(),
         };
         check::pin(&raw.pin)?;
         check::control(&raw.control)?;

@@ -8,7 +8,7 @@ use exitmark_policy::packet::{Dscp, MacAddr, Version};
 use exitmark_policy::{
     Actions, AtUplink, ClassifyBy, Endpoint, EndpointSet, ExitProtocols, Intent, Listener,
     MAX_ENDPOINTS, MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Rules, Snapshot,
-    Steer,
+    SocketRules, Steer,
 };
 use ipnet::IpNet;
 use std::fmt::{self, Display};
@@ -267,6 +267,7 @@ impl Scenario {
                 at_uplink: self.at_uplink,
                 steer: self.steer,
             }),
+            sockets: SocketRules::default(),
         };
         let relays = EndpointSet::new(self.relays.iter().copied())
             .map_err(|error| LabError(error.to_string()))?;

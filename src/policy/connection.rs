@@ -1,0 +1,183 @@
+//! Decides what happens to the socket of an outgoing TCP connection, for engine `connect` on the
+//! Tor host itself.
+//!
+//! The socket is known to be tor's and has no packet yet, so only the destination counts: there are
+//! no answers, no listeners and no other protocols. This is the reference for the programs in
+//! bpf/connect.bpf.c.
+
+use super::rules::Marking;
+use super::{Class, Egress, Rule, Snapshot};
+use crate::packet::{Dscp, Version};
+use std::net::{IpAddr, SocketAddr};
+
+const DNS: u16 = 53;
+const DNS_OVER_TLS: u16 = 853;
+
+/// The verdict on an outgoing connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionVerdict {
+    /// The rule that the destination matched.
+    pub rule: Rule,
+    /// The DSCP for the socket; `None` if it does not change.
+    pub mark: Option<Dscp>,
+    /// Whether the socket is steered, as [`SocketRules`](crate::SocketRules) says.
+    pub is_steered: bool,
+}
+
+impl ConnectionVerdict {
+    /// The class of [`ConnectionVerdict::rule`].
+    pub const fn class(&self) -> Class {
+        self.rule.class()
+    }
+}
+
+/// The verdict on a TCP connection of tor to `destination`. An IPv4-mapped IPv6 address (RFC 4291,
+/// section 2.5.5.2) is judged as the IPv4 address.
+///
+/// # Examples
+/// ```
+/// use exitmark_policy::{Class, Rule, Snapshot, judge_connection};
+/// # use exitmark_policy::packet::Dscp;
+/// # use exitmark_policy::{Actions, AtUplink, ClassifyBy, EndpointSet, ExitProtocols, Intent, Mode};
+/// # use exitmark_policy::{PrefixSet, Rules, SocketRules, Steer};
+/// # use std::sync::Arc;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let rules = Rules {
+/// #     classify_by: ClassifyBy::RelaySet,
+/// #     addresses: PrefixSet::default(),
+/// #     relay_addresses: PrefixSet::default(),
+/// #     listeners: [].into(),
+/// #     resolvers: PrefixSet::default(),
+/// #     exempt: PrefixSet::new(["127.0.0.0/8".parse()?]),
+/// #     exit_protocols: ExitProtocols::Tcp,
+/// #     actions: Actions::new(Intent {
+/// #         mode: Mode::Enforce,
+/// #         mark: Dscp::AF11,
+/// #         at_uplink: AtUplink::Keep,
+/// #         steer: Steer::Off,
+/// #     }),
+/// #     sockets: SocketRules::default(),
+/// # };
+/// let relays = EndpointSet::new(["198.51.100.7:9001".parse()?])?;
+/// let snapshot = Snapshot::new(1, Arc::new(rules), relays);
+/// let web = judge_connection("198.51.100.7:443".parse()?, &snapshot);
+/// assert_eq!((web.class(), web.mark), (Class::Exit, Some(Dscp::AF11)));
+/// let relay = judge_connection("[::ffff:198.51.100.7]:9001".parse()?, &snapshot);
+/// assert_eq!((relay.rule, relay.mark), (Rule::ToListedRelay, None));
+/// # Ok(())
+/// # }
+/// ```
+pub fn judge_connection(destination: SocketAddr, snapshot: &Snapshot) -> ConnectionVerdict {
+    let (address, port) = (destination.ip().to_canonical(), destination.port());
+    let rules = &*snapshot.rules;
+    let rule = if rules.exempt.contains(address) {
+        Rule::ToExemptPrefix
+    } else if matches!(port, DNS | DNS_OVER_TLS) && rules.resolvers.contains(address) {
+        Rule::ToResolver
+    } else if snapshot.relays.contains(address, port) {
+        Rule::ToListedRelay
+    } else {
+        Rule::ExitProtocol
+    };
+    let action = rules.actions.of(rule);
+    let version = match address {
+        IpAddr::V4(_) => Version::V4,
+        IpAddr::V6(_) => Version::V6,
+    };
+    ConnectionVerdict {
+        rule,
+        mark: (action.marking == Marking::Set).then(|| rules.actions.mark()),
+        is_steered: action.egress == Egress::Incoming
+            && rules.actions.intent().steer.routes(version),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Actions, AtUplink, ClassifyBy, EndpointSet, ExitProtocols, Intent, Mode, PrefixSet, Rules,
+        SocketRules, Steer,
+    };
+    use std::sync::Arc;
+
+    fn snapshot(mode: Mode, steer: Steer) -> Snapshot {
+        let net = |texts: &[&str]| PrefixSet::new(texts.iter().map(|text| text.parse().unwrap()));
+        let rules = Rules {
+            classify_by: ClassifyBy::RelaySet,
+            addresses: PrefixSet::default(),
+            relay_addresses: PrefixSet::default(),
+            listeners: [].into(),
+            resolvers: net(&["198.51.100.53/32", "2001:db8::53/128"]),
+            exempt: net(&["127.0.0.0/8", "::1/128", "203.0.113.0/24"]),
+            exit_protocols: ExitProtocols::Tcp,
+            actions: Actions::new(Intent {
+                mode,
+                mark: Dscp::AF11,
+                at_uplink: AtUplink::Keep,
+                steer,
+            }),
+            sockets: SocketRules::default(),
+        };
+        let relays = [
+            "198.51.100.7:9001",
+            "198.51.100.53:53",
+            "203.0.113.7:9001",
+            "[2001:db8::7]:9001",
+        ];
+        let relays = relays.map(|text| text.parse().unwrap());
+        Snapshot::new(1, Arc::new(rules), EndpointSet::new(relays).unwrap())
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let snapshot = snapshot(Mode::Enforce, Steer::Only(Version::V4));
+        for (destination, rule, is_marked, is_steered) in [
+            ("198.51.100.7:443", Rule::ExitProtocol, true, false),
+            ("198.51.100.7:9001", Rule::ToListedRelay, false, true),
+            (
+                "[::ffff:198.51.100.7]:9001",
+                Rule::ToListedRelay,
+                false,
+                true,
+            ),
+            ("[2001:db8::7]:9001", Rule::ToListedRelay, false, false),
+            ("[2001:db8::7]:9002", Rule::ExitProtocol, true, false),
+            // A listed relay at a resolver's address and port is the resolver.
+            ("198.51.100.53:53", Rule::ToResolver, false, false),
+            ("198.51.100.53:853", Rule::ToResolver, false, false),
+            ("198.51.100.53:443", Rule::ExitProtocol, true, false),
+            ("[2001:db8::53]:853", Rule::ToResolver, false, false),
+            // A listed relay in an exempt prefix is exempt.
+            ("203.0.113.7:9001", Rule::ToExemptPrefix, false, false),
+            ("127.0.0.1:9051", Rule::ToExemptPrefix, false, false),
+            ("[::1]:53", Rule::ToExemptPrefix, false, false),
+        ] {
+            let expected = ConnectionVerdict {
+                rule,
+                mark: is_marked.then_some(Dscp::AF11),
+                is_steered,
+            };
+            let verdict = judge_connection(destination.parse().unwrap(), &snapshot);
+            assert_eq!(verdict, expected, "{destination}");
+        }
+    }
+
+    #[test]
+    fn audit_mode_and_passing_leave_sockets_alone() {
+        let passing = {
+            let snapshot = snapshot(Mode::Enforce, Steer::Both);
+            Snapshot::new(2, Arc::new(snapshot.rules.passing()), snapshot.relays)
+        };
+        for snapshot in [snapshot(Mode::Audit, Steer::Both), passing] {
+            for (destination, rule) in [
+                ("198.51.100.7:443", Rule::ExitProtocol),
+                ("198.51.100.7:9001", Rule::ToListedRelay),
+            ] {
+                let verdict = judge_connection(destination.parse().unwrap(), &snapshot);
+                assert_eq!(verdict.rule, rule);
+                assert_eq!((verdict.mark, verdict.is_steered), (None, false));
+            }
+        }
+    }
+}

@@ -49,20 +49,7 @@ struct {
 	__type(value, __u32);
 } ports SEC(".maps");
 
-struct policy_map {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(struct exitmark_image));
-};
-
-/* One entry: replacing it swaps the whole policy between two frames. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__array(values, struct policy_map);
-} policies SEC(".maps");
+#include "policy.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -110,19 +97,12 @@ static __always_inline bool find_state(struct exitmark_links **found_links,
 }
 
 #include "parse.h"
+#include "sets.h"
 #include "judge.h"
 #include "rewrite.h"
 #include "sample.h"
 #include "hosts.h"
 #include "guard.h"
-
-static __always_inline const struct exitmark_image *current_image(void)
-{
-	__u32 only = 0;
-	void *map = bpf_map_lookup_elem(&policies, &only);
-
-	return map ? bpf_map_lookup_elem(map, &only) : NULL;
-}
 
 /* The generation of the policy in force; 0 without one. */
 static __noinline __u64 generation(void)

@@ -5,9 +5,7 @@
 #ifndef EXITMARK_FRAME_H
 #define EXITMARK_FRAME_H
 
-#ifndef barrier_var
-#define barrier_var(var) asm volatile("" : "+r"(var))
-#endif
+#include "address.h"
 
 #ifndef HEADER_BYTES
 #error "HEADER_BYTES: how many bytes of a frame the program reads at most"
@@ -29,12 +27,6 @@ struct frame {
 	void *end;
 	/* Length of the whole frame, which may be in more buffers than the one from data to end. */
 	__u64 bytes;
-};
-
-/* An address of either family; an IPv4 address is in `low`. */
-struct address {
-	__u64 high;
-	__u64 low;
 };
 
 /*

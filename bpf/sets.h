@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Searches of the policy's address ranges and endpoint tables. Same logic as src/policy/prefix.rs
+ * and src/policy/endpoint.rs.
+ */
+#ifndef EXITMARK_SETS_H
+#define EXITMARK_SETS_H
+
+#include "address.h"
+
+/* User space writes only valid indices; the mask is for the verifier. */
+static __always_inline __u64 word(const struct exitmark_image *image, __u64 index)
+{
+	return image->words[index & (POLICY_WORDS - 1)];
+}
+
+/*
+ * Branchless comparisons that return 1 or 0. With branches, the verifier would follow each of the
+ * thousands of paths through a binary search.
+ */
+static __always_inline __u64 is_below(__u64 a, __u64 b)
+{
+	return ((~a & b) | (~(a ^ b) & (a - b))) >> 63;
+}
+
+static __always_inline __u64 is_same(__u64 a, __u64 b)
+{
+	__u64 differ = a ^ b;
+
+	return (~differ & (differ - 1)) >> 63;
+}
+
+static __always_inline __u64 is_before(struct address a, struct address b)
+{
+	return is_below(a.high, b.high) | (is_same(a.high, b.high) & is_below(a.low, b.low));
+}
+
+static __always_inline struct address first_of(const struct exitmark_image *image, int family,
+					       __u64 at)
+{
+	struct address address = {};
+
+	if (family == V4) {
+		address.low = word(image, at) >> 32;
+	} else {
+		address.high = word(image, at);
+		address.low = word(image, at + 1);
+	}
+	return address;
+}
+
+static __always_inline struct address last_of(const struct exitmark_image *image, int family,
+					      __u64 at)
+{
+	struct address address = {};
+
+	if (family == V4) {
+		address.low = word(image, at) & 0xffffffff;
+	} else {
+		address.high = word(image, at + 2);
+		address.low = word(image, at + 3);
+	}
+	return address;
+}
+
+static __always_inline bool is_within(const struct exitmark_image *image, int family, __u64 at,
+				      struct address address)
+{
+	return !(is_before(address, first_of(image, family, at)) |
+		 is_before(last_of(image, family, at), address));
+}
+
+static __always_inline int search(const struct exitmark_image *image, int family, __u64 at,
+				  __u64 count, struct address address)
+{
+	__u64 size = family == V4 ? 1 : 4;
+	__u64 after = 0; /* number of ranges whose first address is not above the address */
+
+	for (int i = RANGE_STEPS - 1; i >= 0; i--) {
+		__u64 next = after + (1 << i);
+		struct address first = first_of(image, family, at + (next - 1) * size);
+
+		after += (~(is_below(count, next) | is_before(address, first)) & 1) << i;
+	}
+	return after && is_within(image, family, at + (after - 1) * size, address);
+}
+
+/* Global functions, never inlined: the verifier checks each once, not once per caller. */
+__noinline int search_v4(const struct exitmark_image *image, __u32 at, __u32 count, __u64 low)
+{
+	struct address address = { .low = low };
+
+	return image ? search(image, V4, at, count, address) : 0;
+}
+
+__noinline int search_v6(const struct exitmark_image *image, __u32 at, __u32 count, __u64 high,
+			 __u64 low)
+{
+	struct address address = { .high = high, .low = low };
+
+	return image ? search(image, V6, at, count, address) : 0;
+}
+
+/* Whether one of the ranges covers the address. Most sets are empty or have one range. */
+static __always_inline bool covers(const struct exitmark_image *image,
+				   const struct exitmark_ranges *ranges, int family,
+				   struct address address)
+{
+	if (ranges->count == 0)
+		return false;
+	if (ranges->count == 1)
+		return is_within(image, family, ranges->at, address);
+	if (family == V4)
+		return search_v4(image, ranges->at, ranges->count, address.low);
+	return search_v6(image, ranges->at, ranges->count, address.high, address.low);
+}
+
+/* Whether the filter has this bit set: a key with this bit may be in the table. */
+static __always_inline bool is_hinted(const struct exitmark_image *image,
+				      const struct exitmark_table *table, __u64 bit)
+{
+	return word(image, table->filter + bit / 64) >> (bit % 64) & 1;
+}
+
+__noinline int find_v4(const struct exitmark_image *image, __u32 slots, __u32 mask, __u64 slot,
+		       __u64 key)
+{
+	if (!image)
+		return 0;
+	for (int i = 0; i < MAX_PROBES; i++) {
+		__u64 found = word(image, slots + (slot++ & mask));
+
+		if (found == key)
+			return key != 0;
+		if (!found)
+			return 0;
+	}
+	return 0;
+}
+
+/* `table` is `slots` << 32 | `mask`: a BPF function takes at most five arguments. */
+__noinline int find_v6(const struct exitmark_image *image, __u64 table, __u64 slot,
+		       const struct address *address, __u16 port)
+{
+	__u64 slots = table >> 32, mask = (__u32)table;
+
+	if (!image || !address)
+		return 0;
+	for (int i = 0; i < MAX_PROBES; i++) {
+		__u64 at = slots + (slot++ & mask) * 3;
+		__u64 found = word(image, at + 2);
+
+		/* No endpoint has port 0. */
+		if (!found)
+			return 0;
+		if (found == port && word(image, at) == address->high &&
+		    word(image, at + 1) == address->low)
+			return 1;
+	}
+	return 0;
+}
+
+/* Whether exactly this address and port are in the table. */
+static __always_inline bool lists(const struct exitmark_image *image,
+				  const struct exitmark_table *table, int family,
+				  struct address address, __u16 port)
+{
+	__u64 key = address.low << 16 | port;
+	__u64 hash, bit, slot, at, found;
+
+	if (family == V4)
+		hash = key * table->multipliers[0];
+	else
+		hash = address.high * table->multipliers[0] + address.low * table->multipliers[1] +
+		       port * table->multipliers[2];
+	bit = hash >> (table->shift & 63);
+	if (!is_hinted(image, table, bit))
+		return false;
+	/* Most searches end at the first slot; a call would double their cost. */
+	slot = bit / BITS_PER_SLOT;
+	if (family == V4) {
+		found = word(image, table->slots + (slot & table->mask));
+		if (!found || found == key)
+			return found;
+		return find_v4(image, table->slots, table->mask, slot + 1, key);
+	}
+	at = table->slots + (slot & table->mask) * 3;
+	found = word(image, at + 2);
+	if (!found)
+		return false;
+	if (found == port && word(image, at) == address.high && word(image, at + 1) == address.low)
+		return true;
+	return find_v6(image, (__u64)table->slots << 32 | table->mask, slot + 1, &address, port);
+}
+
+#endif

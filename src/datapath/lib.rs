@@ -6,6 +6,7 @@
 //! Everything else also runs over memory ports.
 
 mod cells;
+mod connect;
 mod counters;
 mod cut;
 mod forward;
@@ -22,6 +23,10 @@ mod xsk;
 use std::fmt;
 
 pub use cells::Cells;
+pub use connect::{
+    Cgroup, Connect, ConnectError, ConnectLinks, Connections, MAX_USERS, cgroup_mount,
+    detach_connect, is_connect_attached,
+};
 pub use counters::{Counter, Counters, DropReason, Tally};
 pub use forward::{Forwarder, Outbox, Outcome};
 pub use frame::{Frame, FrameMemory, FramePool};

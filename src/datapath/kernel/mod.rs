@@ -12,7 +12,7 @@ mod pin_error;
 mod pins;
 mod run;
 mod samples;
-mod sys;
+pub(crate) mod sys;
 mod undo;
 
 use super::counters::SLOTS;
@@ -48,7 +48,7 @@ const WORKER_COUNTERS: &str = "worker_counters";
 const LINKS: &str = "links";
 /// The maps that outlive the process, in pinning order.
 const PINNED_MAPS: [&str; 5] = [pins::POLICIES, LINKS, "guards", COUNTERS, WORKER_COUNTERS];
-const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
+pub(crate) const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 
 /// Why the program cannot be loaded, configured or attached.
 #[derive(Debug, thiserror::Error)]
@@ -300,14 +300,7 @@ impl Kernel {
     /// # Errors
     /// The image has another length, or memory is short.
     pub fn publish_image(&self, image: &[u8]) -> Result<(), KernelError> {
-        let bytes = u32::try_from(IMAGE_BYTES).unwrap_or(u32::MAX);
-        let replace = || {
-            let inner = new_array("exitmark_policy", bytes, 1)?;
-            inner.update(&ONLY, image, MapFlags::ANY)?;
-            let fd = inner.as_fd().as_raw_fd().to_ne_bytes();
-            (self.skeleton.maps.policies).update(&ONLY, &fd, MapFlags::ANY)
-        };
-        replace().map_err(map_error("policies"))
+        replace_policy(&self.skeleton.maps.policies, image).map_err(map_error(pins::POLICIES))
     }
 
     /// Sets the NIC to which a role's frames are redirected; `None` for no NIC.
@@ -373,7 +366,7 @@ impl Kernel {
     /// # Errors
     /// The map cannot be read.
     pub fn counts(&self) -> Result<KernelCounts, KernelError> {
-        let sums = sums(&self.skeleton.maps.counters)?;
+        let sums = sums::<COUNTS>(&self.skeleton.maps.counters).map_err(map_error(COUNTERS))?;
         let mut tally = Tally::default();
         tally.0.copy_from_slice(&sums[..SLOTS]);
         let per_role = |first: usize| PerRole::from_fn(|role| sums[first + role.index()]);
@@ -387,12 +380,10 @@ impl Kernel {
     }
 }
 
-/// The program's counters, summed over all CPUs.
-fn sums(counters: &impl MapCore) -> Result<[u64; COUNTS], KernelError> {
-    let per_cpu = counters
-        .lookup_percpu(&ONLY, MapFlags::ANY)
-        .map_err(map_error(COUNTERS))?;
-    let mut sums = [0_u64; COUNTS];
+/// The first entry of a per-CPU map of 64-bit numbers, summed over all CPUs.
+pub(crate) fn sums<const COUNT: usize>(counters: &impl MapCore) -> libbpf_rs::Result<[u64; COUNT]> {
+    let per_cpu = counters.lookup_percpu(&ONLY, MapFlags::ANY)?;
+    let mut sums = [0_u64; COUNT];
     for cpu in per_cpu.iter().flatten() {
         for (sum, number) in sums.iter_mut().zip(cpu.chunks_exact(8)) {
             // One CPU may have subtracted what another one counted.
@@ -431,6 +422,15 @@ fn layout() -> Result<u32, KernelError> {
         && constants.sample_bytes as usize == size_of::<exitmark_sample>();
     same.then_some(constants.layout_version)
         .ok_or(KernelError::Layout)
+}
+
+/// Puts a new map with this image into the map of the policy in force.
+pub(crate) fn replace_policy(policies: &impl MapCore, image: &[u8]) -> libbpf_rs::Result<()> {
+    let bytes = u32::try_from(IMAGE_BYTES).unwrap_or(u32::MAX);
+    let inner = new_array("exitmark_policy", bytes, 1)?;
+    inner.update(&ONLY, image, MapFlags::ANY)?;
+    let fd = inner.as_fd().as_raw_fd().to_ne_bytes();
+    policies.update(&ONLY, &fd, MapFlags::ANY)
 }
 
 /// Makes an array map with values of this many bytes.

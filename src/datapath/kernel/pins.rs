@@ -93,7 +93,7 @@ impl Pins {
     }
 
     /// Whether the directory is still the one that was opened. True if this user cannot tell.
-    fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         let identity = |data: fs::Metadata| (data.dev(), data.ino());
         match fs::metadata(&self.directory) {
             Ok(now) => self.lock.metadata().map(identity).ok() == Some(identity(now)),
@@ -106,7 +106,7 @@ impl Pins {
     ///
     /// # Errors
     /// As [`Pins::open`].
-    pub(super) fn renew(&mut self) -> Result<(), PinError> {
+    pub(crate) fn renew(&mut self) -> Result<(), PinError> {
         if !is_bpf_fs(&self.directory)? {
             return Err(PinError::NoBpfFs(self.directory.clone()));
         }
@@ -169,17 +169,41 @@ impl Pins {
         self.directory.join(format!("link_{role}"))
     }
 
-    pub(super) fn maps(&self, layout: impl Display) -> PathBuf {
+    pub(crate) fn maps(&self, layout: impl Display) -> PathBuf {
         self.directory.join(format!("{MAPS}{layout}"))
     }
 
     pub(super) fn link(&self, role: Role) -> Result<Option<OwnedFd>, PinError> {
-        let path = self.link_path(role);
+        self.named(&format!("link_{role}"))
+    }
+
+    /// The object that is pinned by this name, if any.
+    pub(crate) fn named(&self, name: &str) -> Result<Option<OwnedFd>, PinError> {
+        let path = self.directory.join(name);
         match sys::open_pinned(&path) {
-            Ok(link) => Ok(Some(link)),
+            Ok(object) => Ok(Some(object)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(refused("open", &path)(error)),
         }
+    }
+
+    /// Pins an object by this name, atomically replacing the previous one.
+    pub(crate) fn pin_named(&self, name: &str, object: BorrowedFd<'_>) -> Result<(), PinError> {
+        pin(object, &self.directory.join(name))
+    }
+
+    /// Removes the pin with this name, if it exists.
+    pub(crate) fn remove_named(&self, name: &str) -> Result<(), PinError> {
+        can_be_changed(&self.directory)?;
+        remove(&self.directory.join(name)).map(drop)
+    }
+
+    /// The names of the pins that begin with `prefix`.
+    pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>, PinError> {
+        let entries = fs::read_dir(&self.directory).map_err(refused("list", &self.directory))?;
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let names = names.filter_map(|name| name.into_string().ok());
+        Ok(names.filter(|name| name.starts_with(prefix)).collect())
     }
 
     /// The interface index of the NIC to which a role's pinned link attaches; 0 if that NIC is
@@ -261,7 +285,7 @@ impl Pins {
     }
 
     /// Removes the pinned maps of other layouts; returns those layouts.
-    pub(super) fn remove_other_maps(&self, layout: u32) -> Result<Vec<String>, PinError> {
+    pub(crate) fn remove_other_maps(&self, layout: u32) -> Result<Vec<String>, PinError> {
         let mut others = self.layouts()?;
         others.retain(|other| *other != layout.to_string());
         for other in &others {
@@ -271,7 +295,7 @@ impl Pins {
     }
 
     /// Pins maps of a layout by name, replacing the previous ones.
-    pub(super) fn pin_maps<'a>(
+    pub(crate) fn pin_maps<'a>(
         &self,
         layout: u32,
         maps: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,

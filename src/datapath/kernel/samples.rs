@@ -69,7 +69,8 @@ impl KernelSamples {
     ///
     /// [`Links::sample_until`]: crate::Links::sample_until
     pub fn lost(&self) -> u64 {
-        sums(&self.counters).map_or(0, |sums| sums[index_of!(exitmark_counts, samples_lost)])
+        sums::<{ super::COUNTS }>(&self.counters)
+            .map_or(0, |sums| sums[index_of!(exitmark_counts, samples_lost)])
     }
 }
 

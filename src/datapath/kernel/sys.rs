@@ -94,7 +94,7 @@ pub(super) fn create_tracing_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd
 }
 
 /// Replaces the program of a link atomically: every frame is handled by one of the two.
-pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: both descriptors are open, and no options are given. libbpf-rs does this only for
     // links and programs that it opened itself.
     result(unsafe {
@@ -104,7 +104,7 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 }
 
 /// Detaches a link's program from its NIC immediately.
-pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the descriptor is open. libbpf-rs does this only for links that it opened itself.
     result(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) }).map(|_| ())
 }
@@ -148,7 +148,7 @@ pub(super) struct LinkTarget {
     pub(super) program: u32,
 }
 
-pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
+fn link_info(link: BorrowedFd<'_>) -> io::Result<libbpf_sys::bpf_link_info> {
     let mut info = libbpf_sys::bpf_link_info::default();
     let mut length =
         u32::try_from(size_of::<libbpf_sys::bpf_link_info>()).map_err(io::Error::other)?;
@@ -160,6 +160,21 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
             &raw mut length,
         )
     })?;
+    Ok(info)
+}
+
+/// The ID of the cgroup to which a link attaches; 0 if the cgroup is gone.
+pub(crate) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    let info = link_info(link)?;
+    if info.type_ != libbpf_sys::BPF_LINK_TYPE_CGROUP {
+        return Err(io::Error::other("it is not a link to a cgroup"));
+    }
+    // SAFETY: for a link to a cgroup the kernel fills this member, and any bytes are a number.
+    Ok(unsafe { info.__bindgen_anon_1.cgroup }.cgroup_id)
+}
+
+pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
+    let info = link_info(link)?;
     if info.type_ != libbpf_sys::BPF_LINK_TYPE_XDP {
         return Err(io::Error::other("it is not an XDP link"));
     }

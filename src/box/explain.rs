@@ -3,7 +3,7 @@
 //!
 //! Shows offsets and changed bytes, never an address.
 
-use crate::settings::Settings;
+use crate::settings::{Ports, Settings};
 use exitmark_datapath::{Forwarder, IncomingLink, Links, Outcome, Role};
 use exitmark_nic::{NextHop, Nic};
 use exitmark_pcap::{Link, ReadError, Reader};
@@ -120,16 +120,16 @@ pub(crate) fn explain(
 }
 
 fn links(settings: &Settings, incoming_mac: Option<MacAddr>) -> Links {
-    let Some(incoming) = &settings.ports.incoming else {
+    let Some(incoming) = settings.incoming() else {
         return Links::new(settings.host_mac, None);
     };
     let own = incoming_mac
         .or_else(|| Nic::look(&incoming.interface).ok().map(|nic| nic.mac))
         .unwrap_or(UNKNOWN_MAC);
-    let port = if incoming.interface == settings.ports.uplink {
-        Role::Uplink
-    } else {
-        Role::Incoming
+    let is_uplink = |ports: &Ports| incoming.interface == ports.uplink;
+    let port = match settings.ports.as_ref().is_some_and(is_uplink) {
+        true => Role::Uplink,
+        false => Role::Incoming,
     };
     let link = IncomingLink {
         port,

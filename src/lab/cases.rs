@@ -114,7 +114,7 @@ impl CaseTable {
 
     /// The egress link for relay traffic at such a site.
     pub fn incoming(&self, settings: &Settings) -> Option<IncomingLink> {
-        let incoming = settings.ports.incoming.as_ref()?;
+        let incoming = settings.incoming()?;
         Some(IncomingLink {
             port: Role::Incoming,
             own: mac(INCOMING_MAC),

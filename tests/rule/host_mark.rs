@@ -117,7 +117,7 @@ impl Choice {
         );
         let settings = Settings::parse(&text, Path::new("")).unwrap();
         let relays = EndpointSet::new(settings.relays.sources.extra.iter().copied()).unwrap();
-        let incoming = settings.ports.incoming.map(|incoming| IncomingLink {
+        let incoming = settings.incoming().map(|incoming| IncomingLink {
             port: Role::Incoming,
             own: FROM,
             next_hop: match incoming.next_hop {

@@ -33,7 +33,7 @@ impl Nics {
             nics.ports[role] = name.as_ref().map(look).transpose()?;
         }
         nics.check_distinct(names)?;
-        if let Some(incoming) = &settings.ports.incoming {
+        if let Some(incoming) = settings.incoming() {
             let role = match nics.ports[Role::Incoming] {
                 Some(_) => Role::Incoming,
                 None => Role::Uplink,
@@ -229,9 +229,12 @@ impl Nics {
     }
 }
 
-/// The name of each role's NIC in the configuration; none for an `incoming` that is the uplink.
+/// The name of each role's NIC in the configuration; none for an `incoming` that is the uplink, and
+/// with engine `connect`.
 pub(super) fn configured(settings: &Settings) -> PerRole<Option<String>> {
-    let ports = &settings.ports;
+    let Some(ports) = &settings.ports else {
+        return PerRole::default();
+    };
     let incoming = ports.incoming.as_ref().map(|incoming| &incoming.interface);
     PerRole::new([
         Some(ports.host.clone()),

@@ -402,7 +402,7 @@ fn handover(
         // Copying a frame costs more than forwarding it in the kernel.
         Engine::Auto => engine == Engine::AfXdp && sockets.are_zero_copy(),
         Engine::AfXdp => true,
-        Engine::Xdp => false,
+        Engine::Xdp | Engine::Connect => false,
     };
     let all = PerRole::from_fn(|role| match role {
         Role::Host => engine == Engine::AfXdp,

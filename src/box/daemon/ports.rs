@@ -333,7 +333,7 @@ impl Daemon {
             }
             let own = self.following.set_up[port.role];
             // The network of `incoming`, of which the box is a member, may be the uplink's.
-            let incoming = self.settings.ports.incoming.as_ref();
+            let incoming = self.settings.incoming();
             let may_send = incoming
                 .is_some_and(|incoming| names[port.role].as_ref() == Some(&incoming.interface));
             if (is_lost || own.is_some())

@@ -41,7 +41,7 @@ impl Nics {
         };
         let other = others.iter().find(|nic| nic.queues != first.queues);
         match (engine, other) {
-            (Engine::Xdp, _) => Ok(()),
+            (Engine::Xdp | Engine::Connect, _) => Ok(()),
             (_, Some(other)) => Err(DaemonError::Unmet(format!(
                 "{} has {} receive queues but {} has {}; engines af_xdp and auto need the same \
                  number on every port, engine = \"xdp\" does not: {}",
@@ -68,7 +68,7 @@ impl Nics {
         let mut remarks: Vec<_> = losing
             .map(|nic| {
                 let possible = match engine {
-                    Engine::Xdp => cpus.min(nic.most_queues),
+                    Engine::Xdp | Engine::Connect => cpus.min(nic.most_queues),
                     Engine::Auto | Engine::AfXdp => common.unwrap_or(nic.queues),
                 };
                 lossy(nic, cpus, possible)

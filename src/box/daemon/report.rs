@@ -197,7 +197,7 @@ impl Daemon {
                 topology::unnamed(self.settings.rules.classify_by),
             );
         }
-        if let Some(incoming) = &self.settings.ports.incoming {
+        if let Some(incoming) = self.settings.incoming() {
             let observed = Misfit::ALL.into_iter();
             for misfit in observed.filter(|&misfit| self.topology.has(misfit)) {
                 warn(

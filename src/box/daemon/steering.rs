@@ -51,7 +51,7 @@ impl Steering {
             announce: Arc::new(audit.of_next_hops()),
             changes: 0,
         };
-        if let (Some(incoming), Some(nic)) = (&settings.ports.incoming, nics.incoming()) {
+        if let (Some(incoming), Some(nic)) = (settings.incoming(), nics.incoming()) {
             steering.follow(incoming, nic.index, nic.mac)?;
         }
         Ok(steering)
@@ -106,7 +106,7 @@ impl Steering {
 
     /// Applies other steering settings on the same NIC.
     pub(super) fn change(&mut self, settings: &Settings) -> Result<(), DaemonError> {
-        let Some(incoming) = &settings.ports.incoming else {
+        let Some(incoming) = settings.incoming() else {
             return Ok(());
         };
         let Some(out) = &mut self.out else {
@@ -128,7 +128,7 @@ impl Steering {
 
     /// Monitors the next hop on the NIC that is `incoming` now, if that is another one.
     pub(super) fn move_to(&mut self, settings: &Settings, nics: &Nics) -> Result<(), DaemonError> {
-        match (&settings.ports.incoming, nics.incoming(), &self.out) {
+        match (settings.incoming(), nics.incoming(), &self.out) {
             (Some(_), Some(nic), Some(out)) if (out.nic, out.own) == (nic.index, nic.mac) => Ok(()),
             (Some(incoming), Some(nic), _) => self.follow(incoming, nic.index, nic.mac),
             _ => Ok(()),

@@ -167,7 +167,7 @@ impl Daemon {
         let before = self.topology;
         let lacks_relays = self.relay_service.numbers.report().is_missing;
         self.topology.look(tally, &self.links, lacks_relays);
-        let Some(incoming) = &self.settings.ports.incoming else {
+        let Some(incoming) = self.settings.incoming() else {
             return;
         };
         for misfit in Misfit::ALL {

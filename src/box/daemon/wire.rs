@@ -46,7 +46,15 @@ pub(crate) fn wire(
     if existing == Existing::Keep && !Pins::peek(&settings.pin.directory).is_empty() {
         return Ok(None);
     }
-    let names = [&settings.ports.host, &settings.ports.uplink].map(String::clone);
+    let Some(ports) = &mut settings.ports else {
+        return Err(DaemonError::Unmet(
+            "engine = \"connect\" uses no NIC, so there is nothing to connect to a wire; remove \
+             this call, or set another engine and [ports]"
+                .to_owned(),
+        ));
+    };
+    ports.incoming = None;
+    let names = [&ports.host, &ports.uplink].map(String::clone);
     let deadline = Instant::now() + timeout;
     // Both before the first one is changed.
     let [host, uplink] = names.each_ref().map(|name| appears(name, deadline));
@@ -58,7 +66,6 @@ pub(crate) fn wire(
     // Only what the program does by itself, and none of the policy.
     settings.engine = Engine::Xdp;
     settings.datapath.zero_copy = ZeroCopy::Off;
-    settings.ports.incoming = None;
     settings.rules = Arc::new(settings.rules.passing());
     let nics = Nics::look(&settings)?;
     let pins = Pins::open(&settings.pin.directory)?;

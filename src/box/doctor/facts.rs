@@ -49,13 +49,14 @@ pub(crate) struct CheckScope {
 
 impl CheckScope {
     pub(crate) fn by(settings: &Settings) -> Self {
-        let ports = &settings.ports;
-        let incoming = ports.incoming.as_ref();
-        let shares_uplink = incoming.is_some_and(|one| one.interface == ports.uplink);
+        let ports = settings.ports.as_ref();
+        let uplink = ports.map(|ports| &ports.uplink);
+        let incoming = settings.incoming();
+        let shares_uplink = incoming.is_some_and(|one| Some(&one.interface) == uplink);
         let of_its_own = incoming.filter(|_| !shares_uplink);
         let roles = [
-            Some((Role::Host, &ports.host)),
-            Some((Role::Uplink, &ports.uplink)),
+            ports.map(|ports| (Role::Host, &ports.host)),
+            uplink.map(|uplink| (Role::Uplink, uplink)),
             of_its_own.map(|incoming| (Role::Incoming, &incoming.interface)),
         ];
         let roles = roles.into_iter().flatten();

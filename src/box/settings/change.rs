@@ -3,7 +3,7 @@
 use super::{Settings, raw};
 
 /// Keys, or tables of keys, that only a restart changes.
-const FIXED: [&str; 9] = [
+const FIXED: [&str; 10] = [
     "control",
     "datapath",
     "engine",
@@ -12,6 +12,7 @@ const FIXED: [&str; 9] = [
     "ports",
     "relays.state",
     "relays.user",
+    "tor.cgroups",
     "user",
 ];
 

@@ -1,6 +1,6 @@
 //! Checks each part of the file.
 
-use super::{Control, Datapath, Incoming, Pin, Ports, RelaySettings, SettingsError, raw};
+use super::{Control, Datapath, Engine, Incoming, Pin, Ports, RelaySettings, SettingsError, raw};
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::Dscp;
 use exitmark_policy::{ClassifyBy, Endpoint};
@@ -25,7 +25,13 @@ pub(super) fn quoted(key: &'static str, text: impl Display, reason: impl Display
     value(key, format_args!("\"{text}\""), reason)
 }
 
-pub(super) fn ports(raw: &raw::Ports, steer: &raw::Steer) -> Result<Ports, SettingsError> {
+pub(super) fn ports(raw: Option<&raw::Ports>, steer: &raw::Steer) -> Result<Ports, SettingsError> {
+    let Some(raw) = raw else {
+        let reason = "a box needs its NICs toward the Tor host and toward the clearnet: set \
+                      ports.host and ports.uplink; on a Tor host without a box in front of it, set \
+                      engine = \"connect\"";
+        return Err(value("ports", "{}", reason));
+    };
     let host = interface("ports.host", &raw.host)?;
     let uplink = interface("ports.uplink", &raw.uplink)?;
     if uplink == host {
@@ -151,7 +157,7 @@ pub(super) fn names_a_host(address: IpAddr) -> bool {
 }
 
 /// Refuses an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), which no packet carries.
-fn unmapped(address: IpAddr) -> Result<(), String> {
+pub(super) fn unmapped(address: IpAddr) -> Result<(), String> {
     match address.to_canonical() {
         canonical if canonical == address => Ok(()),
         canonical => Err(format!(
@@ -295,6 +301,11 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
     if sample != 0 && !sample.is_power_of_two() {
         let reason = format!("is not a power of two; {} is", sample.next_power_of_two());
         return Err(value("datapath.sample", sample, reason));
+    }
+    if raw.inbound == Engine::Connect {
+        let reason = "opens connections and handles no frames; inbound is \"auto\", \"xdp\" or \
+                      \"af_xdp\"";
+        return Err(quoted("datapath.inbound", raw.inbound.name(), reason));
     }
     Ok(Datapath {
         sample,

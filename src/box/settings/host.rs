@@ -72,7 +72,7 @@ pub(super) fn resolvers(raw: &raw::Resolvers, host: &[IpNet]) -> Result<Vec<IpNe
         Some(net) => Err(quoted(
             KEY,
             net.addr(),
-            "is the Tor host itself, whose queries to itself do not reach the box; for a recursive \
+            "is the Tor host itself, and its queries to itself are never marked; for a recursive \
              resolver there, resolvers = \"any\"",
         )),
         None => Ok(nets),

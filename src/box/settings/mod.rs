@@ -5,9 +5,11 @@
 
 mod change;
 mod check;
+mod engine;
 mod host;
 mod objections;
 mod raw;
+mod tor;
 
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::{MacAddr, Version};
@@ -24,19 +26,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use change::Change;
+pub use engine::Engine;
 pub use exitmark_service::config::ConfigError as SettingsError;
 pub use objections::Objection;
+pub use tor::{TorHost, UserPattern};
 
 /// A checked configuration: every value is in its range, and no two contradict each other.
 #[derive(Debug)]
 pub struct Settings {
-    /// The engine that decides fast-path frames.
+    /// The engine that decides.
     pub engine: Engine,
-    /// The NIC names of the roles; whether the NICs exist is not checked.
-    pub ports: Ports,
-    /// The rules for verdicts, from `classify_by`, `mode`, `[host]`, `[mark]` and `[steer]`.
+    /// The NIC names of the roles; whether the NICs exist is not checked. `None` exactly with
+    /// [`Engine::Connect`].
+    pub ports: Option<Ports>,
+    /// Whose connections are judged; `Some` exactly with [`Engine::Connect`].
+    pub tor: Option<TorHost>,
+    /// The rules for verdicts, from `classify_by`, `mode`, `[host]`, `[mark]` and `[steer]`. In
+    /// [`Rules::sockets`] the index of [`TorHost::interface`] is missing (0).
     pub rules: Arc<Rules>,
     /// `host.addresses` and `host.relay_addresses`: packets to these on `incoming` go to the host.
+    /// Empty with [`Engine::Connect`].
     pub host_prefixes: Vec<IpNet>,
     /// The host's MAC address; if `None`, it is learned from the host's frames.
     pub host_mac: Option<MacAddr>,
@@ -56,30 +65,6 @@ pub struct Settings {
     keys: toml::Table,
 }
 
-/// The engine that decides fast-path frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Engine {
-    /// `AfXdp` if every port is bound zero-copy, otherwise `Xdp`.
-    #[default]
-    Auto,
-    /// Workers in user space; the kernel takes over what they cannot keep up with.
-    AfXdp,
-    /// The XDP program in the kernel.
-    Xdp,
-}
-
-impl Engine {
-    /// The engine's name in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::AfXdp => "af_xdp",
-            Self::Xdp => "xdp",
-        }
-    }
-}
-
 /// The NIC of each role, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ports {
@@ -89,6 +74,19 @@ pub struct Ports {
     pub uplink: String,
     /// The egress of relay traffic, if it is steered.
     pub incoming: Option<Incoming>,
+}
+
+impl Ports {
+    fn summary(&self) -> String {
+        let steering = match &self.incoming {
+            Some(incoming) => format!(
+                "relay traffic by {} to {}",
+                incoming.interface, incoming.next_hop
+            ),
+            None => "relay traffic is not steered".to_owned(),
+        };
+        format!("{} and {} are a wire, {steering}", self.host, self.uplink)
+    }
 }
 
 /// The egress of steered relay traffic.
@@ -276,24 +274,21 @@ impl Settings {
         Self::parse(&text, path.parent().unwrap_or(Path::new("")))
     }
 
-    /// A one-line summary: mode, NICs, steering, mark. Contains no address of the host.
+    /// The egress of steered relay traffic of a box, if it is steered.
+    pub fn incoming(&self) -> Option<&Incoming> {
+        self.ports.as_ref()?.incoming.as_ref()
+    }
+
+    /// A one-line summary: mode, NICs or users, steering, mark. Contains no address of the host.
     pub fn summary(&self) -> String {
-        let ports = &self.ports;
-        let steering = match &ports.incoming {
-            Some(incoming) => format!(
-                "relay traffic by {} to {}",
-                incoming.interface, incoming.next_hop
-            ),
-            None => "relay traffic is not steered".to_owned(),
+        let place = match (&self.ports, &self.tor) {
+            (Some(ports), _) => ports.summary(),
+            (None, Some(tor)) => tor.summary(&self.rules.sockets),
+            (None, None) => String::new(),
         };
         let actions = &self.rules.actions;
-        format!(
-            "mode {}, {} and {} are a wire, {steering}, mark {}",
-            actions.mode().name(),
-            ports.host,
-            ports.uplink,
-            actions.mark()
-        )
+        let (mode, mark) = (actions.mode().name(), actions.mark());
+        format!("mode {mode}, {place}, mark {mark}")
     }
 
     /// Whether exit and relay traffic are classified by the relay set.
@@ -301,10 +296,10 @@ impl Settings {
         self.rules.classify_by == ClassifyBy::RelaySet
     }
 
-    /// Whether some frames are classified by the relay set: those from `host.addresses`, which
-    /// carry both exit and relay traffic.
+    /// Whether some traffic is classified by the relay set: tor's connections, or frames from
+    /// `host.addresses`, which carry both exit and relay traffic.
     fn needs_relays(&self) -> bool {
-        self.decides_by_relays() && !self.rules.addresses.is_empty()
+        self.decides_by_relays() && (self.tor.is_some() || !self.rules.addresses.is_empty())
     }
 
     /// Checks a configuration's text, without accessing the machine: neither a NIC nor a file that
@@ -334,7 +329,7 @@ impl Settings {
     ///     consensus = ["/var/lib/tor/cached-microdesc-consensus"]
     /// "#;
     /// let settings = Settings::parse(text, Path::new("/etc/exitmark"))?;
-    /// assert_eq!(settings.ports.uplink, "eth1");
+    /// assert_eq!(settings.ports.unwrap().uplink, "eth1");
     /// assert!(settings.rules.is_host("192.0.2.10".parse().unwrap()));
     ///
     /// // A DSCP has six bits.
@@ -344,19 +339,35 @@ impl Settings {
     /// ```
     pub fn parse(text: &str, base: &Path) -> Result<Self, SettingsError> {
         let raw: raw::Raw = toml::from_str(text)?;
+        engine::check_keys(raw.engine, &toml::from_str(text)?)?;
         let keys = change::keys(&raw);
-        let ports = check::ports(&raw.ports, &raw.steer)?;
+        let is_box = raw.engine != Engine::Connect;
+        let ports = is_box.then(|| check::ports(raw.ports.as_ref(), &raw.steer));
+        let ports = ports.transpose()?;
+        let incoming = ports.as_ref().and_then(|ports| ports.incoming.as_ref());
+        let tor = (!is_box).then(|| tor::host(&raw.tor, &raw.steer));
+        let tor = tor.transpose()?;
+        let (sockets, steered) = match is_box {
+            true => (
+                SocketRules::default(),
+                incoming.map_or(Steer::Off, Incoming::routes),
+            ),
+            false => tor::sockets(&raw.steer, &raw.mark)?,
+        };
         let relays = check::relays(raw.relays, base)?;
         let addresses = check::prefixes("host.addresses", &raw.host.addresses)?;
         let relay_addresses = check::prefixes("host.relay_addresses", &raw.host.relay_addresses)?;
-        host::addresses(&addresses, &relay_addresses)?;
+        if is_box {
+            host::addresses(&addresses, &relay_addresses)?;
+        }
         let host_prefixes: Vec<_> = addresses.iter().chain(&relay_addresses).copied().collect();
         let host_mac = raw.host.mac.as_deref();
         let host_mac = host_mac.map(|text| config::parsed("host.mac", text));
         let host_mac = host_mac.transpose()?;
-        host::leads_away(ports.incoming.as_ref(), &host_prefixes, host_mac)?;
+        host::leads_away(incoming, &host_prefixes, host_mac)?;
         let classify_by = check::classify_by(&raw.classify_by, &raw.host)?;
-        let needs_relays = classify_by == ClassifyBy::RelaySet && !addresses.is_empty();
+        let needs_relays =
+            classify_by == ClassifyBy::RelaySet && (tor.is_some() || !addresses.is_empty());
         let sources = &relays.sources;
         if needs_relays && sources.files.is_empty() && sources.extra.is_empty() {
             return Err(value(
@@ -382,9 +393,9 @@ impl Settings {
                 mode: raw.mode,
                 mark: check::mark(&raw.mark)?,
                 at_uplink: raw.mark.at_uplink,
-                steer: ports.incoming.as_ref().map_or(Steer::Off, Incoming::routes),
+                steer: steered,
             }),
-            sockets: SocketRules::default(),
+            sockets,
         };
         check::pin(&raw.pin)?;
         check::control(&raw.control)?;
@@ -392,6 +403,7 @@ impl Settings {
         Ok(Self {
             engine: raw.engine,
             ports,
+            tor,
             rules: Arc::new(rules),
             host_prefixes,
             host_mac,

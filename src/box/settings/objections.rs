@@ -110,7 +110,7 @@ impl Settings {
                 objections.push(Objection::fatal(quoted("host.mac", mac, reason)));
             }
         }
-        let incoming = self.ports.incoming.as_ref();
+        let incoming = self.incoming();
         objections.extend(incoming.and_then(|incoming| next_hop(incoming, nics)));
         objections.extend(incoming.and_then(|incoming| self.unrouted(incoming)));
         objections

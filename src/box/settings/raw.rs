@@ -16,7 +16,10 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) classify_by: ClassifyBy,
     pub(super) user: Option<String>,
-    pub(super) ports: Ports,
+    pub(super) ports: Option<Ports>,
+    #[serde(default)]
+    pub(super) tor: Tor,
+    #[serde(default)]
     pub(super) host: Host,
     #[serde(default)]
     pub(super) mark: Mark,
@@ -48,6 +51,23 @@ pub(super) struct Ports {
     pub(super) host: String,
     pub(super) uplink: String,
     pub(super) incoming: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tor {
+    pub(super) users: Vec<User>,
+    pub(super) cgroups: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(
+    untagged,
+    expecting = "a user is a name such as \"debian-tor\", or a user ID"
+)]
+pub(super) enum User {
+    Id(i64),
+    Name(String),
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -93,6 +113,7 @@ pub(super) struct Mark {
     pub(super) tos: Option<i64>,
     pub(super) protocols: ExitProtocols,
     pub(super) at_uplink: AtUplink,
+    pub(super) overwrite: bool,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -100,6 +121,9 @@ pub(super) struct Mark {
 pub(super) struct Steer {
     pub(super) next_hop: Option<String>,
     pub(super) on_unavailable: OnUnavailable,
+    pub(super) source: Vec<String>,
+    pub(super) fwmark: Option<i64>,
+    pub(super) interface: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

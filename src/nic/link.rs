@@ -150,14 +150,14 @@ async fn get(request: rtnetlink::LinkGetRequest) -> Result<Option<LinkMessage>, 
     }
 }
 
-/// Reports changes of links from a thread of its own, until dropped.
+/// Reports changes of links and addresses from a thread of its own, until dropped.
 pub struct LinkWatch {
     _thread: StoppableThread,
 }
 
 impl LinkWatch {
     /// Starts in the calling thread's network namespace. `begin` is called once, in the new
-    /// thread, and `changed` after every change of any link there; changes in quick succession are
+    /// thread, and `changed` after every change of any link or address there; changes in quick succession are
     /// reported once.
     ///
     /// # Errors
@@ -170,7 +170,13 @@ impl LinkWatch {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.set_non_blocking(true)?;
-            socket.add_membership(MulticastGroup::Link as u32)?;
+            for group in [
+                MulticastGroup::Link,
+                MulticastGroup::Ipv4Ifaddr,
+                MulticastGroup::Ipv6Ifaddr,
+            ] {
+                socket.add_membership(group as u32)?;
+            }
             let thread = StoppableThread::start("exitmark-links", move |stopping| {
                 begin();
                 while wait(&socket, stopping) {

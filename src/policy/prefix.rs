@@ -43,6 +43,16 @@ impl PrefixSet {
         }
     }
 
+    /// The set with more prefixes, which may overlap its own.
+    #[must_use]
+    pub fn with(&self, prefixes: impl IntoIterator<Item = IpNet>) -> Self {
+        let more = Self::new(prefixes);
+        Self {
+            v4: Ranges::new([&*self.v4.all, &*more.v4.all].concat()),
+            v6: Ranges::new([&*self.v6.all, &*more.v6.all].concat()),
+        }
+    }
+
     /// Whether a prefix covers the address.
     #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {

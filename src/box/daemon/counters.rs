@@ -45,7 +45,7 @@ impl Daemon {
                 line += &format!(" {role}_{name}={number}");
             }
         }
-        let (relays, audit) = (self.relay_service.numbers(), self.audit.numbers());
+        let (relays, audit) = (self.in_force.relay_service.numbers(), self.audit.numbers());
         for (name, number) in engines.into_iter().chain(relays).chain(audit) {
             line += &format!(" {name}={number}");
         }

@@ -4,7 +4,7 @@ use super::DaemonError;
 use super::nics::Nics;
 use super::record::{Record, united};
 use crate::control;
-use exitmark_datapath::{PerRole, Pins, Role, Undo};
+use exitmark_datapath::{PerRole, Pins, Role, Undo, detach_connect};
 use exitmark_nic::{Nic, NicError, Offload};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -54,6 +54,7 @@ pub(crate) fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError
 pub(super) fn take_off(pins: Pins, record: &Record) -> Result<Detached, DaemonError> {
     let netns = netns()?;
     pins.remove_links()?;
+    detach_connect(&pins)?;
     let outcome = set_all_back(earlier(&pins, record), netns, record);
     pins.remove()?;
     outcome

@@ -2,7 +2,7 @@
 
 use crate::control::ControlError;
 use crate::settings::SettingsError;
-use exitmark_datapath::{KernelError, PinError, Role, XskError};
+use exitmark_datapath::{ConnectError, KernelError, PinError, Role, XskError};
 use exitmark_nic::NicError;
 use exitmark_relays::{LoadError, Refused};
 use exitmark_service::process::ProcessError;
@@ -35,6 +35,8 @@ pub(crate) enum DaemonError {
     Xsk(#[from] XskError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error(transparent)]
     Pin(#[from] PinError),
     #[error(

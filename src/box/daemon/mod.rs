@@ -9,10 +9,12 @@ mod audit;
 mod blind;
 mod bound;
 mod capabilities;
+mod connect;
 mod counters;
 mod detach;
 mod error;
 mod faults;
+mod in_force;
 mod nics;
 mod parts;
 mod ports;
@@ -20,7 +22,6 @@ mod queues;
 mod record;
 mod relay_handle;
 mod relays;
-mod reload;
 mod report;
 mod requests;
 mod rising;
@@ -36,28 +37,29 @@ use crate::settings::{OnStop, Settings};
 use audit::AuditHandle;
 use blind::Sight;
 use bound::BoundState;
+use caps::Capability;
 use counters::print_line;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use exitmark_datapath::{
-    Attachment, DropCounters, Kernel, KernelCounts, KernelError, Links, PerRole, Pins,
+    Attachment, DropCounters, Kernel, KernelCounts, Links, PerRole, Pins, is_connect_attached,
 };
 use exitmark_nic::LinkWatch;
 use exitmark_policy::{Rules, Snapshot};
 use exitmark_service::process::{self, Service};
+use in_force::{Engine, InForce};
 use nics::Nics;
 use nix::unistd::{Gid, Uid};
 use parts::Parts;
 use ports::Following;
 use record::Record;
-use relay_handle::{RelayServiceHandle, Update};
+use relay_handle::Update;
 use relays::RelayService;
-use reload::Reloading;
 use requests::{Request, Requests};
 use rising::Rising;
 use sides::Sides;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -74,26 +76,9 @@ const TICK: Duration = Duration::from_secs(60);
 
 /// A running box: the state of its main thread.
 struct Daemon {
-    settings: Settings,
-    path: PathBuf,
+    in_force: InForce,
     bound: BoundState,
     started: (SystemTime, Instant),
-    snapshot: Arc<Snapshot>,
-    /// The rules while the relay set is missing or stale: nothing is marked or steered.
-    passing: Arc<Rules>,
-    is_passing: bool,
-    relay_service: RelayServiceHandle,
-    /// The update that the kernel refused; published again at the next tick.
-    unpublished: Option<Update>,
-    /// The heartbeat of the relay service has stopped, and the relay set is stale.
-    is_orphaned: bool,
-    reloading: Option<Reloading>,
-    refused_reload: Option<String>,
-    has_no_relay_service: bool,
-    /// How many reconfigurations of the relay service were requested.
-    reconfigurations: u64,
-    /// How many configurations came into force after the first, and how many were refused.
-    reloads: (u64, u64),
     kernel: Kernel,
     /// The kernel's counters when they were last read, and the most frames reported as forwarded.
     counts: KernelCounts,
@@ -126,6 +111,40 @@ struct Daemon {
     control: Option<Server>,
 }
 
+/// The parts of a box that apply what is in force.
+struct Wire<'d> {
+    kernel: &'d Kernel,
+    workers: &'d mut Workers,
+    audit: &'d mut AuditHandle,
+    steering: &'d mut Steering,
+    links: &'d Links,
+}
+
+impl Engine for Wire<'_> {
+    fn rules(&self, settings: &Settings) -> Arc<Rules> {
+        Arc::clone(&settings.rules)
+    }
+
+    fn check(&self, settings: &Settings) -> Result<(), DaemonError> {
+        nics::object(settings)
+    }
+
+    fn change(&mut self, settings: &Settings) -> Result<(), DaemonError> {
+        self.steering.change(settings)
+    }
+
+    fn publish(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DaemonError> {
+        self.audit.follow(snapshot);
+        self.kernel.publish(snapshot)?;
+        self.workers.publish(snapshot);
+        Ok(())
+    }
+
+    fn changed(&mut self, settings: &Settings) {
+        self.links.expect_host(settings.host_mac);
+    }
+}
+
 /// What the main thread waits for.
 enum Event {
     Signal(i32),
@@ -153,6 +172,9 @@ pub(crate) fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     process::forbid_dumps()?;
     let (events, happening) = channel::unbounded();
     listen(events.clone())?;
+    if settings.engine == crate::settings::Engine::Connect {
+        return connect::run(settings, path, events, &happening, service);
+    }
     let mut running = Daemon::start(settings, path, events, service)?;
     let end = running.follow(&happening);
     // Pending control requests fail at once instead of waiting.
@@ -189,6 +211,67 @@ fn abandon(error: DaemonError, pins: Pins, record: &Record, was_attached: bool) 
     error
 }
 
+/// Opens the control and metrics sockets and loads the relay set, before any map is created.
+fn begin(settings: &Settings) -> Result<(Listeners, RelayService, Update), DaemonError> {
+    let listeners = Listeners::open(&ControlSettings {
+        socket: settings.control.socket.clone(),
+        group: settings.control.group.clone(),
+        metrics: settings.metrics,
+    })?;
+    let (relay_service, first) = match process::is_root() {
+        true => RelayService::begin(settings)?,
+        false => process::by_own_right(|| RelayService::begin(settings))?,
+    };
+    Ok((listeners, relay_service, first))
+}
+
+/// Starts the relay service and the control server.
+fn serve(
+    relay_service: RelayService,
+    listeners: Listeners,
+    events: Sender<Event>,
+) -> Result<Server, DaemonError> {
+    let of_relay_service = match process::is_root() && relay_service.follows_files() {
+        true => capabilities::OF_ROOTS_RELAY_SERVICE,
+        false => capabilities::NONE,
+    };
+    relay_service.start(events.clone(), of_relay_service)?;
+    let started = listeners.serve(Arc::new(Requests(events)), || {
+        process::keep_or_say(capabilities::NONE);
+    });
+    started.map_err(|error| DaemonError::System("answer the control socket", error))
+}
+
+/// Keeps these capabilities of the main thread, and forbids system calls to all threads; sockets of
+/// these families stay allowed.
+fn confine(
+    capabilities: &'static [Capability],
+    families: &[nix::libc::c_int],
+) -> Result<(), DaemonError> {
+    process::keep(capabilities)
+        .map_err(|error| DaemonError::System("give up capabilities", error))?;
+    process::forbid_system_calls(&[], families)
+        .map_err(|error| DaemonError::System("forbid system calls to itself", error))
+}
+
+/// With `on_stop = "detach"`, makes sure that this process can remove its pins: chowns them and
+/// checks that the directory is accessible.
+fn own_pins(settings: &Settings, pins: &Pins) -> Result<(), DaemonError> {
+    if process::is_root() || settings.pin.on_stop == OnStop::Keep {
+        return Ok(());
+    }
+    let directory = &settings.pin.directory;
+    pins.give_to(Uid::effective(), Gid::effective())?;
+    process::by_own_right(|| std::fs::read_dir(directory).map(drop)).map_err(|_| {
+        DaemonError::Unmet(format!(
+            "pin.on_stop = \"detach\": the user of this process cannot access {}; mount a BPF \
+             file system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a \
+             directory in it in pin.directory, or use \"keep\"",
+            directory.display()
+        ))
+    })
+}
+
 impl Daemon {
     fn start(
         settings: Settings,
@@ -200,40 +283,30 @@ impl Daemon {
         nics.remark(&settings);
         let pins = Pins::open(&settings.pin.directory)?;
         let record = Record::of(&settings.control.socket, &settings.pin.directory);
+        if is_connect_attached(&pins)? {
+            return Err(DaemonError::Unmet(format!(
+                "engine connect is attached by the pins in {}: `exitmark detach` first, or another \
+                 pin.directory",
+                settings.pin.directory.display()
+            )));
+        }
         let was_attached = pins.are_attached()?;
-        let (listeners, relay_service, first) = match Self::begin(&settings) {
+        let (listeners, relay_service, first) = match begin(&settings) {
             Ok(begun) => begun,
             Err(error) => return Err(abandon(error, pins, &record, was_attached)),
         };
-        let passing = Arc::new(settings.rules.passing());
-        let rules = if first.passes {
-            &passing
-        } else {
-            &settings.rules
-        };
-        let is_passing = first.passes;
-        let snapshot = Arc::new(Snapshot::new(1, Arc::clone(rules), first.endpoints));
-        let parts = match Parts::assemble(&settings, &nics, &snapshot, (&pins, &record), &events) {
+        let rules = Arc::clone(&settings.rules);
+        let in_force = InForce::new(settings, path, rules, relay_service.handle(), first);
+        let (settings, snapshot) = (&in_force.settings, &in_force.snapshot);
+        let parts = match Parts::assemble(settings, &nics, snapshot, (&pins, &record), &events) {
             Ok(parts) => parts,
             Err(error) => return Err(abandon(error, pins, &record, was_attached)),
         };
         let ready = parts.describe(snapshot.relays.len());
         let mut daemon = Self {
-            settings,
-            path: path.to_owned(),
+            in_force,
             bound: parts.assembly.bound,
             started: (SystemTime::now(), Instant::now()),
-            snapshot,
-            passing,
-            is_passing,
-            relay_service: relay_service.handle(),
-            unpublished: None,
-            is_orphaned: false,
-            reloading: None,
-            refused_reload: None,
-            has_no_relay_service: false,
-            reconfigurations: 0,
-            reloads: (0, 0),
             kernel: parts.kernel,
             counts: KernelCounts::default(),
             forwarded: PerRole::default(),
@@ -274,20 +347,6 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Opens the control and metrics sockets and loads the relay set, before any map is created.
-    fn begin(settings: &Settings) -> Result<(Listeners, RelayService, Update), DaemonError> {
-        let listeners = Listeners::open(&ControlSettings {
-            socket: settings.control.socket.clone(),
-            group: settings.control.group.clone(),
-            metrics: settings.metrics,
-        })?;
-        let (relay_service, first) = match process::is_root() {
-            true => RelayService::begin(settings)?,
-            false => process::by_own_right(|| RelayService::begin(settings))?,
-        };
-        Ok((listeners, relay_service, first))
-    }
-
     /// Starts the relay service, the link watch and the control server, and drops capabilities.
     fn settle(
         &mut self,
@@ -295,44 +354,12 @@ impl Daemon {
         listeners: Listeners,
         events: Sender<Event>,
     ) -> Result<(), DaemonError> {
-        let of_relay_service = match process::is_root() && relay_service.follows_files() {
-            true => capabilities::OF_ROOTS_RELAY_SERVICE,
-            false => capabilities::NONE,
-        };
-        if !process::is_root() {
-            self.own_pins()?;
-        }
-        relay_service.start(events.clone(), of_relay_service)?;
+        own_pins(&self.in_force.settings, &self.pins)?;
         let changed = Arc::clone(&self.links_changed);
         self.link_watch = Some(ports::watch(events.clone(), changed)?);
-        let started = listeners.serve(Arc::new(Requests(events)), || {
-            process::keep_or_say(capabilities::NONE);
-        });
-        let failed = |error| DaemonError::System("answer the control socket", error);
-        self.control = Some(started.map_err(failed)?);
-        process::keep(capabilities::OF_MAIN)
-            .map_err(|error| DaemonError::System("give up capabilities", error))?;
+        self.control = Some(serve(relay_service, listeners, events)?);
         // AF_XDP stays allowed: the sockets of a port that comes back are opened later.
-        process::forbid_system_calls(&[], &[nix::libc::AF_XDP])
-            .map_err(|error| DaemonError::System("forbid system calls to itself", error))
-    }
-
-    /// With `on_stop = "detach"`, makes sure that this process can remove its pins: chowns them and
-    /// checks that the directory is accessible.
-    fn own_pins(&self) -> Result<(), DaemonError> {
-        if self.settings.pin.on_stop == OnStop::Keep {
-            return Ok(());
-        }
-        let directory = &self.settings.pin.directory;
-        self.pins.give_to(Uid::effective(), Gid::effective())?;
-        process::by_own_right(|| std::fs::read_dir(directory).map(drop)).map_err(|_| {
-            DaemonError::Unmet(format!(
-                "pin.on_stop = \"detach\": the user of this process cannot access {}; mount a BPF \
-                 file system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a \
-                 directory in it in pin.directory, or use \"keep\"",
-                directory.display()
-            ))
-        })
+        confine(capabilities::OF_MAIN, &[nix::libc::AF_XDP])
     }
 
     /// The event loop; returns when the box is to stop.
@@ -352,7 +379,8 @@ impl Daemon {
             let event = happening.recv_timeout(timeout);
             if looked.elapsed() >= TICK {
                 looked = Instant::now();
-                self.look_around();
+                let (in_force, mut wire) = self.split();
+                in_force.look_around(&mut wire);
             }
             if looked_at_ports.elapsed() >= blind::LOOK {
                 self.look_at_links()?;
@@ -362,11 +390,20 @@ impl Daemon {
             }
             match event {
                 Ok(Event::Signal(SIGUSR1)) => self.print_counters(),
-                Ok(Event::Signal(SIGHUP)) => self.reload(None),
+                Ok(Event::Signal(SIGHUP)) => {
+                    let (in_force, mut wire) = self.split();
+                    in_force.reload(&mut wire, None);
+                }
                 Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Ok(Event::Relays(update)) => self.publish_relays(update),
-                Ok(Event::Reconfigured(number, outcome)) => self.reconfigured(number, outcome),
-                Ok(Event::RelayServiceEnded) => self.without_relay_service(),
+                Ok(Event::Relays(update)) => {
+                    let (in_force, mut wire) = self.split();
+                    in_force.publish_relays(&mut wire, update);
+                }
+                Ok(Event::Reconfigured(number, outcome)) => {
+                    let (in_force, mut wire) = self.split();
+                    in_force.reconfigured(&mut wire, number, outcome);
+                }
+                Ok(Event::RelayServiceEnded) => self.in_force.without_relay_service(),
                 Ok(Event::NextHop) => self.steering.log_change(),
                 Ok(Event::Links) => {
                     // Before the check: a change during it sends another event.
@@ -380,72 +417,16 @@ impl Daemon {
         }
     }
 
-    /// Retries a failed publication, and lets all traffic pass once the set is stale and the
-    /// heartbeat of the relay service has stopped.
-    fn look_around(&mut self) {
-        if let Some(update) = self.unpublished.take() {
-            self.publish_relays(update);
-        }
-        let is_overdue = self.relay_service.is_overdue();
-        if is_overdue && !self.is_orphaned {
-            tracing::error!(
-                "ALARM: the relay-file watcher has stopped, and the relay set is stale: \
-                 nothing is marked or steered any more; restart exitmark"
-            );
-        }
-        let was_orphaned = std::mem::replace(&mut self.is_orphaned, is_overdue);
-        if was_orphaned != is_overdue {
-            self.publish_relays(Update {
-                endpoints: self.snapshot.relays.clone(),
-                passes: self.relay_service.is_past_its_end(),
-                loading: Duration::ZERO,
-            });
-        }
-    }
-
-    fn publish_relays(&mut self, update: Update) {
-        let started = Instant::now();
-        let loading = update.loading;
-        match self.publish(update) {
-            Ok(()) => tracing::info!(
-                generation = self.snapshot.generation,
-                endpoints = self.snapshot.relays.len(),
-                loading_ms = loading.as_millis(),
-                publishing_ms = started.elapsed().as_millis(),
-                "relay set replaced"
-            ),
-            Err(error) => {
-                tracing::error!(
-                    "the relay set stays as it was, and the update is retried: {error}"
-                );
-            }
-        }
-    }
-
-    /// Publishes the current rules with a relay set to the kernel and to every worker. An update
-    /// that the kernel refuses is kept for a retry.
-    fn publish(&mut self, update: Update) -> Result<(), KernelError> {
-        let rules = if update.passes {
-            &self.passing
-        } else {
-            &self.settings.rules
+    /// What is in force, and the parts that apply it.
+    fn split(&mut self) -> (&mut InForce, Wire<'_>) {
+        let wire = Wire {
+            kernel: &self.kernel,
+            workers: &mut self.workers,
+            audit: &mut self.audit,
+            steering: &mut self.steering,
+            links: &self.links,
         };
-        let generation = self.snapshot.generation + 1;
-        let snapshot = Snapshot::new(generation, Arc::clone(rules), update.endpoints);
-        let snapshot = Arc::new(snapshot);
-        self.audit.follow(&snapshot);
-        if let Err(error) = self.kernel.publish(&snapshot) {
-            self.unpublished = Some(Update {
-                endpoints: snapshot.relays.clone(),
-                ..update
-            });
-            return Err(error);
-        }
-        self.unpublished = None;
-        self.is_passing = update.passes;
-        self.workers.publish(&snapshot);
-        self.snapshot = snapshot;
-        Ok(())
+        (&mut self.in_force, wire)
     }
 
     /// Closes the sockets where zero-copy kept the program from redirecting, and allows redirects:
@@ -461,7 +442,7 @@ impl Daemon {
     /// for. Then the kernel decides by itself, or with `on_stop = "detach"` the box is detached.
     fn stop(mut self) -> Result<(), DaemonError> {
         self.service.is_stopping();
-        self.reloading = None;
+        self.in_force.stop();
         self.control = None;
         self.link_watch = None;
         self.steering.end();
@@ -473,7 +454,7 @@ impl Daemon {
         }
         self.print_counters();
         self.leave_to_kernel();
-        if self.settings.pin.on_stop == OnStop::Detach {
+        if self.in_force.settings.pin.on_stop == OnStop::Detach {
             detach::take_off(self.pins, &self.record)?;
         }
         dismissed?;

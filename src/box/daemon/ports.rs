@@ -322,7 +322,7 @@ impl Daemon {
     /// taken over without losing a frame.
     fn set_up_again(&mut self) -> Result<(), DaemonError> {
         let began = Instant::now();
-        let mut names = configured(&self.settings);
+        let mut names = configured(&self.in_force.settings);
         for port in &self.bound.ports {
             let is_lost = self.following.faults[port.role]
                 .iter()
@@ -333,7 +333,7 @@ impl Daemon {
             }
             let own = self.following.set_up[port.role];
             // The network of `incoming`, of which the box is a member, may be the uplink's.
-            let incoming = self.settings.incoming();
+            let incoming = self.in_force.settings.incoming();
             let may_send = incoming
                 .is_some_and(|incoming| names[port.role].as_ref() == Some(&incoming.interface));
             if (is_lost || own.is_some())
@@ -350,24 +350,24 @@ impl Daemon {
                 }
             }
         }
-        let nics = Nics::look_by(&names, &self.settings)?;
-        let needed = nics.buffers(self.settings.datapath.frags);
+        let nics = Nics::look_by(&names, &self.in_force.settings)?;
+        let needed = nics.buffers(self.in_force.settings.datapath.frags);
         if needed == Buffers::Several && self.kernel.buffers() == Buffers::One {
             return Err(DaemonError::OtherBuffers(nics.common(|nic| nic.mtu)));
         }
         self.suspend();
         let base = Base {
-            settings: &self.settings,
+            settings: &self.in_force.settings,
             kernel: &self.kernel,
             links: &self.links,
-            snapshot: &self.snapshot,
+            snapshot: &self.in_force.snapshot,
             events: &self.events,
         };
         let mut assembly = Assembly::prepare(base, &nics)?;
         if let Some(nic) = nics.incoming() {
             self.links.set_incoming_mac(nic.mac);
         }
-        nics.remark(&self.settings);
+        nics.remark(&self.in_force.settings);
         self.audit.fetch_from(assembly.workers.samples());
         assembly.attach(base, &nics, (&self.pins, &self.record))?;
         assembly.attachments.iter_mut().for_each(Attachment::keep);
@@ -389,7 +389,7 @@ impl Daemon {
             "the ports are set up again: {}",
             ports.join(", ")
         );
-        let moved = self.steering.move_to(&self.settings, &nics);
+        let moved = self.steering.move_to(&self.in_force.settings, &nics);
         self.following.must_move = moved.is_err();
         if moved.is_err() {
             self.links.steer_to(None);
@@ -399,7 +399,7 @@ impl Daemon {
 
     /// Restores pins that were removed while the box runs.
     pub(super) fn look_at_pins(&mut self) {
-        let directory = self.settings.pin.directory.display();
+        let directory = self.in_force.settings.pin.directory.display();
         let (pins, attachments) = (&mut self.pins, &self.attachments);
         match (self.kernel).pin_again(pins, attachments, &self.drop_counters) {
             Ok(false) => self.unpinned = None,

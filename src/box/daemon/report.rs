@@ -1,13 +1,12 @@
 //! Builds the report on the running box from all of its parts.
 
-use super::relays::FEW_SIGNATURES;
 use super::topology::Misfit;
 use super::workers::Sums;
 use super::zero_copy::CUT;
 use super::{Daemon, detach, topology};
 use crate::observe::{
-    ClassCount, DocumentSignatures, DropCount, EngineReport, FrameCount, MalformedCount,
-    OWN_RESOLVER, PortReport, RelaySetReport, Report, SteeringReport, SteeringState, Warning,
+    ClassCount, DropCount, EngineReport, FrameCount, MalformedCount, OWN_RESOLVER, PortReport,
+    Report, SteeringReport, SteeringState, Warning,
 };
 use crate::settings::OnStop;
 use exitmark_datapath::{AttachMode, Counter, KernelCounts, Role, Tally};
@@ -42,7 +41,7 @@ impl Daemon {
             *most = tally.of(Counter::Forwarded(role)).max(*most);
         }
         let (since, started) = self.started;
-        let settings = &self.settings;
+        let settings = &self.in_force.settings;
         let audited = self.audit.report();
         let mut report = Report {
             version: exitmark_service::VERSION.to_owned(),
@@ -54,7 +53,7 @@ impl Daemon {
             mode: settings.rules.actions.mode().name().to_owned(),
             classify_by: settings.rules.classify_by.name().to_owned(),
             mark: settings.rules.actions.mark().to_string(),
-            generation: self.snapshot.generation,
+            generation: self.in_force.snapshot.generation,
             engine: EngineReport {
                 asked: self.bound.requested.name().to_owned(),
                 chosen: self.bound.engine.name().to_owned(),
@@ -90,16 +89,15 @@ impl Daemon {
             },
             drops: drops(&tally),
             steering: self.steering.report(),
-            relay_set: self.relay_service.numbers.report().clone(),
+            relay_set: self.in_force.relay_set(),
             workers: self.workers.balances(),
             unaccounted_frames: sums.unaccounted,
             residence: audited.latencies,
             audit: audited.audit,
-            reloads: self.reloads.0,
-            reloads_refused: self.reloads.1,
+            reloads: self.in_force.reloads.0,
+            reloads_refused: self.in_force.reloads.1,
             ..Report::default()
         };
-        report.relay_set.is_passing |= self.is_passing;
         report.warnings = self.warnings(&report, audited.has_recursion);
         report
     }
@@ -140,11 +138,7 @@ impl Daemon {
     fn warnings(&self, report: &Report, has_recursion: bool) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut warn = |kind: &str, is_alarm: bool, text: String| {
-            warnings.push(Warning {
-                kind: kind.to_owned(),
-                is_alarm,
-                text,
-            });
+            warnings.push(Warning::new(kind, is_alarm, text));
         };
         if report.unaccounted_frames > 0 {
             let text = "frames are not accounted for, a fault of exitmark: report it, then restart";
@@ -194,51 +188,23 @@ impl Daemon {
             warn(
                 UNNAMED_LISTENER,
                 false,
-                topology::unnamed(self.settings.rules.classify_by),
+                topology::unnamed(self.in_force.settings.rules.classify_by),
             );
         }
-        if let Some(incoming) = self.settings.incoming() {
+        if let Some(incoming) = self.in_force.settings.incoming() {
             let observed = Misfit::ALL.into_iter();
             for misfit in observed.filter(|&misfit| self.topology.has(misfit)) {
                 warn(
                     misfit.kind(),
                     true,
-                    misfit.text(incoming, self.settings.host_mac),
+                    misfit.text(incoming, self.in_force.settings.host_mac),
                 );
             }
         }
-        let decides = self.settings.decides_by_relays();
-        if let Some((is_alarm, text)) = aged(&report.relay_set, decides, self.is_orphaned) {
-            warn("relay_set", is_alarm, text);
-        }
-        let set = &report.relay_set;
-        if let (Some(reason), false) = (&set.failure, set.is_missing) {
-            let text = format!(
-                "the current relay files were refused, the previous set stays in force: {reason}"
-            );
-            warn("relay_set_refused", false, text);
-        }
-        if let Some(reason) = &set.unsaved {
-            let text =
-                format!("the relay set cannot be saved, and a restart would lose it: {reason}");
-            warn("state", false, text);
-        }
-        if self.has_no_relay_service {
-            let text = "the relay files are no longer watched; restart exitmark".to_owned();
-            warn("relay_files", false, text);
-        }
-        if let Some(reason) = &self.refused_reload {
-            let text = format!(
-                "the file's configuration was refused, the previous one stays in force: {reason}"
-            );
-            warn("reload", false, text);
-        }
-        for source in &report.relay_set.sources {
-            if let Some(signed) = source.signatures.filter(DocumentSignatures::is_scarce) {
-                let text = format!("{} is {signed}; {FEW_SIGNATURES}", source.path);
-                warn("authorities", false, text);
-            }
-        }
+        warnings.extend(self.in_force.warnings(&report.relay_set));
+        let mut warn = |kind: &str, is_alarm: bool, text: String| {
+            warnings.push(Warning::new(kind, is_alarm, text));
+        };
         let mismatches: u64 = report.audit.mismatches.iter().map(|one| one.frames).sum();
         if mismatches > 0 {
             let text = format!(
@@ -254,14 +220,6 @@ impl Daemon {
                 false,
                 format!("{nic} ({role}), {frames} frames: {CUT}"),
             );
-        }
-        for doubt in self.settings.doubts() {
-            warn("configuration", false, doubt.what.to_string());
-        }
-        if self.unpublished.is_some() {
-            let text =
-                "the kernel refused the newest relay set; the update is retried every minute";
-            warn("unpublished", false, text.to_owned());
         }
         for port in &self.bound.ports {
             let now = Nic::of_index(port.nic.index).ok().flatten();
@@ -292,13 +250,14 @@ impl Daemon {
         }
         for port in self.bound.ports.iter().filter(|port| port.needs_process) {
             // With on_stop = "detach", traffic ends with the process in any case.
-            if port.lossy.is_some() || self.settings.pin.on_stop == OnStop::Keep {
+            if port.lossy.is_some() || self.in_force.settings.pin.on_stop == OnStop::Keep {
                 warn("needs_process", false, port.alone());
             }
         }
         if has_recursion {
             warn(OWN_RESOLVER, false, RECURSION.to_owned());
         }
+        warnings.sort_by_key(|warning| !warning.is_alarm);
         warnings
     }
 }
@@ -317,41 +276,6 @@ fn unsteered(steering: &SteeringReport) -> Option<String> {
             "the next hop does not answer: {consequence}; check steer.next_hop, and that the box has \
              an address on that network"
         )),
-    }
-}
-
-/// The warning on the set's age. `decides`: exit and relay traffic are classified by the set, not
-/// only the host's own listeners.
-fn aged(set: &RelaySetReport, decides: bool, is_orphaned: bool) -> Option<(bool, String)> {
-    if set.is_missing {
-        let text = match decides {
-            true => "there is no relay set: everything leaves by the uplink, unmarked",
-            false => "there is no relay set: the host's own ORPorts are not known as listeners",
-        };
-        let reason = set.failure.as_deref().unwrap_or("not read yet");
-        return Some((decides, format!("{text}: {reason}")));
-    }
-    if set.is_passing || is_orphaned {
-        let text = "the relay set is stale: nothing is marked or steered; find out why tor fetches \
-                    no consensus";
-        return Some((true, text.to_owned()));
-    }
-    match set.age.as_deref() {
-        Some("stale") if decides => Some((
-            true,
-            "the relay set is stale: marking and steering continue with it, with more errors each \
-             hour; find out why tor fetches no consensus"
-                .to_owned(),
-        )),
-        Some("old" | "expired" | "stale") => Some((
-            false,
-            "the relay set is getting old; find out why tor fetches no consensus".to_owned(),
-        )),
-        Some("early") => Some((
-            false,
-            "the newest consensus is not valid yet; compare this machine's clock".to_owned(),
-        )),
-        _ => None,
     }
 }
 

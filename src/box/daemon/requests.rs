@@ -48,12 +48,13 @@ impl Daemon {
             Request::Report(answer) => {
                 let _ = answer.send(self.report());
             }
-            Request::Reload(answer) => self.reload(Some(answer)),
+            Request::Reload(answer) => {
+                let (in_force, mut wire) = self.split();
+                in_force.reload(&mut wire, Some(answer));
+            }
             Request::Capture(request, answer) => {
-                let _ = answer.send(
-                    self.audit
-                        .capture(request, self.relay_service.knows_relays()),
-                );
+                let knows_relays = self.in_force.relay_service.knows_relays();
+                let _ = answer.send(self.audit.capture(request, knows_relays));
             }
         }
     }

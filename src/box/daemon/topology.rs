@@ -165,15 +165,15 @@ impl Topology {
 impl Daemon {
     pub(super) fn look_at_topology(&mut self, tally: &Tally) {
         let before = self.topology;
-        let lacks_relays = self.relay_service.numbers.report().is_missing;
+        let lacks_relays = self.in_force.relay_service.numbers.report().is_missing;
         self.topology.look(tally, &self.links, lacks_relays);
-        let Some(incoming) = self.settings.incoming() else {
+        let Some(incoming) = self.in_force.settings.incoming() else {
             return;
         };
         for misfit in Misfit::ALL {
             match (before.has(misfit), self.topology.has(misfit)) {
                 (false, true) => {
-                    let text = misfit.text(incoming, self.settings.host_mac);
+                    let text = misfit.text(incoming, self.in_force.settings.host_mac);
                     tracing::error!("ALARM: {text}");
                 }
                 (true, false) => tracing::info!("alarm cleared: {}", misfit.kind()),

@@ -12,9 +12,10 @@ mod top;
 
 pub use metrics::metrics;
 pub use report::{
-    AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameCount,
-    LatencyReport, MalformedCount, MismatchCount, OWN_RESOLVER, PortReport, RelaySetReport,
-    RelaySource, Report, SteeringReport, SteeringState, Warning, WorkerReport,
+    AuditReport, ClassCount, ConnectionClass, ConnectionsReport, DocumentSignatures, DropCount,
+    EngineReport, FrameCount, LatencyReport, MalformedCount, MismatchCount, OWN_RESOLVER,
+    PortReport, RelaySetReport, RelaySource, Report, SteeringReport, SteeringState, Warning,
+    WorkerReport,
 };
 pub use request::CaptureRequest;
 pub use text::Text;

@@ -36,6 +36,8 @@ pub struct Report {
     pub malformed: Vec<MalformedCount>,
     /// Counts of marked, cleared and unsteered frames, and of other properties.
     pub frames: FrameCount,
+    /// Connections of tor and what was done with their sockets; with engine `connect` only.
+    pub connections: Option<ConnectionsReport>,
     /// Frames that were not forwarded, for every drop reason.
     pub drops: Vec<DropCount>,
     /// The state of the next hop for relay traffic.
@@ -184,6 +186,46 @@ pub struct FrameCount {
     pub unseen_fragment: u64,
     /// Frames that only user space can parse, decided without it.
     pub no_user_space: u64,
+}
+
+/// Connections of tor, as engine `connect` counts them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionsReport {
+    /// The number of user IDs whose connections are judged.
+    pub users: u64,
+    /// Connections of each class.
+    pub classes: Vec<ConnectionClass>,
+    /// Exit connections whose DSCP was set.
+    pub marked: u64,
+    /// Exit connections left alone, because tor had set a ToS itself.
+    pub own_tos: u64,
+    /// Exit connections whose DSCP the kernel refused to set.
+    pub unmarked: u64,
+    /// Relay connections that were bound, or given the fwmark or the NIC.
+    pub steered: u64,
+    /// Relay connections left alone, because tor had bound the socket itself.
+    pub own_source: u64,
+    /// Relay connections that could not be steered.
+    pub unsteered: u64,
+    /// Exit connections open before the programs, whose DSCP was set.
+    pub earlier_marked: u64,
+    /// Exit connections open before the programs, whose DSCP the kernel refused to set.
+    pub earlier_unmarked: u64,
+    /// Connections before the first policy.
+    pub no_policy: u64,
+}
+
+/// Connections of a class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionClass {
+    /// The class: `exit`, `relay`, `resolver` or `exempt`.
+    pub class: String,
+    /// Connections judged when they were opened.
+    pub opened: u64,
+    /// Connections that were open before the programs were attached.
+    pub earlier: u64,
 }
 
 /// Frames that were not forwarded.
@@ -406,4 +448,15 @@ pub struct Warning {
     pub is_alarm: bool,
     /// The cause and the remedy.
     pub text: String,
+}
+
+impl Warning {
+    /// A warning of this kind.
+    pub fn new(kind: &str, is_alarm: bool, text: String) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            is_alarm,
+            text,
+        }
+    }
 }

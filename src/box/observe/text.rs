@@ -1,8 +1,8 @@
 //! The report as text: aligned, in 80 columns, warnings first.
 
 use super::human::{bytes, count, latency, share, span};
-use super::metrics::frame_counts;
-use super::{Report, SteeringState};
+use super::metrics::{SocketCount, frame_counts, socket_counts};
+use super::{ConnectionsReport, Report, SteeringState};
 use std::fmt;
 use std::time::Duration;
 
@@ -25,6 +25,11 @@ impl Report {
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.head(f)?;
+        if let Some(connections) = &self.0.connections {
+            self.connections(f, connections)?;
+            self.relay_set(f)?;
+            return self.reloads(f);
+        }
         self.engine(f)?;
         self.ports(f)?;
         self.classes(f)?;
@@ -71,6 +76,52 @@ impl Text<'_> {
         let [xdp, af_xdp] = frames.map(of);
         item(f, "", &format!("xdp decided {xdp}, af_xdp {af_xdp}"))?;
         writeln!(f)
+    }
+
+    fn connections(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        connections: &ConnectionsReport,
+    ) -> fmt::Result {
+        let engine = &self.0.engine;
+        item(
+            f,
+            "engine",
+            &format!("{}: {}", engine.chosen, engine.reason),
+        )?;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "{:11} {:>11} {:>8} {:>11}",
+            "class", "connections", "share", "earlier"
+        )?;
+        let classes = &connections.classes;
+        let all = classes
+            .iter()
+            .fold(0_u64, |sum, class| sum.saturating_add(class.opened));
+        for class in classes {
+            writeln!(
+                f,
+                "{:11.11} {:>11} {:>8} {:>11}",
+                clean(&class.class),
+                count(class.opened),
+                share(class.opened, all),
+                count(class.earlier)
+            )?;
+        }
+        writeln!(f)?;
+        for (name, what) in [("exit", SocketCount::Exit), ("relay", SocketCount::Relay)] {
+            let shown = socket_counts(connections)
+                .into_iter()
+                .filter(|count| count.of == what)
+                .map(|one| format!("{} {}", one.name.replace('_', " "), count(one.connections)));
+            item(f, name, &shown.collect::<Vec<_>>().join(", "))?;
+        }
+        let users = match connections.users {
+            0 => "all of the cgroups in tor.cgroups".to_owned(),
+            users => count(users),
+        };
+        item(f, "users", &users)
     }
 
     fn ports(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -298,6 +349,10 @@ impl Text<'_> {
             }
         };
         item(f, "audit", &line)?;
+        self.reloads(f)
+    }
+
+    fn reloads(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (reloads, refused) = (self.0.reloads, self.0.reloads_refused);
         item(f, "reloads", &format!("{reloads}, and {refused} refused"))
     }

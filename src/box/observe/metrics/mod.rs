@@ -1,6 +1,8 @@
 //! The report as metrics, in the OpenMetrics text format. A test compares them with
 //! `docs/metrics.md`, which lists them all.
 
+mod connections;
+
 use super::{FrameCount, PortReport, Report, SteeringState};
 use exitmark_service::prometheus::{Metrics, expose, labels, single};
 use prometheus_client::collector::Collector;
@@ -8,6 +10,8 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 use std::fmt;
+
+pub(super) use connections::{SocketCount, socket_counts};
 
 /// The ages of a relay set, as in [`crate::observe::RelaySetReport::age`].
 const AGES: [&str; 5] = ["early", "fresh", "old", "expired", "stale"];
@@ -29,12 +33,17 @@ impl Collector for Collected {
         let mut out = Metrics(encoder);
         let report = &self.0;
         process(&mut out, report)?;
-        ports(&mut out, &report.ports)?;
-        frames(&mut out, report)?;
-        steering(&mut out, report)?;
         relay_set(&mut out, report)?;
-        workers(&mut out, report)?;
-        samples(&mut out, report)?;
+        match &report.connections {
+            Some(connections) => connections::connections(&mut out, connections)?,
+            None => {
+                ports(&mut out, &report.ports)?;
+                frames(&mut out, report)?;
+                steering(&mut out, report)?;
+                workers(&mut out, report)?;
+                samples(&mut out, report)?;
+            }
+        }
         out.gauge(
             "warning",
             "1 for each current warning or alarm; exitmark status names the remedy",
@@ -83,14 +92,6 @@ fn process(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
         "reloads_refused",
         "Reloads of the configuration that were refused, in this process",
         single(report.reloads_refused),
-    )?;
-    out.counter(
-        "engine_frames",
-        "Frames decided by each engine",
-        [
-            (labels([("engine", "xdp")]), engine.xdp_frames),
-            (labels([("engine", "af_xdp")]), engine.af_xdp_frames),
-        ],
     )
 }
 
@@ -242,6 +243,15 @@ pub(super) fn frame_counts(frames: &FrameCount) -> [(&'static str, &'static str,
 }
 
 fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
+    let engine = &report.engine;
+    out.counter(
+        "engine_frames",
+        "Frames decided by each engine",
+        [
+            (labels([("engine", "xdp")]), engine.xdp_frames),
+            (labels([("engine", "af_xdp")]), engine.af_xdp_frames),
+        ],
+    )?;
     let class = |class: &str| labels([("class", class)]);
     let classes = report.classes.iter();
     out.counter(

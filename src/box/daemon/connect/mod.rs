@@ -1,0 +1,366 @@
+//! Engine connect on the Tor host: start order, events, stop order.
+//!
+//! Start: find the users and addresses, load the relay set, open the pins, load the programs,
+//! publish the policy, and only then attach, replacing what another process left attached. Stop:
+//! the programs stay attached unless `pin.on_stop` is `detach`.
+
+mod machine;
+mod report;
+mod users;
+
+use super::in_force::{Engine, InForce};
+use super::requests::Request;
+use super::{
+    DaemonError, Event, OnStop, TICK, begin, capabilities, confine, detach, own_pins, ports,
+    print_line, serve,
+};
+use crate::control::Server;
+use crate::daemon::record::Record;
+use crate::settings::{Settings, TorHost};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use exitmark_datapath::{Cgroup, Connect, ConnectLinks, Connections, Pins, cgroup_mount};
+use exitmark_nic::LinkWatch;
+use exitmark_policy::{Rules, Snapshot};
+use exitmark_service::process::Service;
+use machine::Machine;
+use report::Trouble;
+use signal_hook::consts::{SIGHUP, SIGUSR1};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use users::Users;
+
+/// How often the users, the pins, the links and the counters are checked.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The programs, and what is known of this machine.
+struct Sockets {
+    connect: Connect,
+    machine: Machine,
+    users: Users,
+}
+
+impl Engine for Sockets {
+    fn rules(&self, settings: &Settings) -> Arc<Rules> {
+        Arc::new(self.machine.rules(settings))
+    }
+
+    fn check(&self, _: &Settings) -> Result<(), DaemonError> {
+        Ok(())
+    }
+
+    fn change(&mut self, settings: &Settings) -> Result<(), DaemonError> {
+        let Some(tor) = &settings.tor else {
+            return Ok(());
+        };
+        let mut users = Users::new(&tor.users);
+        users.look();
+        self.connect.set_users(users.ids())?;
+        self.users = users;
+        self.machine.follow(tor)
+    }
+
+    fn publish(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DaemonError> {
+        Ok(self.connect.publish(snapshot)?)
+    }
+
+    fn changed(&mut self, _: &Settings) {}
+}
+
+/// The state of the main thread.
+struct TorHostDaemon {
+    in_force: InForce,
+    sockets: Sockets,
+    started: (SystemTime, Instant),
+    pins: Pins,
+    record: Record,
+    links: ConnectLinks,
+    /// Why pins that were removed cannot be made again.
+    unpinned: Option<String>,
+    /// Why the programs are not attached to every cgroup.
+    unattached: Option<String>,
+    /// Connections from before the programs were attached could not be found.
+    misses_earlier: bool,
+    counts: Connections,
+    trouble: Trouble,
+    link_watch: Option<LinkWatch>,
+    links_changed: Arc<AtomicBool>,
+    service: Service,
+    /// The control server; dropped before everything else stops.
+    control: Option<Server>,
+}
+
+/// Runs engine connect until SIGTERM or SIGINT. SIGHUP reads the configuration at `path` again,
+/// SIGUSR1 prints the counters.
+///
+/// # Errors
+/// A precondition of the settings is not met on this machine.
+pub(super) fn run(
+    settings: Settings,
+    path: &Path,
+    events: Sender<Event>,
+    happening: &Receiver<Event>,
+    service: Service,
+) -> Result<(), DaemonError> {
+    let mut running = TorHostDaemon::start(settings, path, events, service)?;
+    running.follow(happening);
+    running.stop()
+}
+
+fn cgroups(tor: &TorHost) -> Result<Vec<Cgroup>, DaemonError> {
+    let mount = cgroup_mount()?;
+    if tor.cgroups.is_empty() {
+        return Ok(vec![Cgroup::open(&mount)?]);
+    }
+    let below = |path: &std::path::PathBuf| mount.join(path.strip_prefix("/").unwrap_or(path));
+    let opened: Result<_, _> = tor
+        .cgroups
+        .iter()
+        .map(|path| Cgroup::open(&below(path)))
+        .collect();
+    Ok(opened?)
+}
+
+impl TorHostDaemon {
+    fn start(
+        settings: Settings,
+        path: &Path,
+        events: Sender<Event>,
+        service: Service,
+    ) -> Result<Self, DaemonError> {
+        let Some(tor) = settings.tor.clone() else {
+            return Err(DaemonError::Unmet(
+                "engine = \"connect\" needs [tor]".to_owned(),
+            ));
+        };
+        let cgroups = cgroups(&tor)?;
+        let mut machine = Machine::default();
+        machine.follow(&tor)?;
+        let mut users = Users::new(&tor.users);
+        users.look();
+        let pins = Pins::open(&settings.pin.directory)?;
+        if pins.are_attached()? {
+            return Err(DaemonError::Unmet(format!(
+                "a box is attached to NICs by the pins in {}: `exitmark detach` first, or another \
+                 pin.directory",
+                settings.pin.directory.display()
+            )));
+        }
+        let record = Record::of(&settings.control.socket, &settings.pin.directory);
+        let (listeners, relay_service, first) = begin(&settings)?;
+        let connect = Connect::load_pinned(&pins, tor.cgroups.is_empty())?;
+        let rules = Arc::new(machine.rules(&settings));
+        let in_force = InForce::new(settings, path, rules, relay_service.handle(), first);
+        connect.set_users(users.ids())?;
+        connect.publish(&in_force.snapshot)?;
+        let (links, has_replaced) = connect.attach(&pins, &cgroups)?;
+        connect.pin_maps(&pins)?;
+        let mut daemon = Self {
+            in_force,
+            sockets: Sockets {
+                connect,
+                machine,
+                users,
+            },
+            started: (SystemTime::now(), Instant::now()),
+            pins,
+            record,
+            links,
+            unpinned: None,
+            unattached: None,
+            misses_earlier: false,
+            counts: Connections::default(),
+            trouble: Trouble::default(),
+            link_watch: None,
+            links_changed: Arc::default(),
+            service,
+            control: None,
+        };
+        // With cgroups the owner of a socket is not known: any socket would count as tor's.
+        if !has_replaced {
+            let found = match tor.cgroups.is_empty() {
+                true => daemon.sockets.connect.look_through_earlier(),
+                false => Ok(false),
+            };
+            daemon.misses_earlier = !found.unwrap_or_else(|error| {
+                tracing::warn!("{error}");
+                false
+            });
+        }
+        daemon.look_at_counters();
+        own_pins(&daemon.in_force.settings, &daemon.pins)?;
+        let changed = Arc::clone(&daemon.links_changed);
+        daemon.link_watch = Some(ports::watch(events.clone(), changed)?);
+        daemon.control = Some(serve(relay_service, listeners, events)?);
+        confine(capabilities::OF_MAIN, &[])?;
+        let ready = format!(
+            "ready: engine=connect users={} cgroups={} relays={}",
+            daemon.sockets.users.ids().len(),
+            cgroups.len(),
+            daemon.in_force.snapshot.relays.len()
+        );
+        print_line(&ready);
+        daemon.service.is_ready(&ready);
+        Ok(daemon)
+    }
+
+    /// The event loop; returns when the engine is to stop.
+    fn follow(&mut self, happening: &Receiver<Event>) {
+        let (mut ticked, mut looked) = (Instant::now(), Instant::now());
+        loop {
+            self.service.beat(|| true);
+            let rest = LOOK.saturating_sub(looked.elapsed());
+            let due = self.service.until_watchdog();
+            let event = happening.recv_timeout(due.map_or(rest, |due| due.min(rest)));
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                self.in_force.look_around(&mut self.sockets);
+                self.sockets.users.look_again();
+            }
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                self.look_at_users();
+                self.look_at_links();
+                self.look_at_pins();
+                self.look_at_counters();
+            }
+            let (in_force, sockets) = (&mut self.in_force, &mut self.sockets);
+            match event {
+                Ok(Event::Signal(SIGUSR1)) => self.print_counters(),
+                Ok(Event::Signal(SIGHUP)) => in_force.reload(sockets, None),
+                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Event::Relays(update)) => in_force.publish_relays(sockets, update),
+                Ok(Event::Reconfigured(number, outcome)) => {
+                    in_force.reconfigured(sockets, number, outcome);
+                }
+                Ok(Event::RelayServiceEnded) => in_force.without_relay_service(),
+                Ok(Event::Links) => {
+                    // Before the check: a change during it sends another event.
+                    self.links_changed.store(false, Ordering::Release);
+                    self.look_at_machine();
+                }
+                Ok(Event::Request(request)) => self.answer(request),
+                // There are no workers and no next hop.
+                Ok(Event::WorkerEnded(_) | Event::NextHop) | Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Answers a request; the answer is dropped if the client has disconnected.
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Report(answer) => {
+                let _ = answer.send(self.report());
+            }
+            Request::Reload(answer) => self.in_force.reload(&mut self.sockets, Some(answer)),
+            Request::Capture(_, answer) => {
+                let reason = "engine connect sees no packets, so there is nothing to capture";
+                let _ = answer.send(Err(reason.to_owned()));
+            }
+        }
+    }
+
+    /// Publishes the rules anew if an address or a NIC of this machine has changed.
+    fn look_at_machine(&mut self) {
+        let Some(tor) = self.in_force.settings.tor.clone() else {
+            return;
+        };
+        let before = self.sockets.machine.clone();
+        if let Err(error) = self.sockets.machine.follow(&tor) {
+            tracing::warn!("the addresses of this machine cannot be read: {error}");
+            return;
+        }
+        if self.sockets.machine == before {
+            return;
+        }
+        match self.in_force.follow_machine(&mut self.sockets) {
+            Ok(()) => tracing::info!("the addresses or NICs of this machine have changed"),
+            Err(error) => tracing::error!("the change of this machine is retried: {error}"),
+        }
+    }
+
+    /// Follows users that come and go.
+    fn look_at_users(&mut self) {
+        if !self.sockets.users.look() {
+            return;
+        }
+        let users = self.sockets.users.ids();
+        match self.sockets.connect.set_users(users) {
+            Ok(()) => tracing::info!(users = users.len(), "the users of tor have changed"),
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Attaches again to a cgroup that was removed and is back.
+    fn look_at_links(&mut self) {
+        if self.links.are_attached() {
+            self.unattached = None;
+            return;
+        }
+        let Some(tor) = &self.in_force.settings.tor else {
+            return;
+        };
+        let attached = cgroups(tor)
+            .and_then(|cgroups| Ok(self.sockets.connect.attach(&self.pins, &cgroups)?));
+        match attached {
+            Ok((links, _)) => {
+                self.links = links;
+                self.unattached = None;
+                tracing::info!("attached again to a cgroup that was removed and is back");
+            }
+            Err(error) => {
+                if self.unattached.is_none() {
+                    tracing::error!("ALARM: a cgroup of tor.cgroups is gone: {error}");
+                }
+                self.unattached = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Restores pins that were removed.
+    fn look_at_pins(&mut self) {
+        match self.sockets.connect.pin_again(&mut self.pins, &self.links) {
+            Ok(was_missing) => {
+                if was_missing {
+                    tracing::warn!("pins of engine connect were removed; they are made again");
+                }
+                self.unpinned = None;
+            }
+            Err(error) => {
+                if self.unpinned.is_none() {
+                    tracing::error!("ALARM: the pins cannot be made again: {error}");
+                }
+                self.unpinned = Some(format!(
+                    "the pins cannot be made again, so the programs end with this process: {error}"
+                ));
+            }
+        }
+    }
+
+    fn look_at_counters(&mut self) {
+        match self.sockets.connect.counts() {
+            Ok(counts) => {
+                self.trouble.look(&self.counts, &counts);
+                self.counts = counts;
+            }
+            Err(error) => tracing::error!(
+                "the counters cannot be read, the last values are reported: {error}"
+            ),
+        }
+    }
+
+    fn stop(mut self) -> Result<(), DaemonError> {
+        self.service.is_stopping();
+        self.in_force.stop();
+        self.control = None;
+        self.link_watch = None;
+        self.look_at_counters();
+        self.print_counters();
+        if self.in_force.settings.pin.on_stop == OnStop::Detach {
+            drop(self.links);
+            detach::take_off(self.pins, &self.record)?;
+        }
+        Ok(())
+    }
+}

@@ -188,7 +188,10 @@ impl Netns {
     }
 
     /// Runs `ip` once with a command per line, up to the first that fails.
-    pub(crate) fn ip_batch(&self, commands: &[String]) -> Result<(), LabError> {
+    ///
+    /// # Errors
+    /// As [`Netns::command`].
+    pub fn ip_batch(&self, commands: &[String]) -> Result<(), LabError> {
         self.command_with("ip", &["-batch", "-"], commands.join("\n"))
             .map(drop)
     }

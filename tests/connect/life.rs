@@ -1,0 +1,203 @@
+//! The process ends, is replaced, detached; the programs go on.
+
+use crate::client::{Client, shown};
+use crate::rig::{
+    HOST_V4, Host, MARK, RELAY, RELAY_SOURCE_V4, WEB, WEB_V6, class, ip, needs_root, plain,
+    wait_until,
+};
+use nix::sys::signal::Signal;
+use std::path::PathBuf;
+
+const SOURCE: &str = "source = [\"203.0.113.10\"]";
+
+#[test]
+fn the_programs_go_on_without_the_process_and_the_counts_continue() {
+    needs_root!();
+    let host = Host::new();
+    let text = host.text(SOURCE, "");
+    let mut running = host.start(&text);
+    let mut client = Client::start(&host.host, host.user);
+    assert_eq!(client.open(WEB).0, MARK);
+    running.signal(Signal::SIGKILL).unwrap();
+    running.ended().unwrap();
+    assert_eq!(client.open(WEB).0, MARK);
+    assert_eq!(client.open(RELAY).1, ip(RELAY_SOURCE_V4));
+
+    let running = host.start(&text);
+    assert_eq!(client.open(WEB).0, MARK);
+    let counts = host.connections();
+    assert_eq!(class(&counts, "exit"), (3, 0));
+    assert_eq!(class(&counts, "relay"), (1, 0));
+    assert_eq!(running.stop().unwrap().counters["marked"], 3);
+    assert_eq!(client.open(WEB).0, MARK);
+
+    assert!(host.exitmark(&["detach"]).unwrap().starts_with("detached"));
+    assert_eq!(client.open(WEB).0, 0);
+    assert_eq!(client.open(RELAY).1, ip(HOST_V4));
+    let again = host.exitmark(&["detach"]).unwrap();
+    assert!(again.starts_with("nothing to detach"), "{again}");
+}
+
+#[test]
+fn a_stop_detaches_if_the_configuration_says_so() {
+    needs_root!();
+    let host = Host::new();
+    let running = host.start(&host.text(SOURCE, "[pin]\non_stop = \"detach\"\n"));
+    let mut client = Client::start(&host.host, host.user);
+    assert_eq!(client.open(WEB).0, MARK);
+    running.stop_well().unwrap();
+    assert_eq!(client.open(WEB).0, 0);
+}
+
+/// Connections that came in are not tor's own, and are neither counted nor marked.
+#[test]
+fn connections_that_were_open_before_are_found_and_marked() {
+    needs_root!();
+    let host = Host::new();
+    let mut client = Client::start(&host.host, host.user);
+    for destination in [WEB, WEB_V6, RELAY] {
+        assert_eq!(client.open(destination).0, 0);
+    }
+    let running = host.start(&host.text(SOURCE, ""));
+    for (socket, tos) in [(0, MARK), (1, MARK), (2, 0)] {
+        assert_eq!(
+            shown(&client.ask(&format!("show {socket}"))).0,
+            tos,
+            "socket {socket}"
+        );
+    }
+    let counts = host.connections();
+    assert_eq!(class(&counts, "exit"), (0, 2));
+    assert_eq!(class(&counts, "relay"), (0, 1));
+    assert_eq!((counts.earlier_marked, counts.earlier_unmarked), (2, 0));
+    running.stop_well().unwrap();
+
+    // The next process finds the programs attached, and counts nothing twice.
+    let running = host.start(&host.text(SOURCE, ""));
+    assert_eq!(class(&host.connections(), "exit"), (0, 2));
+    running.stop_well().unwrap();
+}
+
+/// The exit connections of a process that restarts again and again, and sets that are swapped.
+#[test]
+fn no_connection_is_unmarked_while_the_service_restarts_and_reloads() {
+    needs_root!();
+    const LOAD: u64 = 60_000;
+    let host = Host::new();
+    let text = host.text(SOURCE, "");
+    let mut running = host.start(&text);
+    let mut client = Client::start(&host.host, host.user);
+    // Nothing answers there: each attempt costs a SYN.
+    host.host.ip("route add 198.51.100.99 dev lo").unwrap();
+    client.send(&format!("load 198.51.100.99:443 {LOAD}"));
+    for round in 0..6 {
+        let signal = [Signal::SIGKILL, Signal::SIGTERM][round % 2];
+        running.signal(signal).unwrap();
+        running.ended().unwrap();
+        running = host.start(&text);
+        let more = format!("\"198.18.0.{}:9001\"", 10 + round);
+        host.write(&text.replace("extra = [", &format!("extra = [{more}, ")));
+        host.exitmark(&["reload"]).unwrap();
+    }
+    assert_eq!(client.answer(), format!("{LOAD} 0"));
+    let counts = host.connections();
+    assert_eq!(counts.marked, LOAD);
+    assert_eq!(counts.no_policy, 0);
+    running.stop_well().unwrap();
+}
+
+#[test]
+fn a_box_and_the_engine_refuse_each_others_pins() {
+    needs_root!();
+    let host = Host::new();
+    let running = host.start(&host.text(SOURCE, ""));
+    running.stop_well().unwrap();
+    let path = host.write(
+        "[ports]\nhost = \"h0\"\nuplink = \"u0\"\n[host]\naddresses = [\"192.0.2.77\"]\n\
+         [relays]\nextra = [\"198.18.0.1:9001\"]\n",
+    );
+    // A box looks at its NICs first.
+    host.host.ip("link add h0 type veth peer name u0").unwrap();
+    host.host
+        .ip_batch(&["link set h0 up".to_owned(), "link set u0 up".to_owned()])
+        .unwrap();
+    let refusal = host.fails(&["run", "--config", path.to_str().unwrap()]);
+    assert!(refusal.contains("engine connect is attached"), "{refusal}");
+    assert!(refusal.contains("exitmark detach"), "{refusal}");
+}
+
+/// A cgroup of the test's own, removed at the end.
+struct TestCgroup(PathBuf);
+
+impl TestCgroup {
+    fn new(name: &str) -> Self {
+        let mount = exitmark_datapath::cgroup_mount().unwrap();
+        let path = mount.join(format!("exitmark-test-{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn take(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for TestCgroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_cgroup_names_connections_of_any_user_and_may_come_and_go() {
+    needs_root!();
+    let host = Host::new();
+    let cgroup = TestCgroup::new("cgroup");
+    let name = cgroup.0.file_name().unwrap().to_str().unwrap().to_owned();
+    let users = format!("users = [{}]", host.user);
+    let text = host
+        .text(SOURCE, "")
+        .replace(&users, &format!("cgroups = [\"/{name}\"]"));
+    let running = host.start(&text);
+    let mut client = Client::start(&host.host, host.user);
+    assert_eq!(client.open(WEB).0, 0);
+    cgroup.take(client.pid());
+    assert_eq!(client.open(WEB).0, MARK);
+    // The test's own connections are in another cgroup.
+    drop(plain(&host.host, WEB));
+    let counts = host.connections();
+    assert_eq!((class(&counts, "exit"), counts.users), ((1, 0), 0));
+
+    drop(client);
+    wait_until(
+        "the cgroup is empty",
+        || std::fs::remove_dir(&cgroup.0).is_ok(),
+        || "it has processes",
+    );
+    wait_until(
+        "an alarm",
+        || {
+            host.status()
+                .warnings
+                .iter()
+                .any(|one| one.kind == "cgroup" && one.is_alarm)
+        },
+        || host.status().text().to_string(),
+    );
+    std::fs::create_dir(&cgroup.0).unwrap();
+    wait_until(
+        "the end of the alarm",
+        || {
+            !host
+                .status()
+                .warnings
+                .iter()
+                .any(|one| one.kind == "cgroup")
+        },
+        || host.status().text().to_string(),
+    );
+    let mut client = Client::start(&host.host, host.user);
+    cgroup.take(client.pid());
+    assert_eq!(client.open(WEB).0, MARK);
+    running.stop_well().unwrap();
+}

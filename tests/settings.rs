@@ -6,6 +6,8 @@
     reason = "a test's ground that is missing is the test's failure"
 )]
 
+#[path = "settings/connect.rs"]
+mod connect;
 #[path = "settings/together.rs"]
 mod together;
 

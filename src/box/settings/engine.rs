@@ -41,10 +41,9 @@ struct Refused {
 }
 
 const fn refused(key: &'static str, reason: &'static str) -> Refused {
-    let except = "";
     Refused {
         key,
-        except,
+        except: "",
         reason,
     }
 }

@@ -5,6 +5,7 @@
 use super::check::quoted;
 use super::{Incoming, Settings, SettingsError};
 use exitmark_nic::{LocalNic, NextHop};
+use exitmark_policy::packet::Version;
 use exitmark_policy::{AtUplink, ExitProtocols, Mode, Steer};
 use exitmark_service::config::value;
 use ipnet::IpNet;
@@ -16,6 +17,7 @@ const SITE: (u8, u8) = (16, 29);
 /// ranges of IPv4 (RFC 6890) are one in 90.
 const EXEMPT_PART: u128 = 32;
 const NEXT_HOP: &str = "steer.next_hop";
+const SOURCE: &str = "steer.source";
 
 /// An objection to a configuration.
 #[derive(Debug)]
@@ -92,7 +94,49 @@ impl Settings {
                 ),
             ));
         }
+        doubts.extend(self.lone_source());
         doubts.into_iter().map(Objection::doubt).collect()
+    }
+
+    /// The addresses of `steer.source`.
+    fn sources(&self) -> impl Iterator<Item = IpAddr> {
+        let sockets = &self.rules.sockets;
+        let v4 = sockets.source_v4.map(IpAddr::from);
+        v4.into_iter().chain(sockets.source_v6.map(IpAddr::from))
+    }
+
+    /// Doubts that relay connections are steered by a source address of one IP version only.
+    fn lone_source(&self) -> Option<SettingsError> {
+        let Steer::Only(version) = self.rules.actions.intent().steer else {
+            return None;
+        };
+        let (is, other) = match version {
+            Version::V4 => ("an IPv4", "IPv6"),
+            Version::V6 => ("an IPv6", "IPv4"),
+        };
+        let source = self.sources().next()?;
+        let reason = format!(
+            "is {is} address, and relay connections over {other} leave unsteered: give an {other} \
+             address too, or set steer.fwmark or steer.interface, which steer both; if this \
+             machine has no {other}, nothing is missing"
+        );
+        Some(quoted(SOURCE, source, reason))
+    }
+
+    /// Doubts an address of `steer.source` that no NIC has; it may appear later.
+    fn absent_sources(&self, nics: &[LocalNic]) -> Vec<Objection> {
+        let networks = || nics.iter().flat_map(|nic| &nic.networks);
+        // Without NICs the machine could not be read.
+        let is_absent =
+            |source: &IpAddr| !nics.is_empty() && !networks().any(|own| own.addr() == *source);
+        let absent = self.sources().filter(is_absent);
+        let doubt = |source| {
+            let reason = "is not an address of this machine, so no connection can leave from it, \
+                          and relay connections leave unsteered; correct it, or `ip addr add \
+                          ADDRESS/LENGTH dev NIC`";
+            Objection::doubt(quoted(SOURCE, source, reason))
+        };
+        absent.map(doubt).collect()
     }
 
     /// The objections on a machine with these NICs, including [`Self::doubts`].
@@ -110,6 +154,7 @@ impl Settings {
                 objections.push(Objection::fatal(quoted("host.mac", mac, reason)));
             }
         }
+        objections.extend(self.absent_sources(nics));
         let incoming = self.incoming();
         objections.extend(incoming.and_then(|incoming| next_hop(incoming, nics)));
         objections.extend(incoming.and_then(|incoming| self.unrouted(incoming)));

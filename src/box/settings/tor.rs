@@ -53,7 +53,8 @@ impl TorHost {
     }
 }
 
-/// Users of the Tor host, as an entry of `tor.users`. None matches root.
+/// Users of the Tor host, as an entry of `tor.users`. None matches the name `root`; whether another
+/// name is one of user ID 0 is not checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserPattern {
     /// A user ID in the initial user namespace; neither 0 nor 4,294,967,295.
@@ -77,13 +78,12 @@ impl UserPattern {
     /// Parses an entry; an error is the reason.
     fn parse(text: &str) -> Result<Self, &'static str> {
         let is_glob = |c: char| matches!(c, '*' | '?');
-        let is_illegal =
-            |c: char| c.is_whitespace() || c.is_control() || ":,/\\[]{}\"'`$&;|<>()".contains(c);
+        let is_illegal = |c: char| c.is_whitespace() || c.is_control() || ":,/[]{}".contains(c);
         if let Ok(number) = text.parse::<i64>() {
             return match u32::try_from(number) {
                 Ok(0) => Err(
                     "is root, whose connections are those of the whole machine; name the user that \
-                     tor runs as (`ps -C tor -o user=`)",
+                     tor runs as (`ps -C tor -o user:32=`)",
                 ),
                 Ok(id) if id != NO_USER => Ok(Self::Id(id)),
                 _ => Err("is not the ID of a user: 1 to 4294967294"),
@@ -108,7 +108,7 @@ impl UserPattern {
         match pattern.matches("root") {
             true => Err(
                 "matches root, whose connections are those of the whole machine; name the user \
-                 that tor runs as (`ps -C tor -o user=`)",
+                 that tor runs as (`ps -C tor -o user:32=`)",
             ),
             false => Ok(pattern),
         }
@@ -148,8 +148,8 @@ fn is_match(glob: &str, name: &str) -> bool {
 pub(super) fn host(tor: &raw::Tor, steer: &raw::Steer) -> Result<TorHost, SettingsError> {
     let users = match (tor.users.as_slice(), tor.cgroups.as_slice()) {
         ([], []) => {
-            let reason = "whose connections are judged? Name the user that tor runs as, such as \
-                          \"debian-tor\" (`ps -C tor -o user=`), or its cgroup in tor.cgroups";
+            let reason = "names no connections to judge; name the user that tor runs as, such as \
+                          \"debian-tor\" (`ps -C tor -o user:32=`), or its cgroup in tor.cgroups";
             return Err(value(USERS, "[]", reason));
         }
         ([_, ..], [first, ..]) => {
@@ -163,7 +163,7 @@ pub(super) fn host(tor: &raw::Tor, steer: &raw::Steer) -> Result<TorHost, Settin
     for user in users {
         let (text, shown) = match user {
             raw::User::Id(id) => (id.to_string(), id.to_string()),
-            raw::User::Name(name) => (name.clone(), format!("\"{name}\"")),
+            raw::User::Name(name) => (name.clone(), format!("{name:?}")),
         };
         let pattern = UserPattern::parse(&text).map_err(|reason| value(USERS, &shown, reason))?;
         if named.contains(&pattern) {
@@ -215,7 +215,7 @@ fn cgroups(texts: &[String]) -> Result<Vec<PathBuf>, SettingsError> {
                 continue;
             }
         };
-        return Err(quoted(CGROUPS, text, reason));
+        return Err(value(CGROUPS, format_args!("{text:?}"), reason));
     }
     Ok(cgroups)
 }

@@ -3,7 +3,7 @@
 //!
 //! Shows offsets and changed bytes, never an address.
 
-use crate::settings::{Ports, Settings};
+use crate::settings::{Engine, Ports, Settings};
 use exitmark_datapath::{Forwarder, IncomingLink, Links, Outcome, Role};
 use exitmark_nic::{NextHop, Nic};
 use exitmark_pcap::{Link, ReadError, Reader};
@@ -33,6 +33,11 @@ pub(crate) enum ExplainError {
          hexadecimal digits, of which white space and colons may be part"
     )]
     Input(usize),
+    /// The configuration is of a Tor host.
+    #[error(
+        "engine = \"connect\" judges connections and no frames; name the configuration of a box"
+    )]
+    Engine,
     /// The capture cannot be read, or not to its end.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -77,13 +82,17 @@ pub(crate) struct Explained {
 /// `port`. Without `incoming_mac`, the MAC address is read from the NIC.
 ///
 /// # Errors
-/// The input is neither a frame nor a capture, or the relay set cannot be read.
+/// The configuration is not a box's, the input is neither a frame nor a capture, or the relay set
+/// cannot be read.
 pub(crate) fn explain(
     input: &str,
     settings: &Settings,
     port: Role,
     incoming_mac: Option<MacAddr>,
 ) -> Result<Explained, ExplainError> {
+    if settings.engine == Engine::Connect {
+        return Err(ExplainError::Engine);
+    }
     let (frames, fault) = match hexadecimal(input) {
         Some(bytes) => {
             let frame = Captured {

@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
         arguments.incoming_mac,
     );
     let Explained { frames, fault } = explained.map_err(|error| match error {
-        ExplainError::Input(_) => exit_usage_error(error),
+        ExplainError::Input(_) | ExplainError::Engine => exit_usage_error(error),
         error => exit_failure(error),
     })?;
     let mut stdout = std::io::stdout().lock();

@@ -48,8 +48,8 @@ pub(crate) fn wire(
     }
     let Some(ports) = &mut settings.ports else {
         return Err(DaemonError::Unmet(
-            "engine = \"connect\" uses no NIC, so there is nothing to connect to a wire; remove \
-             this call, or set another engine and [ports]"
+            "engine = \"connect\" uses no NIC, so there is no wire to attach: `systemctl disable \
+             exitmark-wire`, or set another engine and [ports]"
                 .to_owned(),
         ));
     };

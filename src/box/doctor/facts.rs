@@ -158,10 +158,11 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Reads the state of the NICs and files in `scope`; of every NIC if it names none.
+    /// Reads the state of the NICs and files in `scope`; of every NIC if it names none, except with
+    /// engine `connect`, which uses none.
     pub(crate) fn look(mut scope: CheckScope) -> Self {
         let mut names = std::mem::take(&mut scope.ports);
-        if names.is_empty() {
+        if names.is_empty() && scope.engine != Engine::Connect {
             let all = Nic::names().unwrap_or_default();
             names = all.into_iter().map(|name| (None, name)).collect();
         }

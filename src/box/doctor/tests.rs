@@ -531,6 +531,20 @@ fn a_nic_without_a_role_has_no_faults_only_warnings() {
     assert_eq!(amiss[0].fix.as_deref(), Some("ip link set dev eth0 up"));
 }
 
+/// Without a configuration, all NICs are looked at.
+#[test]
+fn the_nics_of_a_tor_host_are_not_looked_at() {
+    let look = |engine| {
+        let scope = CheckScope {
+            engine,
+            ..CheckScope::default()
+        };
+        Facts::look(scope).ports.len()
+    };
+    assert_eq!(look(Engine::Connect), 0);
+    assert_ne!(look(Engine::Auto), 0);
+}
+
 #[test]
 fn a_word_is_safe_in_a_shell() {
     assert_eq!(word("eth0.100"), "eth0.100");

@@ -366,10 +366,11 @@ fn example(name: &str) -> String {
     fs::read_to_string(path.join(name)).unwrap()
 }
 
-/// Fails unless a configuration with every key has exactly those that `interface.txt` lists for the
+/// Fails unless configurations with every key have exactly those that `interface.txt` lists for the
 /// program, and its parser accepts no other.
-fn has_every_key<T>(all: &str, program: &str, parse: impl Fn(&str) -> Result<T, String>) {
-    let documented = keys(&all.parse().unwrap(), "");
+fn have_every_key<T>(all: &[&str], program: &str, parse: impl Fn(&str) -> Result<T, String>) {
+    let of_each = all.iter().map(|text| keys(&text.parse().unwrap(), ""));
+    let documented: BTreeSet<String> = of_each.flatten().collect();
     let prefix = format!("key {program} ");
     let lines = include_str!("interface.txt").lines();
     let known: BTreeSet<String> = lines
@@ -384,9 +385,13 @@ fn has_every_key<T>(all: &str, program: &str, parse: impl Fn(&str) -> Result<T, 
         .map(|key| key.split_once('.').map_or("", |(table, _)| table))
         .collect();
     for &table in &tables {
+        let heading = format!("[{table}]\n");
         let text = match table {
-            "" => format!("zzz = 1\n{all}"),
-            _ => all.replace(&format!("[{table}]\n"), &format!("[{table}]\nzzz = 1\n")),
+            "" => format!("zzz = 1\n{}", all[0]),
+            _ => {
+                let text = all.iter().find(|text| text.contains(&heading)).unwrap();
+                text.replace(&heading, &format!("{heading}zzz = 1\n"))
+            }
         };
         let Err(error) = parse(&text) else {
             panic!("[{table}] takes zzz");
@@ -407,7 +412,7 @@ fn has_every_key<T>(all: &str, program: &str, parse: impl Fn(&str) -> Result<T, 
 }
 
 #[test]
-fn the_example_configuration_is_valid_and_has_every_key() {
+fn the_example_configurations_are_valid_and_have_every_key() {
     let parse = |text: &str| {
         let parsed = Settings::parse(text, Path::new(""));
         parsed.map_err(|error| error.to_string())
@@ -425,7 +430,34 @@ fn the_example_configuration_is_valid_and_has_every_key() {
     let once = read.replacen("dscp = \"af11\"\n", "", 1);
     assert!(refusal(&once).contains("mark.tos"), "{}", refusal(&once));
     parse(&once.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
-    has_every_key(&all, "exitmark", parse);
+
+    // The same on a Tor host, except for the other way to name tor's connections.
+    let example = self::example("exitmark-connect.example.toml");
+    let settings = parse(&example).unwrap();
+    let all_of_connect = uncommented(&example);
+    let refused = refusal(&all_of_connect);
+    assert!(refused.contains("tor.cgroups"), "{refused}");
+    let one = all_of_connect.replacen("users = [\"debian-tor\"]\n", "", 1);
+    assert!(refusal(&one).contains("mark.tos"), "{}", refusal(&one));
+    let shown = parse(&one.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
+    // The values shown are the defaults; these keys have none.
+    assert_eq!(
+        settings.change_to(&shown).keys,
+        [
+            "control.group",
+            "mark.dscp",
+            "mark.tos",
+            "relays.authorities",
+            "relays.certificates",
+            "steer.fwmark",
+            "steer.interface",
+            "steer.source",
+            "tor.cgroups",
+            "tor.users",
+            "user",
+        ]
+    );
+    have_every_key(&[&all, &all_of_connect], "exitmark", parse);
 }
 
 #[test]
@@ -443,7 +475,7 @@ fn the_monitors_example_configuration_is_valid_and_has_every_key() {
     let refused = parse(&all).unwrap_err();
     assert!(refused.contains("mark.tos"), "{refused}");
     let mut shown = parse(&all.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
-    has_every_key(&all, "exitmark-monitor", parse);
+    have_every_key(&[&all], "exitmark-monitor", parse);
 
     // The values shown are the defaults; these three have none.
     shown.user = None;

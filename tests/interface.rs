@@ -2,7 +2,7 @@
 //! that disappears or changes breaks a configuration, a script, a dashboard or an alert.
 //!
 //! Items are the commands, arguments and options of both programs (with the default, and whether it
-//! is required), the keys of both example configurations with their types, the documented metrics
+//! is required), the keys of the example configurations with their types, the documented metrics
 //! with their types and labels, and the documented exit statuses.
 
 #![allow(
@@ -77,9 +77,16 @@ fn described(argument: &Arg, path: &str, is_hidden: bool) -> String {
     item
 }
 
+/// The example configurations, each with its program.
+const EXAMPLES: [(&str, &str); 3] = [
+    ("exitmark", "dist/exitmark.example.toml"),
+    ("exitmark", "dist/exitmark-connect.example.toml"),
+    ("exitmark-monitor", "dist/exitmark-monitor.example.toml"),
+];
+
 /// The keys of a configuration, such as `key exitmark mark.dscp: string`.
-fn add_keys(program: &str, found: &mut BTreeSet<String>) {
-    let example = text(&format!("dist/{program}.example.toml"));
+fn add_keys(program: &str, example: &str, found: &mut BTreeSet<String>) {
+    let example = text(example);
     let all: toml::Table = uncommented(&example).parse().unwrap();
     for (name, value) in &all {
         let Some(table) = value.as_table() else {
@@ -131,7 +138,9 @@ fn interface() -> BTreeSet<String> {
     for (program, command) in PROGRAMS.iter().zip(&commands) {
         assert_eq!(command.get_name(), *program);
         add_command(command, program, false, &mut found);
-        add_keys(program, &mut found);
+    }
+    for (program, example) in EXAMPLES {
+        add_keys(program, example, &mut found);
     }
     add_metrics("docs/metrics.md", &mut found);
     add_metrics("docs/monitor.md", &mut found);
@@ -212,6 +221,7 @@ fn every_kind_of_item_is_found() {
         "argument exitmark explain FRAME|PCAP, required",
         "command exitmark load-relays, hidden",
         "key exitmark classify_by: string",
+        "key exitmark tor.users: array",
         "metric exitmark_port_carrier{interface,port}: gauge",
         "metric exitmark_marked_frames_total: counter",
         "option exitmark --version",

@@ -29,6 +29,7 @@ use std::thread;
 
 const CONFIGURATION: &str = "/etc/exitmark/exitmark.toml";
 const EXAMPLE: &str = "/usr/share/exitmark/exitmark.example.toml";
+const CONNECT_EXAMPLE: &str = "/usr/share/exitmark/exitmark-connect.example.toml";
 const PINS: &str = "/run/bpf/exitmark";
 
 /// The installed files: mode, owner and group, path.
@@ -41,6 +42,7 @@ const INSTALLED: &[&str] = &[
     "644 root:root /lib/systemd/system/run-bpf-exitmark.mount",
     "644 root:root /usr/lib/sysusers.d/exitmark.conf",
     "644 root:root /usr/share/exitmark/exitmark.example.toml",
+    "644 root:root /usr/share/exitmark/exitmark-connect.example.toml",
     "644 root:root /usr/share/doc/exitmark/README.md",
     "644 root:root /usr/share/doc/exitmark/SECURITY.md",
     "644 root:root /usr/share/doc/exitmark/docs/install.md",
@@ -152,10 +154,10 @@ fn from_installation_to_purge() {
     assert_eq!(machine.run("getent", &["passwd", "exitmark"]), user);
 }
 
-/// Writes the example as the configuration, with the authorities of the test network.
-fn configure(machine: &Machine) {
-    let example = machine.read(EXAMPLE);
-    let source = include_str!("../../dist/exitmark.example.toml");
+/// The text of a packaged example, after a check that it differs from the source in the directory of
+/// the pins only.
+fn packaged(machine: &Machine, path: &str, source: &str) -> String {
+    let example = machine.read(path);
     let changed: Vec<_> = example
         .lines()
         .zip(source.lines())
@@ -165,7 +167,15 @@ fn configure(machine: &Machine) {
     assert_eq!(example.lines().count(), source.lines().count());
     let settings = Settings::parse(&example, Path::new("")).unwrap();
     assert_eq!(settings.pin.directory, Path::new(PINS).join("box"));
+    example
+}
 
+/// Writes the example as the configuration, with the authorities of the test network.
+fn configure(machine: &Machine) {
+    let source = include_str!("../../dist/exitmark-connect.example.toml");
+    packaged(machine, CONNECT_EXAMPLE, source);
+    let source = include_str!("../../dist/exitmark.example.toml");
+    let example = packaged(machine, EXAMPLE, source);
     let arguments = ["-m", "640", "-g", "exitmark", EXAMPLE, CONFIGURATION];
     machine.run("install", &arguments);
     let authorities = machine.publish_consensus();

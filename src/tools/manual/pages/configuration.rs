@@ -1,4 +1,4 @@
-//! A configuration's page, generated from the example: its comments are the text, its keys the
+//! A configuration's page, generated from the examples: their comments are the text, their keys the
 //! tags.
 //!
 //! A block is comment lines and the keys below them. A comment that is indented further keeps its
@@ -15,9 +15,11 @@ impl Program {
         roff.control("TH", [&title, "5", "", &self.source(), name]);
         roff.control("SH", ["NAME"])
             .text([roman(format!("{name}.toml - configuration of {name}"))]);
-        roff.control("SH", ["DESCRIPTION"]);
-        for block in blocks(self.example) {
-            block.render(&mut roff);
+        for (heading, example) in self.examples {
+            roff.control("SH", [*heading]);
+            for block in blocks(example) {
+                block.render(&mut roff);
+            }
         }
         let service = self.service;
         roff.control("SH", ["SEE ALSO"])

@@ -7,8 +7,8 @@ pub(crate) struct Program {
     pub(crate) command: fn() -> Command,
     /// The subcommand that the service runs, which reads the configuration.
     pub(crate) service: &'static str,
-    /// The configuration with every key; its page is `NAME.toml`.
-    pub(crate) example: &'static str,
+    /// The configurations with every key, each below a heading; their page is `NAME.toml`.
+    pub(crate) examples: &'static [(&'static str, &'static str)],
     /// Additional sections, in the order of the pages.
     pub(crate) texts: &'static [Text],
 }
@@ -29,7 +29,16 @@ const BOX: Program = Program {
     name: "exitmark",
     command: exitmark_box::cli::command,
     service: "run",
-    example: include_str!("../../../../dist/exitmark.example.toml"),
+    examples: &[
+        (
+            "DESCRIPTION",
+            include_str!("../../../../dist/exitmark.example.toml"),
+        ),
+        (
+            "ON THE TOR HOST ITSELF",
+            include_str!("../../../../dist/exitmark-connect.example.toml"),
+        ),
+    ],
     texts: &[
         Text {
             command: "run",
@@ -51,7 +60,9 @@ const BOX: Program = Program {
             paragraphs: &[
                 "/etc/exitmark/exitmark.toml\tThe configuration that the service uses.",
                 "/usr/share/exitmark/exitmark.example.toml\tAn example to start from, with every \
-                 key.",
+                 key of a box.",
+                "/usr/share/exitmark/exitmark-connect.example.toml\tThe same for engine connect, on \
+                 the Tor host itself.",
                 "/var/lib/exitmark/relays.state\tThe relay set in force, with departed relays.",
                 "/run/bpf/exitmark/box\tThe service's pins: while they exist, frames are marked \
                  and steered.",
@@ -66,7 +77,10 @@ const MONITOR: Program = Program {
     name: "exitmark-monitor",
     command: exitmark_monitor::cli::command,
     service: "capture",
-    example: include_str!("../../../../dist/exitmark-monitor.example.toml"),
+    examples: &[(
+        "DESCRIPTION",
+        include_str!("../../../../dist/exitmark-monitor.example.toml"),
+    )],
     texts: &[
         Text {
             command: "capture",

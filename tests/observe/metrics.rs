@@ -97,9 +97,45 @@ pub(crate) fn documented(page: &str) -> BTreeMap<String, Metric> {
     found
 }
 
+/// The metrics of a box and of engine connect.
+fn all() -> BTreeMap<String, Metric> {
+    let reports = [sample::report(), sample::report_of_connect()];
+    let of = |report: &Report| served(&metrics(report).unwrap());
+    reports.iter().flat_map(of).collect()
+}
+
+#[test]
+fn a_box_counts_frames_and_engine_connect_counts_connections() {
+    let of = |report: &Report| served(&metrics(report).unwrap());
+    let (frames, connections) = (of(&sample::report()), of(&sample::report_of_connect()));
+    let counts = |all: &BTreeMap<String, Metric>, what: &str| {
+        all.keys().filter(|name| name.contains(what)).count()
+    };
+    assert_eq!(counts(&frames, "connections"), 0);
+    assert_eq!(counts(&connections, "frames"), 0);
+    assert_eq!(counts(&connections, "connections"), 11);
+    assert!(!connections.contains_key("exitmark_steering_up"));
+    let text = metrics(&sample::report_of_connect()).unwrap();
+    for (line, expected) in [
+        ("exitmark_marked_connections_total", sample::EXACT),
+        (
+            "exitmark_class_connections_total{class=\"exit\"}",
+            sample::EXACT,
+        ),
+        (
+            "exitmark_class_earlier_connections_total{class=\"exit\"}",
+            12,
+        ),
+        ("exitmark_unsteered_connections_total", 6),
+        ("exitmark_users", 2),
+    ] {
+        assert_eq!(value(&text, line), expected.to_string());
+    }
+}
+
 #[test]
 fn served_and_documented_metrics_are_the_same() {
-    let served = served(&metrics(&sample::report()).unwrap());
+    let served = all();
     let documented = documented(PAGE);
     for (name, metric) in &served {
         let Metric { kind, meaning, .. } = metric;
@@ -120,7 +156,7 @@ fn served_and_documented_metrics_are_the_same() {
 
 #[test]
 fn names_follow_the_prometheus_conventions() {
-    for (name, metric) in served(&metrics(&sample::report()).unwrap()) {
+    for (name, metric) in all() {
         assert!(name.starts_with("exitmark_"), "{name}");
         assert_eq!(name.ends_with("_total"), metric.kind == "counter", "{name}");
         assert_eq!(name.ends_with("_info"), metric.kind == "info", "{name}");

@@ -1,13 +1,58 @@
 //! A report with a value in every field.
 
 use exitmark_box::observe::{
-    AuditReport, ClassCount, DocumentSignatures, DropCount, EngineReport, FrameCount,
-    LatencyReport, MalformedCount, MismatchCount, PortReport, RelaySetReport, RelaySource, Report,
-    SteeringReport, SteeringState, Warning, WorkerReport,
+    AuditReport, ClassCount, ConnectionClass, ConnectionsReport, DocumentSignatures, DropCount,
+    EngineReport, FrameCount, LatencyReport, MalformedCount, MismatchCount, PortReport,
+    RelaySetReport, RelaySource, Report, SteeringReport, SteeringState, Warning, WorkerReport,
 };
 
 /// More than an `f64` can represent exactly.
 pub(crate) const EXACT: u64 = (1 << 53) + 1;
+
+/// The same of engine connect, which has connections and no frames.
+pub(crate) fn report_of_connect() -> Report {
+    let classes = [("exit", EXACT, 12), ("relay", 7, 3), ("resolver", 0, 0)];
+    let connections = ConnectionsReport {
+        users: 2,
+        classes: classes
+            .map(|(class, opened, earlier)| ConnectionClass {
+                class: class.to_owned(),
+                opened,
+                earlier,
+            })
+            .into(),
+        marked: EXACT,
+        own_tos: 1,
+        unmarked: 2,
+        steered: 4,
+        own_source: 5,
+        unsteered: 6,
+        earlier_marked: 10,
+        earlier_unmarked: 11,
+        no_policy: 13,
+    };
+    let whole = report();
+    Report {
+        engine: EngineReport {
+            asked: "connect".to_owned(),
+            chosen: "connect".to_owned(),
+            reason: "the sockets of tor on this machine".to_owned(),
+            ..EngineReport::default()
+        },
+        connections: Some(connections),
+        relay_set: whole.relay_set,
+        warnings: whole.warnings,
+        version: whole.version,
+        started_at: whole.started_at,
+        uptime_seconds: whole.uptime_seconds,
+        mode: whole.mode,
+        classify_by: whole.classify_by,
+        mark: whole.mark,
+        generation: whole.generation,
+        reloads: whole.reloads,
+        ..Report::default()
+    }
+}
 
 pub(crate) fn report() -> Report {
     Report {
@@ -25,6 +70,7 @@ pub(crate) fn report() -> Report {
             xdp_frames: 250_000,
             af_xdp_frames: 750_000,
         },
+        connections: None,
         ports: ports(),
         classes: classes(),
         malformed: [("truncated", 0), ("bad_length", 4)]

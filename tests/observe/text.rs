@@ -27,6 +27,28 @@ fn the_text_fits_eighty_columns() {
 }
 
 #[test]
+fn connections_take_the_place_of_frames() {
+    let text = sample::report_of_connect().text().to_string();
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 80),
+        "{text}"
+    );
+    for part in [
+        "engine      connect: the sockets of tor on this machine",
+        "exit             9.01 P  100.0 %          12",
+        "exit        marked 9.01 P, own tos 1, unmarked 2, earlier marked 10,",
+        "relay       steered 4, own source 5, unsteered 6",
+        "users       2",
+        "relay set",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    for absent in ["\nport ", "\nframes", "\nsteering", "\nunaccounted"] {
+        assert!(!text.contains(absent), "`{absent}` in\n{text}");
+    }
+}
+
+#[test]
 fn warnings_are_on_top() {
     let report = sample::report();
     let text = report.text().to_string();

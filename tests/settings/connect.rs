@@ -8,6 +8,7 @@ use exitmark_policy::{ClassifyBy, ExitProtocols, Mode, SocketRules, Steer};
 use proptest::prelude::*;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const GOOD: &str = "\
 engine = \"connect\"
@@ -897,4 +898,32 @@ fn an_accepted_configuration_is_read_back_as_the_same() {
         accepted > tried / 4 && accepted < tried,
         "{accepted} of {tried}"
     );
+}
+
+#[test]
+fn commands_for_frames_refuse_a_tor_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("exitmark.toml");
+    let pins = "pin.directory = \"/sys/fs/bpf/of-no-box\"\n";
+    std::fs::write(&path, format!("{pins}{GOOD}")).unwrap();
+    for (arguments, status, words) in [
+        (&["check"][..], 0, &[][..]),
+        (
+            &["explain", "00"],
+            2,
+            &["engine = \"connect\"", "no frames", "of a box"],
+        ),
+        (
+            &["wire"],
+            1,
+            &["engine = \"connect\"", "no NIC", "disable exitmark-wire"],
+        ),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_exitmark"));
+        command.args(arguments).arg("--config").arg(&path);
+        let output = command.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {error}");
+        assert_has(&error, words, arguments[0]);
+    }
 }

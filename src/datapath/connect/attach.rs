@@ -169,7 +169,7 @@ impl Connect {
 fn attach(program: &ProgramMut<'_>, cgroup: &Cgroup) -> Result<OwnedFd, ConnectError> {
     let link = program
         .attach_cgroup(cgroup.directory.as_raw_fd())
-        .map_err(|error| io::Error::other(error))
+        .map_err(io::Error::other)
         .map_err(refused(&cgroup.path))?;
     link.as_fd()
         .try_clone_to_owned()

@@ -213,16 +213,14 @@ static __always_inline void steer(struct bpf_sock_addr *ctx, int family,
 				  struct exitmark_connections *counts)
 {
 	const struct exitmark_sockets *sockets = &policy->sockets;
-	bool names_source = sockets->source_v4 || sockets->source_v6[0] || sockets->source_v6[1];
+	bool names_source = family == V4 ? sockets->source_v4 != 0 :
+					   (sockets->source_v6[0] | sockets->source_v6[1]) != 0;
+	bool is_bound = names_source && has_source(ctx);
 	bool done = true;
 	int number;
 
 	if (!(policy->routed >> family & 1)) {
 		counts->unsteered++;
-		return;
-	}
-	if (names_source && has_source(ctx)) {
-		counts->own_source++;
 		return;
 	}
 	if (sockets->fwmark) {
@@ -233,9 +231,11 @@ static __always_inline void steer(struct bpf_sock_addr *ctx, int family,
 		number = sockets->interface;
 		done &= !bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &number, sizeof(number));
 	}
-	if (names_source)
+	if (names_source && !is_bound)
 		done &= bind_source(ctx, family, sockets);
-	if (done)
+	if (is_bound && !sockets->fwmark && !sockets->interface)
+		counts->own_source++;
+	else if (done)
 		counts->steered++;
 	else
 		counts->unsteered++;

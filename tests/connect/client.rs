@@ -5,8 +5,8 @@
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockname, getsockopt,
-    setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, getsockname,
+    getsockopt, listen, setsockopt, socket, sockopt,
 };
 use nix::unistd::{Uid, setresuid};
 use std::io::{BufRead, BufReader, Write};
@@ -44,6 +44,14 @@ fn obey() {
                 Err(error) => format!("error {error}"),
             },
             ["try", destination] => tried(destination),
+            ["listen", address] => {
+                let socket = made(address.parse().unwrap());
+                let address: SocketAddr = address.parse().unwrap();
+                bind(socket.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+                listen(&socket, Backlog::new(8).unwrap()).unwrap();
+                sockets.push(socket);
+                "listens".to_owned()
+            }
             ["show", number] => show(&sockets[number.parse::<usize>().unwrap()]),
             ["load", destination, count] => load(destination, count.parse().unwrap()),
             _ => panic!("unknown: {line}"),

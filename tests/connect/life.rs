@@ -58,6 +58,8 @@ fn connections_that_were_open_before_are_found_and_marked() {
     for destination in [WEB, WEB_V6, RELAY] {
         assert_eq!(client.open(destination).0, 0);
     }
+    client.ask("listen 192.0.2.10:9001");
+    let _inbound = plain(&host.world, "192.0.2.10:9001");
     let running = host.start(&host.text(SOURCE, ""));
     for (socket, tos) in [(0, MARK), (1, MARK), (2, 0)] {
         assert_eq!(

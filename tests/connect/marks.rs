@@ -204,3 +204,24 @@ fn audit_mode_counts_and_changes_nothing() {
     assert_eq!((counts.marked, counts.steered), (0, 0));
     running.end().unwrap();
 }
+
+/// A fwmark applies to both IP versions, also beside a source address of one.
+#[test]
+fn a_source_address_of_one_ip_version_leaves_the_other_to_the_fwmark() {
+    needs_root!();
+    let host = Host::new();
+    let lines = "source = [\"203.0.113.10\"]\nfwmark = 0x77";
+    let running = host.start(&host.text(lines, ""));
+    let mut client = Client::start(&host.host, host.user);
+    assert_eq!(client.open(RELAY), (0, ip(RELAY_SOURCE_V4)));
+    assert_eq!(client.open(RELAY_V6), (0, ip(HOST_V6)));
+    // tor's own address stays, and the mark is set.
+    let own = client.ask(&format!("open {RELAY} source={HOST_V4}"));
+    assert_eq!(shown(&own).1, ip(HOST_V4));
+    let counts = host.connections();
+    assert_eq!(
+        (counts.steered, counts.own_source, counts.unsteered),
+        (3, 0, 0)
+    );
+    running.end().unwrap();
+}

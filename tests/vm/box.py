@@ -156,15 +156,21 @@ class Result:
 
 def build_initramfs(kernel, program, path):
     """Writes the initramfs of a guest with the box in it."""
+    names = ("exitmark", "exitmark-demo", "exitmark-monitor")
+    files = {name: program.with_name(name) for name in names}
+    write_initramfs(kernel, {name: file for name, file in files.items() if file.exists()}, path)
+
+
+def write_initramfs(kernel, programs, path):
+    """Writes the initramfs of a guest with these programs, by their names there, and the tools."""
     contents = initramfs.Initramfs()
     contents.modules(kernel, matrix.MODULES)
     tools = packages.ensure(["tools"])["tools"]
     for name in ("sbin/ip", "sbin/ethtool", "usr/bin/tcpdump", "bin/setpriv", "usr/bin/setpriv"):
         if (tools / name).exists():
             contents.program(f"t/{name.rsplit('/', 1)[1]}", tools / name, [tools])
-    for name in ("exitmark", "exitmark-demo", "exitmark-monitor"):
-        if (file := program.with_name(name)).exists():
-            contents.program(f"t/{name}", file)
+    for name, file in programs.items():
+        contents.program(f"t/{name}", file)
     contents.write(path)
 
 

@@ -28,6 +28,7 @@ def condense(report):
         {"kernel": row["kernel"], "ok": row["ok"], "numbers": row.get("numbers")}
         for row in report["demo"]
     ]
+    connect = [{key: row[key] for key in ("kernel", "ok", "passed")} for row in report["connect"]]
     kept = ("kernel", "clang", "object", "program", "result", "instructions")
     return {
         "commit": report["commit"],
@@ -35,6 +36,7 @@ def condense(report):
         "releases": {row["kernel"]: row["release"] for row in report["verifier"]},
         "cells": cells,
         "demo": demo,
+        "connect": connect,
         "verifier": [{key: row[key] for key in kept} for row in report["verifier"]],
     }
 
@@ -86,6 +88,14 @@ def _demo(data):
     return _table(["`exitmark demo`", "lost", "leaked", "unmarked", "changed"], rows)
 
 
+def _connect(data):
+    rows = [
+        [f"Linux {row['kernel']}", f"{row['passed']} passed" + ("" if row["ok"] else ", some failed")]
+        for row in data.get("connect", [])
+    ]
+    return _table(["engine `connect`", "tests"], rows) + "\n" if rows else ""
+
+
 def _verifier(data):
     found = {}
     for row in data["verifier"]:
@@ -105,7 +115,7 @@ def render(data):
     return (
         f"{BEGIN}Kernels of Debian: {releases}. `make vm-test` took "
         f"{data['seconds'] / 60:.0f} minutes on 2 cores.\n\n"
-        f"{_cells(data)}{_demo(data)}\n"
+        f"{_cells(data)}{_demo(data)}\n{_connect(data)}"
         "Instructions that the verifier processes, of 1,000,000; the monitor's with 64 addresses "
         f"of each family:\n\n{_verifier(data)}{END}"
     )
@@ -121,7 +131,7 @@ def _page(data):
 def publish(report):
     """Writes the page and its data, if every cell was run, all with one commit."""
     missing = {cell.name for cell in matrix.CELLS} - {row["name"] for row in report["cells"]}
-    if missing or not report["demo"] or not report["verifier"]:
+    if missing or not all(report[part] for part in ("demo", "connect", "verifier")):
         print(f"publish: not all of the matrix was run: {', '.join(sorted(missing)) or 'rows'}")
         return 1
     if report["commit"].endswith("+"):

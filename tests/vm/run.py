@@ -144,6 +144,11 @@ def show(kind, outcome):
               f"{outcome['seconds']:.0f} s: {outcome.get('numbers')} {outcome.get('said', '')}",
               flush=True)  # fmt: skip
         return outcome["ok"]
+    if kind == "connect":
+        print(f"{'right   ' if outcome['ok'] else 'FAILED  '} connect on Linux "
+              f"{outcome['release']}, {outcome['seconds']:.0f} s: {outcome['passed']} tests passed"
+              f" {outcome['said']}", flush=True)  # fmt: skip
+        return outcome["ok"]
     faults = [row.fault() for row in outcome if row.fault()]
     print(f"{'FAILED  ' if faults else 'right   '} load on Linux {outcome[0].release}",
           *faults, sep="\n    ", flush=True)  # fmt: skip
@@ -169,7 +174,7 @@ def weight(job):
     kind, subject = job
     if kind == "cells":
         return 4 + sum(len(one.steps) for one in subject)
-    return {"demo": 16, "load": 8}[kind]
+    return {"demo": 16, "connect": 16, "load": 8}[kind]
 
 
 def run_matrix(arguments):
@@ -183,21 +188,24 @@ def run_matrix(arguments):
     kernels = sorted({one.kernel for one in chosen}, key=matrix.KERNELS.index)
     packages.ensure(["qemu", "busybox", "tools", *(f"kernel-{series}" for series in kernels)])
     began = time.monotonic()
-    report = {"commit": commit(), "cells": [], "demo": [], "verifier": []}
+    report = {"commit": commit(), "cells": [], "demo": [], "connect": [], "verifier": []}
     good = True
     with tempfile.TemporaryDirectory(prefix="exitmark-vm-") as name:
         scratch = pathlib.Path(name)
         program = cells.strip(arguments.program, scratch)
         loads = verifier.Loads(arguments.bpf, verifier.CLANGS, scratch) if everything else None
+        suite = cells.suite("connect", scratch) if everything else None
 
         def do(kind, subject):
             if kind == "cells":
                 return kind, run_group(subject, program, scratch)
+            if kind == "connect":
+                return kind, cells.connect(subject, suite)
             return kind, cells.demo(subject, program) if kind == "demo" else loads.run(subject)
 
         jobs = [("cells", group) for group in groups_of(chosen)]
         if everything:
-            jobs += [(kind, one) for kind in ("load", "demo") for one in kernels]
+            jobs += [(kind, one) for kind in ("load", "demo", "connect") for one in kernels]
         # The longest jobs first, so that the last ones are short.
         jobs.sort(key=weight, reverse=True)
         with workers(arguments.jobs) as pool:
@@ -210,13 +218,24 @@ def run_matrix(arguments):
                     report[kind] += outcome if kind == "cells" else [outcome]
     order = [one.name for one in matrix.CELLS]
     report["cells"].sort(key=lambda row: order.index(row["name"]))
-    for part in ("demo", "verifier"):
+    for part in ("demo", "connect", "verifier"):
         report[part].sort(key=lambda row: matrix.KERNELS.index(row["kernel"]))
     report["seconds"] = round(time.monotonic() - began)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=1) + "\n")
     print(f"{len(chosen)} cells in {report['seconds']} s: {RESULTS}")
     return 0 if good else 1
+
+
+def run_connect(arguments):
+    """The command `connect`."""
+    packages.ensure(["qemu", "busybox", "tools", *(f"kernel-{one}" for one in arguments.kernels)])
+    with tempfile.TemporaryDirectory(prefix="exitmark-vm-") as name:
+        suite = cells.suite("connect", pathlib.Path(name))
+        with workers(arguments.jobs) as pool:
+            rows = pool.map(lambda one: cells.connect(one, suite), arguments.kernels)
+            good = [show("connect", row) for row in rows]
+    return 0 if all(good) else 1
 
 
 def run_publish(arguments):
@@ -245,6 +264,11 @@ def main():
     for one in (command, everything):
         one.add_argument("--bpf", type=path, default=verifier.ROOT / "bpf", help="*.bpf.c")
         one.add_argument("--jobs", type=int, default=JOBS, help="guests at a time")
+
+    command = commands.add_parser("connect", help="run the suite of engine connect on each kernel")
+    command.add_argument("--kernels", type=words, default=matrix.KERNELS)
+    command.add_argument("--jobs", type=int, default=JOBS, help="guests at a time")
+    command.set_defaults(run=run_connect)
 
     command = commands.add_parser("cells", help="run cells that share a guest")
     command.add_argument("names", nargs="*")

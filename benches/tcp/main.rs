@@ -15,11 +15,12 @@ mod goodput;
 mod mark;
 mod report;
 mod round_trip;
+mod sockets;
 
 use clap::Parser;
 use common::{bpf, rounds};
+use exitmark_lab::LabError;
 use exitmark_lab::site::{Plan, Site};
-use exitmark_lab::{LabError, RunningBox};
 use forwarders::Forwarder;
 use goodput::Direction;
 use report::Sample;
@@ -114,7 +115,7 @@ impl Contestant<'_> {
             Trial::Connect(parallel) => Sample::Connect(connect::measure(&site, parallel, length)?),
             Trial::RoundTrip => Sample::RoundTrip(round_trip::measure(&site, length)?),
         };
-        running.map(RunningBox::stop_well).transpose()?;
+        running.stop()?;
         Ok(sample)
     }
 }

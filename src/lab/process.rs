@@ -15,10 +15,17 @@ pub const NOBODY: u32 = 65_534;
 
 /// A command of [`contained`] that runs as the user nobody, without capabilities.
 pub fn as_nobody(program: impl AsRef<OsStr>) -> Command {
+    as_user(NOBODY, program)
+}
+
+/// A command of [`contained`] that runs as this user, in the group of the same number, without
+/// capabilities.
+pub fn as_user(user: u32, program: impl AsRef<OsStr>) -> Command {
     // In one step: a change of the user cancels an earlier signal at the parent's death.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    let user = user.to_string();
+    command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
     command.args(["--inh-caps", "-all", "--"]).arg(program);
     command
 }

@@ -1,13 +1,16 @@
-//! An exit host: its tor, with one of the three configurations of source addresses, and its box.
+//! An exit host: its tor, with one of the three configurations of source addresses, and its box, or
+//! engine connect on the host itself.
 
 use crate::flows::FlowCapture;
-use crate::ground::{Dual, Lot, RESOLVER};
+use crate::ground::{Dual, FWMARK, Lot, RESOLVER};
 use crate::network::{DOCUMENTS, Network, TIMEOUT, Tor, avoid_newcomer, listening};
 use crate::truth;
+use exitmark_box::control::{Client, DEFAULT_SOCKET};
 use exitmark_lab::{Config, Netns, RunningBox};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
@@ -61,6 +64,20 @@ impl Binding {
         }
     }
 
+    /// The configuration of engine connect, for tor as this user. Relay connections get another
+    /// source address, or where tor chooses that itself, a fwmark.
+    fn configure_host(self, lot: &Lot, user: u32, relays: &str) -> String {
+        let third = lot.third.unwrap().both().map(|address| address.to_string());
+        let steer = match self {
+            Self::None => format!("source = {third:?}"),
+            Self::All | Self::OrAndExit => format!("fwmark = {FWMARK}"),
+        };
+        format!(
+            "engine = \"connect\"\n[tor]\nusers = [{user}]\n[host]\nresolvers = [\"{RESOLVER}\"]\n\
+             [steer]\n{steer}\n[metrics]\nlisten = \"off\"\n[relays]\n{relays}"
+        )
+    }
+
     /// The box's configuration, as the documentation describes it.
     fn configure(self, lot: &Lot) -> Config {
         let (first, second) = (lot.first.both(), lot.second.both());
@@ -84,6 +101,8 @@ pub(crate) struct Exit<'a> {
     pub(crate) tor: Tor,
     pub(crate) running: RunningBox,
     pub(crate) watch: FlowCapture,
+    /// The size of the relay set at the start.
+    endpoints: u64,
 }
 
 impl<'a> Exit<'a> {
@@ -96,7 +115,10 @@ impl<'a> Exit<'a> {
         network: &Network,
         fleet: &[SocketAddr],
     ) -> Self {
-        let name = binding.nickname();
+        let name = match lot.middle {
+            Some(_) => binding.nickname(),
+            None => binding.nickname() + "Host",
+        };
         let directory = network.directory_of(&name);
         let newest = &network.authorities()[0].directory;
         for file in DOCUMENTS.iter().chain(&["cached-certs"]) {
@@ -105,9 +127,14 @@ impl<'a> Exit<'a> {
         let watch = FlowCapture::start(world, lot);
         let configuration = network.path(&format!("{name}.toml"));
         let relays = relays(network, &directory, fleet);
-        let config = binding.configure(lot).relays(relays);
-        fs::write(&configuration, config.text()).unwrap();
-        let running = RunningBox::start(&lot.middle, EXITMARK, &configuration).unwrap();
+        let user = lot.middle.is_none().then(user);
+        let text = match user {
+            None => binding.configure(lot).relays(relays).text(),
+            Some(user) => binding.configure_host(lot, user, &relays),
+        };
+        fs::write(&configuration, text).unwrap();
+        let place = lot.middle.as_ref().unwrap_or(&lot.host);
+        let running = RunningBox::start(place, EXITMARK, &configuration).unwrap();
 
         let lines = format!(
             "{}{}{}{}{}",
@@ -117,18 +144,34 @@ impl<'a> Exit<'a> {
             avoid_newcomer(),
             truth::torrc()
         );
-        let tor = network.tor(&lot.host, &name, &lines);
+        let tor = network.tor_of(&lot.host, &name, &lines, user);
         Self {
             binding,
             lot,
             tor,
             running,
             watch,
+            endpoints: endpoints(place),
         }
+    }
+
+    /// The name of its row.
+    pub(crate) fn name(&self) -> String {
+        let engine = if self.lot.middle.is_some() {
+            ""
+        } else {
+            "connect/"
+        };
+        format!("{engine}{}", self.binding.name())
     }
 
     /// Whether the box treats this endpoint as a relay's now.
     pub(crate) fn knows(&mut self, endpoint: SocketAddr) -> bool {
+        if self.lot.middle.is_none() {
+            // A connection would be counted. A relay has an endpoint of each IP version, and no
+            // other one joins.
+            return endpoints(&self.lot.host) >= self.endpoints + 2;
+        }
         // From a relay address, all TCP would be steered.
         let from = self.binding.clearnet(self.lot);
         self.watch.is_steered(self.lot, from, endpoint)
@@ -146,6 +189,19 @@ impl<'a> Exit<'a> {
             );
         }
     }
+}
+
+/// A user ID that hardly another process has.
+fn user() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    0x4800_0000 + (std::process::id() % 0x10_0000) * 8 + number
+}
+
+/// The size of the relay set in force.
+fn endpoints(place: &Netns) -> u64 {
+    let status = place.run(|| Client::new(DEFAULT_SOCKET).status());
+    status.unwrap().relay_set.endpoints
 }
 
 /// The lines of the table `[relays]`: the documents of the exit's own tor.

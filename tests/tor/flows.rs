@@ -101,6 +101,8 @@ pub(crate) struct FlowCapture {
     uplink: Capture,
     incoming: Capture,
     port: RawPort,
+    /// The host's own port on the link for Tor traffic, if it has one.
+    second_port: Option<RawPort>,
     probes: u32,
 }
 
@@ -122,11 +124,13 @@ pub(crate) struct Flows {
 
 impl FlowCapture {
     pub(crate) fn start(world: &Netns, lot: &Lot) -> Self {
-        let capture = |link| Capture::start(world, link, "in", "ip or ip6").unwrap();
+        let capture = |link: &str| Capture::start(world, link, "in", "ip or ip6").unwrap();
+        let port = |name| RawPort::open(&lot.host, name).unwrap();
         Self {
             uplink: capture(lot.uplink),
             incoming: capture(lot.incoming),
-            port: RawPort::open(&lot.host, "eth0").unwrap(),
+            port: port("eth0"),
+            second_port: lot.third.map(|_| port("eth1")),
             probes: 0,
         }
     }
@@ -148,10 +152,19 @@ impl FlowCapture {
 
     /// Sends a marker on each link, and waits for both. Returns their two numbers.
     pub(crate) fn draw_line(&mut self, lot: &Lot) -> [u32; 2] {
+        let to_authority = relay(1).at(OR_PORT)[0];
         let numbers = [
             self.send_datagram(lot),
-            // An authority's endpoint, which is in every relay set.
-            self.send_segment(lot, lot.first, relay(1).at(OR_PORT)[0]),
+            match self.second_port.take() {
+                // An authority's endpoint, which is in every relay set, so that a box steers it.
+                None => self.send_segment(lot, lot.first, to_authority),
+                Some(second) => {
+                    let first = std::mem::replace(&mut self.port, second);
+                    let number = self.send_segment(lot, lot.first, to_authority);
+                    self.second_port = Some(std::mem::replace(&mut self.port, first));
+                    number
+                }
+            },
         ];
         let links = [&mut self.uplink, &mut self.incoming];
         for (capture, number) in links.into_iter().zip(numbers) {
@@ -164,7 +177,8 @@ impl FlowCapture {
 
     /// Ends the captures and counts frames up to these markers.
     pub(crate) fn finish(self, lot: &Lot, line: [u32; 2]) -> Flows {
-        let own: Vec<IpAddr> = [lot.first, lot.second].map(Dual::both).concat();
+        let own = [Some(lot.first), Some(lot.second), lot.third];
+        let own: Vec<IpAddr> = own.into_iter().flatten().flat_map(Dual::both).collect();
         let mut flows = Flows::default();
         let links = [(self.uplink, true), (self.incoming, false)];
         for ((capture, is_uplink), number) in links.into_iter().zip(line) {

@@ -1,5 +1,5 @@
-//! The namespaces and their addresses: one world with everything but the exit hosts, and three
-//! lots, each an exit host with a box of its own.
+//! The namespaces and their addresses: one world with everything but the exit hosts, and six lots:
+//! three exit hosts with a box each, and three with both links themselves.
 
 use exitmark_lab::bpf::Programs;
 use exitmark_lab::site::connect;
@@ -53,11 +53,22 @@ pub(crate) fn relay(number: u8) -> Dual {
     }
 }
 
-/// One exit host, its box, and the world's ends of the two links behind the box.
+/// The world's ends of the two links of each lot.
+const LINKS: [(&str, &str); 6] = [
+    ("up0", "in0"),
+    ("up1", "in1"),
+    ("up2", "in2"),
+    ("up3", "in3"),
+    ("up4", "in4"),
+    ("up5", "in5"),
+];
+
+/// One exit host, its box if it has one, and the world's ends of the two links.
 pub(crate) struct Lot {
     pub(crate) host: Netns,
-    pub(crate) middle: Netns,
-    /// The world's ends of `uplink0` and `incoming0`.
+    /// The box; without one, the host has the two links itself, as `eth0` and `eth1`.
+    pub(crate) middle: Option<Netns>,
+    /// The world's ends of the link to the clearnet and of the one for Tor traffic.
     pub(crate) uplink: &'static str,
     pub(crate) incoming: &'static str,
     pub(crate) host_mac: String,
@@ -67,13 +78,15 @@ pub(crate) struct Lot {
     /// The host's addresses. Unbound sockets use the first one.
     pub(crate) first: Dual,
     pub(crate) second: Dual,
+    /// The address on `eth1`, if the host has that link.
+    pub(crate) third: Option<Dual>,
 }
 
 pub(crate) struct Ground {
     pub(crate) world: Netns,
     /// The namespace of the tap `mon0`, which receives copies of all frames from the uplinks.
     pub(crate) listener: Netns,
-    pub(crate) lots: [Lot; 3],
+    pub(crate) lots: Vec<Lot>,
 }
 
 fn ip(netns: &Netns, line: impl AsRef<str>) {
@@ -99,9 +112,10 @@ impl Ground {
             let key = format!("net/ipv4/conf/{conf}/rp_filter");
             world.sysctl(&key, "0").unwrap();
         }
-        let lots = [(0, "up0", "in0"), (1, "up1", "in1"), (2, "up2", "in2")]
-            .map(|(number, uplink, incoming)| Lot::build(&world, number, uplink, incoming));
-        let listener = tap(&world, lots.each_ref().map(|lot| lot.uplink));
+        let lots = (0..).zip(LINKS);
+        let lots = lots.map(|(number, links)| Lot::build(&world, number, links));
+        let lots = lots.collect();
+        let listener = tap(&world, LINKS.map(|(uplink, _)| uplink));
         Self {
             world,
             listener,
@@ -111,7 +125,7 @@ impl Ground {
 }
 
 /// Mirrors frames that arrive by these links to a receive-only namespace.
-fn tap(world: &Netns, uplinks: [&'static str; 3]) -> Netns {
+fn tap(world: &Netns, uplinks: [&'static str; 6]) -> Netns {
     let listener = Netns::new("listener").unwrap();
     let near = VethEnd::new(world, "tap0", "02:00:00:00:04:01");
     let far = VethEnd::new(&listener, "mon0", "02:00:00:00:04:02");
@@ -128,34 +142,47 @@ fn tap(world: &Netns, uplinks: [&'static str; 3]) -> Netns {
 }
 
 impl Lot {
-    fn build(world: &Netns, number: u8, uplink: &'static str, incoming: &'static str) -> Self {
+    /// The lots from 3 on have no box.
+    fn build(world: &Netns, number: u8, (uplink, incoming): (&'static str, &'static str)) -> Self {
         let host = Netns::new(&format!("host{number}")).unwrap();
-        let middle = Netns::new(&format!("box{number}")).unwrap();
+        let middle = (number < 3).then(|| Netns::new(&format!("box{number}")).unwrap());
         let mac = |link: u8, end: u8| format!("02:00:00:{number:02x}:{link:02x}:{end:02x}");
-        for (netns, name, port, link) in [
-            (&host, "eth0", "host0", 1),
-            (world, uplink, "uplink0", 2),
-            (world, incoming, "incoming0", 3),
-        ] {
-            let (far, near) = (mac(link, 1), mac(link, 2));
-            let far = VethEnd::new(netns, name, &far);
-            let near = VethEnd::new(&middle, port, &near);
+        let links = match &middle {
+            Some(middle) => vec![
+                (&host, "eth0", middle, "host0", 1),
+                (world, uplink, middle, "uplink0", 2),
+                (world, incoming, middle, "incoming0", 3),
+            ],
+            None => vec![
+                (world, uplink, &host, "eth0", 2),
+                (world, incoming, &host, "eth1", 3),
+            ],
+        };
+        for (there, far, here, near, link) in links {
+            let macs = (mac(link, 1), mac(link, 2));
+            let far = VethEnd::new(there, far, &macs.0);
+            let near = VethEnd::new(here, near, &macs.1);
             connect(&far, &near, 1500).unwrap();
         }
         for port in ["host0", "uplink0"] {
-            disable_ipv6(&middle, port);
+            if let Some(middle) = &middle {
+                disable_ipv6(middle, port);
+            }
         }
-        let v4 = |last| Ipv4Addr::new(192, 0, 2, 64 * number + last);
+        let third = middle
+            .is_none()
+            .then(|| two_links(&host, world, number, incoming));
+        let v4 = |last| Ipv4Addr::new(192, 0, 2, 32 * number + last);
         let v6 = |last| Ipv6Addr::new(0x2001, 0xdb8, 1, number.into(), 0, 0, 0, last);
         let (gateway4, gateway6) = (v4(1), v6(1));
-        ip(world, format!("addr add {gateway4}/26 dev {uplink}"));
+        ip(world, format!("addr add {gateway4}/27 dev {uplink}"));
         ip(world, format!("addr add {gateway6}/64 dev {uplink}"));
         let [first, second] = [10, 11].map(|last| Dual {
             v4: v4(last),
             v6: v6(last.into()),
         });
         for Dual { v4, v6 } in [first, second] {
-            ip(&host, format!("addr add {v4}/26 dev eth0"));
+            ip(&host, format!("addr add {v4}/27 dev eth0"));
             // Without DAD, because the route below uses the address at once.
             ip(&host, format!("addr add {v6}/64 dev eth0 nodad"));
         }
@@ -167,7 +194,11 @@ impl Lot {
             format!("-6 route add default via {gateway6} src {v6}"),
         );
         Self {
-            host_mac: mac(1, 1),
+            host_mac: if middle.is_some() {
+                mac(1, 1)
+            } else {
+                mac(2, 2)
+            },
             gateway_mac: mac(2, 1),
             hop_mac: mac(3, 1),
             host,
@@ -176,6 +207,44 @@ impl Lot {
             incoming,
             first,
             second,
+            third,
         }
     }
+}
+
+/// The mark of relay connections, by which they leave by `eth1`.
+pub(crate) const FWMARK: &str = "0x77";
+
+/// The address and the routes of the second link of a host: for what has the mark, or that source.
+fn two_links(host: &Netns, world: &Netns, number: u8, incoming: &str) -> Dual {
+    let v4 = |last: u8| Ipv4Addr::new(203, 0, 113, 32 * number + last);
+    let v6 = |last: u16| Ipv6Addr::new(0x2001, 0xdb8, 3, number.into(), 0, 0, 0, last);
+    for (netns, link, last) in [(world, incoming, 1), (host, "eth1", 10)] {
+        ip(netns, format!("addr add {}/27 dev {link}", v4(last)));
+        ip(
+            netns,
+            format!("addr add {}/64 dev {link} nodad", v6(last.into())),
+        );
+    }
+    // Answers to the clearnet addresses arrive by eth0.
+    for link in ["all", "eth0", "eth1"] {
+        let key = format!("net/ipv4/conf/{link}/rp_filter");
+        host.sysctl(&key, "0").unwrap();
+    }
+    let own = Dual {
+        v4: v4(10),
+        v6: v6(10),
+    };
+    for (family, hop, source) in [
+        ("-4", IpAddr::from(v4(1)), IpAddr::from(own.v4)),
+        ("-6", IpAddr::from(v6(1)), IpAddr::from(own.v6)),
+    ] {
+        ip(
+            host,
+            format!("{family} route add default via {hop} dev eth1 table 77"),
+        );
+        ip(host, format!("{family} rule add fwmark {FWMARK} lookup 77"));
+        ip(host, format!("{family} rule add from {source} lookup 77"));
+    }
+    own
 }

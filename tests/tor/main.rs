@@ -1,5 +1,5 @@
 //! Tier: tor (root, and the `tor` of the distribution). A Tor network of stock programs, with a box
-//! behind each of three exit hosts, compared with tor's own counters.
+//! behind each of three exit hosts and without one on three others, compared with tor's own counters.
 //!
 //! ```text
 //!  exit host ── eth0 ─── host0 ┌─────┐ uplink0 ─── up0 ┌──────────────────────────────────────┐
@@ -8,7 +8,10 @@
 //!                                                      └──────────────────────────────────────┘
 //! ```
 //!
-//! The three hosts have tor's three configurations of source addresses: one address,
+//! Three more hosts have no box: engine connect runs on the host itself, which has both links. Tor
+//! is a user of its own there.
+//!
+//! The three hosts of each kind have tor's three configurations of source addresses: one address,
 //! `OutboundBindAddress`, and `OutboundBindAddressOR` with `OutboundBindAddressExit`. Each is
 //! captured from before its tor starts: pages are fetched through it, circuits are extended by it,
 //! and during a slow download a relay joins the network, is listed by the next consensus, added to
@@ -96,6 +99,7 @@ fn marked_and_steered_flows_equal_the_counts_of_tor() {
     let fleet: Vec<_> = lots.flat_map(|lot| lot.first.at(OR_PORT)).collect();
     let mut exits: Vec<_> = Binding::ALL
         .into_iter()
+        .cycle()
         .zip(&ground.lots)
         .map(|(binding, lot)| Exit::start(binding, lot, &ground.world, &network, &fleet))
         .collect();

@@ -25,6 +25,7 @@ impl Monitor {
         let directory = TempDir::new().unwrap();
         let clearnet = Binding::ALL
             .into_iter()
+            .cycle()
             .zip(&ground.lots)
             .flat_map(|(binding, lot)| binding.clearnet(lot).both())
             .map(|address| address.to_string());

@@ -2,6 +2,7 @@
 
 use crate::ground::{DIR_PORT, Dual, EXITS, OR_PORT, RESOLVER, relay};
 use crate::keys::{self, fingerprint, make_private};
+use exitmark_lab::process::{as_user, set_mode};
 use exitmark_lab::{Child, Netns, contained};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -182,6 +183,11 @@ impl Network {
 
     /// Starts a tor with these lines in its torrc.
     pub(crate) fn tor(&self, netns: &Netns, name: &str, lines: &str) -> Tor {
+        self.tor_of(netns, name, lines, None)
+    }
+
+    /// The same, as this user if one is given.
+    pub(crate) fn tor_of(&self, netns: &Netns, name: &str, lines: &str, user: Option<u32>) -> Tor {
         let directory = self.directory_of(name);
         let torrc = directory.join("torrc");
         let text = format!(
@@ -190,7 +196,19 @@ impl Network {
             self.authority_lines
         );
         fs::write(&torrc, text).unwrap();
-        let mut command = contained("tor");
+        let mut command = match user {
+            None => contained("tor"),
+            Some(user) => {
+                // The user reads what all tors share, and owns what is its own.
+                set_mode(self.directory.path(), 0o755).unwrap();
+                let entries = fs::read_dir(&directory).unwrap();
+                let own = entries.map(|entry| entry.unwrap().path());
+                for path in own.chain([directory.clone()]) {
+                    std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+                }
+                as_user(user, "tor")
+            }
+        };
         command
             .arg("--defaults-torrc")
             .arg(self.directory.path().join("defaults"))

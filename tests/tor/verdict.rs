@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 /// One line of `tor.json`.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
-    binding: &'static str,
+    binding: String,
     /// Exit connections by tor's count.
     tor_exit: u64,
     /// Flows that left by the uplink, marked.
@@ -48,7 +48,7 @@ pub(crate) fn pronounce(
     let ours = exits.iter().flat_map(|exit| exit.lot.first.at(OR_PORT));
     let relays: BTreeSet<_> = network::endpoints().chain(ours).collect();
     for (exit, pages) in exits.into_iter().zip(pages) {
-        let name = exit.binding.name();
+        let name = exit.name();
         let mut complain = |words: String| complaints.push(format!("{name}: {words}"));
         let all = pages.len();
         let mut whole = 0;
@@ -61,7 +61,7 @@ pub(crate) fn pronounce(
         let (dials, flows) = settle(exit, &mut complain);
         check_flows(&flows, &relays, &mut complain);
         let row = Row {
-            binding: name,
+            binding: name.clone(),
             tor_exit: dials.exit,
             marked: count(&flows.marked),
             tor_or_dir: dials.or + dials.directory,
@@ -108,6 +108,7 @@ fn settle(mut exit: Exit<'_>, complain: &mut impl FnMut(String)) -> (Dials, Flow
     let (dials, line) = settled.unwrap();
     let flows = exit.watch.finish(exit.lot, line);
     exit.tor.stop();
+    let is_connect = exit.lot.middle.is_none();
     let last = exit.running.stop().unwrap();
     if !last.status.success() {
         complain(format!("the box ended with {}:\n{}", last.status, last.log));
@@ -117,6 +118,9 @@ fn settle(mut exit: Exit<'_>, complain: &mut impl FnMut(String)) -> (Dials, Flow
         // one probe from an exit address to a relay.
         let (is_fault, expected) = match counter.as_str() {
             "disagreement" => (true, u64::from(exit.binding == Binding::OrAndExit)),
+            "marked" if is_connect => (true, count(&flows.marked)),
+            "steered" if is_connect => (true, count(&flows.steered)),
+            "unmarked" | "unsteered" | "own_tos" | "own_source" | "no_policy" => (is_connect, 0),
             other => (other.starts_with("dropped_"), 0),
         };
         if is_fault && number != expected {

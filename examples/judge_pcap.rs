@@ -51,7 +51,7 @@ pub(crate) fn run(
 ) -> Result<(), Box<dyn Error>> {
     let settings = Settings::load(configuration)?;
     let sources = &settings.relays.sources;
-    if sources.trust == Trust::Unverified && !sources.files.is_empty() {
+    if sources.trust == Trust::Unverified && sources.names_documents() {
         writeln!(
             out,
             "WARNING: relays.verify = false: signatures are not checked"

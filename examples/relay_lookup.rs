@@ -57,11 +57,8 @@ pub(crate) fn run(
     authorities: Authorities,
     out: &mut impl Write,
 ) -> Result<bool, Box<dyn Error>> {
-    let loaded = load(&Sources {
-        files: vec![DocumentFiles::beside(consensus.to_owned())],
-        extra: Vec::new(),
-        trust: Trust::Majority(authorities),
-    })?;
+    let files = vec![DocumentFiles::beside(consensus.to_owned())];
+    let loaded = load(&Sources::of(files, Trust::Majority(authorities)))?;
     let set = loaded.with(&[])?;
     for document in &loaded.sources {
         let age = document.validity.age(SystemTime::now());

@@ -163,6 +163,30 @@ const REPLACEMENTS: &[(&str, &[Refusal])] = &[
                 &["relays.consensus", "\"a\"", "twice"],
             ),
             (
+                "consensus = [\"*/a\", \"*/b\", \"*/a\"]",
+                &["relays.consensus", "\"*/a\"", "twice"],
+            ),
+            (
+                "consensus = [\"/srv/**/cached-consensus\"]",
+                &["relays.consensus", "/srv/**/", "within one name"],
+            ),
+            (
+                "consensus = [\"/srv/[a/cached-consensus\"]",
+                &["relays.consensus", "/srv/[a/", "`[[]`"],
+            ),
+            (
+                "consensus = [\"/srv/*/unverified-consensus\"]",
+                &["relays.consensus", "unverified-consensus", "cached-"],
+            ),
+            (
+                "consensus = [\"/srv/*/relays.*\"]\nstate = \"/srv/a/relays.state\"",
+                &["relays.state", "/srv/a/relays.state", "own file"],
+            ),
+            (
+                "consensus = [\"*/a\"]\ncertificates = \"c\"\nstate = \"c\"",
+                &["relays.state", "own file"],
+            ),
+            (
                 "consensus = [\"a\"]\nauthorities = []",
                 &["relays.authorities", "[]", "Tor network"],
             ),
@@ -373,6 +397,42 @@ fn relative_paths_start_from_the_file() {
     for source in relays.sources.files {
         assert_eq!(source.certificates, Path::new("/etc/exitmark/certs"));
     }
+}
+
+#[test]
+fn documents_can_be_named_by_patterns() {
+    let with = |lines: &str| {
+        let text = GOOD.replace("extra", &format!("{lines}extra"));
+        Settings::parse(&text, Path::new("/etc/exit[mark]"))
+    };
+    let names = "consensus = [\"cached-consensus\", \"*/cached-c*\", \"/srv/?/x\"]\n";
+    let sources = with(names).unwrap().relays.sources;
+    assert_eq!(sources.files.len(), 1);
+    let paths: Vec<_> = sources.patterns.iter().map(|one| one.path()).collect();
+    assert_eq!(
+        paths,
+        [
+            Path::new("/etc/exit[mark]/*/cached-c*"),
+            Path::new("/srv/?/x")
+        ]
+    );
+    for (path, expected) in [
+        ("/etc/exit[mark]/cached-consensus", true),
+        ("/etc/exit[mark]/a/cached-consensus", true),
+        ("/etc/exitm/a/cached-consensus", false),
+        ("/srv/a/x", true),
+        ("/srv/ab/x", false),
+    ] {
+        assert_eq!(sources.names(Path::new(path)), expected, "{path}");
+    }
+    let many: String = (0..65).map(|number| format!("\"{number}\", ")).collect();
+    let error = with(&format!("consensus = [{many}]\n"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("65 entries") && error.contains("64"),
+        "{error}"
+    );
 }
 
 #[test]

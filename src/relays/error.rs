@@ -3,7 +3,7 @@
 //! Errors never quote a document, because its lines contain relays' addresses and errors are
 //! logged: they give only a line number, a field name and a reason.
 
-use super::{Flavor, Identity, Signatures};
+use super::{Flavor, Identity, MAX_DOCUMENTS, Signatures};
 use exitmark_policy::MAX_ENDPOINTS;
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +31,24 @@ pub enum LoadError {
     /// read.
     #[error("{}: cannot be read: {_1}; {}", _0.display(), remedy_of_certificates(_1))]
     Certificates(PathBuf, io::Error),
+    /// No file matches the pattern of this path.
+    #[error(
+        "{}: matches no file; check the path: tor writes the file when it has fetched a consensus, \
+         into the `CacheDirectory` or `DataDirectory` of torrc", .0.display()
+    )]
+    NoMatch(PathBuf),
+    /// This many files match the pattern of this path, more than a relay set is made of.
+    #[error(
+        "{}: matches {_1} files, and at most {MAX_DOCUMENTS} documents are read; the others are \
+         refused: give a path that matches fewer", _0.display()
+    )]
+    TooManyMatches(PathBuf, usize),
+    /// The search by the pattern of this path ended after this many names.
+    #[error(
+        "{}: the search ended after {_1} names, and documents behind them are not found; give a \
+         path with fewer names in the place of its wildcards", _0.display()
+    )]
+    TooManyNames(PathBuf, usize),
     /// This document or list of certificates was written to while it was read.
     #[error("{}: has changed while it was read; replace it by renaming, as tor does", .0.display())]
     Changed(PathBuf),

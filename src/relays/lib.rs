@@ -4,10 +4,11 @@
 //! decides which set is in force. Handles neither packets nor NICs, and never writes a relay's
 //! address into an error or a log.
 //!
-//! [`load()`] reads the files, verifies the signatures and unites the listed endpoints;
-//! [`Loader`] runs that in a confined process. [`UncheckedDocument`] is a parsed file,
-//! [`ConsensusDocument`] a verified or accepted one; [`Validity`] gives its age. [`LiveSet`] is the
-//! set in force: it refuses implausible successors, and keeps departed endpoints for a while.
+//! [`Sources`] name documents by paths and by a [`DocumentPattern`]. [`load()`] reads the files,
+//! verifies the signatures and unites the listed endpoints; [`Loader`] runs that in a confined
+//! process. [`UncheckedDocument`] is a parsed file, [`ConsensusDocument`] a verified or accepted one;
+//! [`Validity`] gives its age. [`LiveSet`] is the set in force: it refuses implausible successors, and
+//! keeps departed endpoints for a while.
 //! [`StateFile`] stores it across restarts, [`FileWatcher`] waits for new files. [`Survey`],
 //! [`Status`] and [`Churn`] print documents, the live set, and the difference between two sets, as
 //! text or JSON.
@@ -22,6 +23,7 @@ mod files;
 mod live;
 mod load;
 mod loader;
+mod pattern;
 mod state;
 mod status;
 mod survey;
@@ -36,8 +38,9 @@ pub use document::{
 pub use error::{DocumentError, LoadError, LoaderFailure, MAX_DOCUMENT, SignatureError};
 pub use files::Version;
 pub use live::{CLOCK_SLACK, LiveSet, Refusal, Refused};
-pub use load::{DocumentFiles, Loaded, SourceReport, Sources, Trust, load};
+pub use load::{DocumentFiles, Loaded, LoadedDocument, SourceReport, Sources, Trust, load};
 pub use loader::{COMMAND as LOADER_COMMAND, Confinement, Loader, confine, serve};
+pub use pattern::{DocumentPattern, Found, MAX_DOCUMENTS};
 pub use state::{StateError, StateFile};
 pub use status::Status;
 pub use survey::Survey;

@@ -97,10 +97,8 @@ impl LiveSet {
     /// refuse one; drops sources from the future. `None` if no source is left, or if the set was
     /// verified against other authorities than configured now.
     pub fn for_sources(mut self, sources: &Sources, now: SystemTime) -> Option<Self> {
-        self.sources.retain(|report| {
-            let mut asked_for = sources.files.iter().map(|file| &file.consensus);
-            asked_for.any(|path| *path == report.path) && !is_ahead(report.validity, now)
-        });
+        self.sources
+            .retain(|report| sources.names(&report.path) && !is_ahead(report.validity, now));
         // Signatures of other authorities do not count.
         let is_believed = match &sources.trust {
             Trust::Majority(authorities) => authorities.iter().eq(self.authorities.iter().copied()),

@@ -5,8 +5,8 @@
 //! the daemon runs it in a separate process ([`super::Loader`]).
 
 use super::{
-    Authorities, Certificates, Counts, DocumentError, Flavor, LoadError, SignatureError,
-    Signatures, UncheckedDocument, Validity, files,
+    Authorities, Certificates, Counts, DocumentError, DocumentPattern, Flavor, Found, LoadError,
+    SignatureError, Signatures, UncheckedDocument, Validity, files,
 };
 use exitmark_policy::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};
 use std::collections::BTreeSet;
@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 /// The sources of a relay set, and whose signatures are trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
-    /// The consensus documents; the set is their union.
+    /// The consensus documents with a path of their own.
     pub files: Vec<DocumentFiles>,
+    /// Further documents, by patterns of their paths.
+    pub patterns: Vec<DocumentPattern>,
     /// Endpoints that no consensus lists, e.g. a bridge authority or private relays.
     pub extra: Vec<Endpoint>,
     /// Whose signatures are trusted.
@@ -82,39 +84,109 @@ pub struct SourceReport {
     pub parse_time: Duration,
 }
 
-/// Loads a relay set in this process.
+/// A document that was parsed and verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadedDocument {
+    /// Its path, its times, and its counts.
+    pub report: SourceReport,
+    /// The endpoints that it lists; sorted, without duplicates.
+    pub listed: Vec<Endpoint>,
+}
+
+impl FromIterator<LoadedDocument> for Loaded {
+    fn from_iter<T: IntoIterator<Item = LoadedDocument>>(documents: T) -> Self {
+        let mut loaded = Self::default();
+        for mut document in documents {
+            loaded.listed.append(&mut document.listed);
+            loaded.sources.push(document.report);
+        }
+        loaded.listed.sort();
+        loaded.listed.dedup();
+        loaded
+    }
+}
+
+/// Loads a relay set in this process: the union of all documents of the sources.
 ///
 /// # Errors
 /// The first unusable source, an extra with port 0, or a union that is too large. Errors name
 /// files, lines and fields, but no address.
 pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
-    let mut loading = Loading::default();
-    for source in &sources.files {
-        let consensus = files::read(&source.consensus)?;
-        let certificates = match sources.trust {
-            Trust::Majority(_) => Some(read_certificates(source)?),
-            Trust::Unverified => None,
-        };
-        let (path, certificates) = (&source.consensus, certificates.as_deref());
-        let added = loading.add(path, &consensus, certificates, &sources.trust);
-        added.map_err(|problem| problem.of(source))?;
-    }
-    let loaded = loading.finish();
-    loaded.with(&sources.extra)?;
-    sources.warn();
-    Ok(loaded)
+    let files = sources.all()?;
+    let documents = files.iter().map(|files| read(files, &sources.trust));
+    sources.checked(documents.collect::<Result<_, _>>()?)
 }
 
-fn read_certificates(source: &DocumentFiles) -> Result<Vec<u8>, LoadError> {
-    files::read(&source.certificates).map_err(files::about_certificates)
+/// Reads one document and its certificates, and verifies it, in this process.
+pub(super) fn read(files: &DocumentFiles, trust: &Trust) -> Result<LoadedDocument, LoadError> {
+    let consensus = files::read(&files.consensus)?;
+    let certificates = match trust {
+        Trust::Majority(_) => {
+            let read = files::read(&files.certificates);
+            Some(read.map_err(files::about_certificates)?)
+        }
+        Trust::Unverified => None,
+    };
+    let document = verify(&files.consensus, &consensus, certificates.as_deref(), trust);
+    document.map_err(|problem| problem.of(files))
 }
 
 impl Sources {
+    /// Documents by their paths, without extras.
+    pub const fn of(files: Vec<DocumentFiles>, trust: Trust) -> Self {
+        Self {
+            files,
+            patterns: Vec::new(),
+            extra: Vec::new(),
+            trust,
+        }
+    }
+
+    /// Whether documents are named, by paths or patterns; they need not exist.
+    pub fn names_documents(&self) -> bool {
+        !self.files.is_empty() || !self.patterns.is_empty()
+    }
+
+    /// Whether the document at this path is one of the sources; it need not exist.
+    pub fn names(&self, path: &Path) -> bool {
+        self.files.iter().any(|files| files.consensus == path)
+            || self.patterns.iter().any(|pattern| pattern.matches(path))
+    }
+
+    /// The documents that exist now. If more match than a relay set is made of, those in `first` are
+    /// found before the others.
+    pub fn find(&self, first: &BTreeSet<PathBuf>) -> Found {
+        let mut found = Found {
+            files: self.files.clone(),
+            ..Found::default()
+        };
+        for pattern in &self.patterns {
+            pattern.find(first, &mut found);
+        }
+        found
+    }
+
+    /// The documents that exist now, or the first reason why they cannot be found.
+    pub(super) fn all(&self) -> Result<Vec<DocumentFiles>, LoadError> {
+        let found = self.find(&BTreeSet::new());
+        match found.problems.into_iter().next() {
+            Some(problem) => Err(problem),
+            None => Ok(found.files),
+        }
+    }
+
+    /// The loaded set, if the extras can be added to it.
+    pub(super) fn checked(&self, loaded: Loaded) -> Result<Loaded, LoadError> {
+        loaded.with(&self.extra)?;
+        self.warn();
+        Ok(loaded)
+    }
+
     /// Logs a warning if signatures are not checked.
     pub(super) fn warn(&self) {
-        if self.trust == Trust::Unverified && !self.files.is_empty() {
+        if self.trust == Trust::Unverified && self.names_documents() {
             tracing::warn!(
-                sources = self.files.len(),
+                sources = self.files.len() + self.patterns.len(),
                 "relays.verify = false: signatures are not checked; any writer of the consensus \
                  files controls what is steered"
             );
@@ -168,43 +240,34 @@ impl Problem {
     }
 }
 
-/// A relay set while its sources are added.
-#[derive(Default)]
-pub(super) struct Loading {
-    listed: BTreeSet<Endpoint>,
-    sources: Vec<SourceReport>,
-}
-
-impl Loading {
-    /// Adds the endpoints of a document, if it can be trusted.
-    pub(super) fn add(
-        &mut self,
-        path: &Path,
-        consensus: &[u8],
-        certificates: Option<&[u8]>,
-        trust: &Trust,
-    ) -> Result<(), Problem> {
-        let started = Instant::now();
-        let document = UncheckedDocument::parse(consensus).map_err(Problem::Document)?;
-        let (document, signatures) = match trust {
-            Trust::Majority(authorities) => {
-                let certificates = Certificates::parse(certificates.unwrap_or_default());
-                let certificates = certificates.map_err(Problem::Certificates)?;
-                let verified = document.verify(&certificates, authorities);
-                let (document, signatures) = verified.map_err(Problem::Signatures)?;
-                (document, Some(signatures))
-            }
-            Trust::Unverified => (document.accept_unchecked(), None),
-        };
-        let parse_time = started.elapsed();
-        let mut listed: BTreeSet<_> = document.endpoints().collect();
-        let distinct = listed.len();
-        if distinct > MAX_ENDPOINTS {
-            let problem = DocumentError::TooMany(distinct);
-            return Err(Problem::Document(problem));
+/// Parses a document, and verifies it unless signatures are not checked.
+pub(super) fn verify(
+    path: &Path,
+    consensus: &[u8],
+    certificates: Option<&[u8]>,
+    trust: &Trust,
+) -> Result<LoadedDocument, Problem> {
+    let started = Instant::now();
+    let document = UncheckedDocument::parse(consensus).map_err(Problem::Document)?;
+    let (document, signatures) = match trust {
+        Trust::Majority(authorities) => {
+            let certificates = Certificates::parse(certificates.unwrap_or_default());
+            let certificates = certificates.map_err(Problem::Certificates)?;
+            let verified = document.verify(&certificates, authorities);
+            let (document, signatures) = verified.map_err(Problem::Signatures)?;
+            (document, Some(signatures))
         }
-        self.listed.append(&mut listed);
-        self.sources.push(SourceReport {
+        Trust::Unverified => (document.accept_unchecked(), None),
+    };
+    let parse_time = started.elapsed();
+    let listed: BTreeSet<_> = document.endpoints().collect();
+    let distinct = listed.len();
+    if distinct > MAX_ENDPOINTS {
+        let problem = DocumentError::TooMany(distinct);
+        return Err(Problem::Document(problem));
+    }
+    Ok(LoadedDocument {
+        report: SourceReport {
             path: path.to_owned(),
             flavor: document.flavor,
             validity: document.validity,
@@ -212,14 +275,7 @@ impl Loading {
             counts: document.counts(),
             distinct,
             parse_time,
-        });
-        Ok(())
-    }
-
-    pub(super) fn finish(self) -> Loaded {
-        Loaded {
-            listed: self.listed.into_iter().collect(),
-            sources: self.sources,
-        }
-    }
+        },
+        listed: listed.into_iter().collect(),
+    })
 }

@@ -22,6 +22,7 @@ mod lean;
 mod live;
 mod loader;
 mod odd;
+mod patterns;
 mod real;
 mod signed;
 mod signers;

@@ -69,16 +69,9 @@ impl RealSite {
     }
 
     fn sources(&self) -> Sources {
-        Sources {
-            files: self
-                .paths
-                .iter()
-                .cloned()
-                .map(DocumentFiles::beside)
-                .collect(),
-            extra: Vec::new(),
-            trust: Trust::Majority(Authorities::tor_network()),
-        }
+        let files = self.paths.iter().cloned().map(DocumentFiles::beside);
+        let trust = Trust::Majority(Authorities::tor_network());
+        Sources::of(files.collect(), trust)
     }
 }
 

@@ -115,11 +115,7 @@ pub(crate) fn checked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Sou
 /// Documents whose signatures are not checked.
 pub(crate) fn unchecked<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Sources {
     let source = |path: P| DocumentFiles::beside(path.as_ref().to_owned());
-    Sources {
-        files: files.into_iter().map(source).collect(),
-        extra: Vec::new(),
-        trust: Trust::Unverified,
-    }
+    Sources::of(files.into_iter().map(source).collect(), Trust::Unverified)
 }
 
 pub(crate) fn loader() -> Loader {

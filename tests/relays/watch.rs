@@ -1,9 +1,9 @@
 //! `FileWatcher`: any operation on a file ends a wait, but only a new version counts as a change.
 
 use crate::file;
-use crate::site::LONG;
+use crate::site::{LONG, unchecked};
 use exitmark_lab::replace;
-use exitmark_relays::FileWatcher;
+use exitmark_relays::{DocumentPattern, FileWatcher, Sources, Trust};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use tempfile::TempDir;
 
 /// A watch that has seen the current files.
 fn watch(files: &[&Path]) -> FileWatcher {
-    let mut watch = FileWatcher::new(files.iter().map(|&path| path.to_owned()).collect()).unwrap();
+    let mut watch = FileWatcher::new(&unchecked(files)).unwrap();
     assert!(watch.has_changed(), "at first every file is new");
     assert!(!watch.has_changed());
     watch
 }
 
 /// Waits for an event; fails on timeout.
-fn wait(watch: &FileWatcher) {
+fn wait(watch: &mut FileWatcher) {
     let started = Instant::now();
     watch.wait(LONG).unwrap();
     assert!(started.elapsed() < LONG, "no event");
@@ -71,7 +71,7 @@ fn a_blocked_wait_is_ended() {
     let waker = watch.waker();
     std::thread::scope(|scope| {
         scope.spawn(|| waker.write(1).unwrap());
-        wait(&watch);
+        wait(&mut watch);
     });
     assert!(!watch.has_changed(), "a wake-up is not a change");
 }
@@ -82,7 +82,7 @@ fn another_file_in_the_directory_is_not_a_change() {
     let path = file(&directory, "cached-consensus", "one");
     let mut watch = watch(&[&path]);
     file(&directory, "cached-descriptors", "x");
-    wait(&watch);
+    wait(&mut watch);
     assert!(!watch.has_changed());
 }
 
@@ -134,5 +134,62 @@ fn a_missing_directory_is_found_later() {
     wait_for_change(&mut watch);
     watch.wait(Duration::ZERO).unwrap();
     replace(&path, "three").unwrap();
+    wait_for_change(&mut watch);
+}
+
+/// The watch of the documents of all instances in a directory.
+fn watch_instances(directory: &Path) -> FileWatcher {
+    let pattern = DocumentPattern::new(directory, Path::new("*/cached-consensus"), None);
+    let sources = Sources {
+        patterns: vec![pattern.unwrap()],
+        ..Sources::of(Vec::new(), Trust::Unverified)
+    };
+    let mut watch = FileWatcher::new(&sources).unwrap();
+    watch.has_changed();
+    assert!(!watch.has_changed());
+    watch
+}
+
+#[test]
+fn instances_are_followed_when_they_come_and_go() {
+    let directory = TempDir::new().unwrap();
+    let mut watch = watch_instances(directory.path());
+    for name in ["a", "b"] {
+        let instance = directory.path().join(name);
+        fs::create_dir(&instance).unwrap();
+        // The directory alone is not a change, but it is watched then.
+        wait(&mut watch);
+        assert!(!watch.has_changed(), "{name}");
+        watch.wait(Duration::ZERO).unwrap();
+        assert!(!watch.has_changed(), "{name}");
+        let path = instance.join("cached-consensus");
+        fs::write(&path, "one").unwrap();
+        wait_for_change(&mut watch);
+        watch.wait(Duration::ZERO).unwrap();
+        watch.has_changed();
+        replace(&path, "two").unwrap();
+        wait_for_change(&mut watch);
+        // The certificates beside it.
+        watch.wait(Duration::ZERO).unwrap();
+        watch.has_changed();
+        fs::write(instance.join("cached-certs"), "three").unwrap();
+        wait_for_change(&mut watch);
+    }
+    fs::rename(directory.path().join("a"), directory.path().join(".a")).unwrap();
+    wait_for_change(&mut watch);
+    fs::remove_dir_all(directory.path().join("b")).unwrap();
+    wait_for_change(&mut watch);
+}
+
+#[test]
+fn a_file_in_a_new_directory_is_found_although_it_came_before_the_watch() {
+    let directory = TempDir::new().unwrap();
+    let mut watch = watch_instances(directory.path());
+    let instance = directory.path().join("a");
+    fs::create_dir(&instance).unwrap();
+    wait(&mut watch);
+    assert!(!watch.has_changed());
+    // Nothing watches the new directory yet.
+    fs::write(instance.join("cached-consensus"), "one").unwrap();
     wait_for_change(&mut watch);
 }

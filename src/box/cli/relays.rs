@@ -93,7 +93,7 @@ impl Arguments {
         let live = match live {
             Some(live) => live,
             // Without configured documents no state file is written.
-            None if settings.relays.sources.files.is_empty() => LiveSet::default(),
+            None if !settings.relays.sources.names_documents() => LiveSet::default(),
             None => {
                 let path = file.path().display();
                 return Err(format!(
@@ -129,17 +129,12 @@ impl Arguments {
             }
             source
         };
-        let sources = Sources {
-            files: files.iter().map(source).collect(),
-            extra: Vec::new(),
-            trust: match (self.no_verify, self.authorities.as_slice()) {
-                (true, _) => Trust::Unverified,
-                (false, []) => Trust::Majority(Authorities::tor_network()),
-                (false, authorities) => {
-                    Trust::Majority(Authorities::new(authorities.iter().copied()))
-                }
-            },
+        let trust = match (self.no_verify, self.authorities.as_slice()) {
+            (true, _) => Trust::Unverified,
+            (false, []) => Trust::Majority(Authorities::tor_network()),
+            (false, authorities) => Trust::Majority(Authorities::new(authorities.iter().copied())),
         };
+        let sources = Sources::of(files.iter().map(source).collect(), trust);
         // The user may be root, because only tor's user and root can read tor's files.
         let loader = Loader::new(Confinement { user: nobody() });
         loader.load(&sources).map_err(|error| error.to_string())

@@ -16,7 +16,7 @@ use exitmark_relays::{
 use exitmark_service::process;
 pub(super) use logging::FEW_SIGNATURES;
 use logging::Logged;
-use reading::{confinement, watch, watched};
+use reading::{confinement, watch};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -71,6 +71,7 @@ impl Failure {
                     | LoadError::Read { .. }
                     | LoadError::Certificates { .. }
                     | LoadError::Changed { .. }
+                    | LoadError::NoMatch(_)
             ) | DaemonError::Refused(Refused::Future { .. })
         );
         Self {
@@ -90,13 +91,13 @@ impl RelayService {
     pub(super) fn begin(settings: &Settings) -> Result<(Self, Update), DaemonError> {
         let decides = settings.decides_by_relays();
         let settings = settings.relays.clone();
-        let watch = watch(FileWatcher::new(watched(&settings)))?;
+        let watch = watch(FileWatcher::new(&settings.sources))?;
         let (reconfigure, reconfigurations) = channel::unbounded();
         let mut relay_service = Self {
-            loader: Loader::new(match settings.sources.files.as_slice() {
+            loader: Loader::new(match settings.sources.names_documents() {
                 // Without files, `relays.user` is not needed and need not exist.
-                [] => Confinement::default(),
-                _ => confinement(&settings.user)?,
+                false => Confinement::default(),
+                true => confinement(&settings.user)?,
             }),
             file: StateFile::new(settings.state.clone()),
             live: LiveSet::default(),
@@ -151,7 +152,7 @@ impl RelayService {
 
     /// Whether documents are configured.
     pub(super) fn follows_files(&self) -> bool {
-        !self.settings.sources.files.is_empty()
+        self.settings.sources.names_documents()
     }
 
     /// Whether documents are configured, and none has been accepted yet.
@@ -202,7 +203,8 @@ impl RelayService {
             let next_age = self.live.next_age(SystemTime::now());
             let next_to_forget = self.live.next_to_forget(self.settings.retain);
             let limit = next_age.into_iter().chain(next_to_forget).min();
-            if let Err(error) = self.watch.wait(self.timeout(limit)) {
+            let timeout = self.timeout(limit);
+            if let Err(error) = self.watch.wait(timeout) {
                 tracing::error!("the relay files are no longer watched: {error}; restart exitmark");
                 return None;
             }
@@ -259,11 +261,11 @@ impl RelayService {
         let now = SystemTime::now();
         let (new, old) = (&reconfiguration.settings.sources, &self.settings.sources);
         // Other extras need no document.
-        let has_other_files = (&new.files, &new.trust) != (&old.files, &old.trust);
+        let has_other_files =
+            (&new.files, &new.patterns, &new.trust) != (&old.files, &old.patterns, &old.trust);
         // A service that began without files has dropped the capabilities to read tor's files and
         // to run the loader as another user.
-        let has_files = !reconfiguration.settings.sources.files.is_empty();
-        if process::is_root() && has_files && !self.follows_files() {
+        if process::is_root() && new.names_documents() && !self.follows_files() {
             return Err(
                 "relays.consensus: documents can only be read after a restart, because this \
                  process started without any and has dropped the capabilities to read them; a \
@@ -271,7 +273,7 @@ impl RelayService {
                     .to_owned(),
             );
         }
-        let watch = watch(self.watch.over(watched(&reconfiguration.settings)));
+        let watch = watch(self.watch.over(new));
         let watch = watch.map_err(|error| error.to_string())?;
         let before = (self.settings.clone(), self.decides, self.live.clone());
         let failed_before = has_other_files.then(|| self.failure.take());
@@ -429,7 +431,7 @@ impl RelayService {
 
     /// Restores the set from the state file, as far as it is still usable.
     fn recall(&mut self, now: SystemTime) {
-        if self.settings.sources.files.is_empty() {
+        if !self.follows_files() {
             return;
         }
         match self.file.load() {
@@ -449,7 +451,7 @@ impl RelayService {
     fn save(&mut self) {
         let is_saved = self.saved.as_ref() == Some(&self.live);
         // An empty set does not replace the file, which may be usable once the clock is right.
-        if self.settings.sources.files.is_empty() || self.live.is_empty() || is_saved {
+        if !self.follows_files() || self.live.is_empty() || is_saved {
             return;
         }
         let outcome = self.file.save(&self.live);

@@ -7,8 +7,9 @@ use exitmark_bpf::kernel_release;
 use exitmark_datapath::{Kernel, KernelError, Pins, Role, XdpState, kernel_version, xdp_state};
 use exitmark_nic::{NextHop, Nic, possible_cpus};
 use exitmark_policy::packet::MacAddr;
-use exitmark_relays::Validity;
+use exitmark_relays::{LoadError, Validity};
 use nix::sys::resource::{Resource, getrlimit};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -60,14 +61,25 @@ impl CheckScope {
             of_its_own.map(|incoming| (Role::Incoming, &incoming.interface)),
         ];
         let roles = roles.into_iter().flatten();
+        let found = settings.relays.sources.find(&BTreeSet::new());
         let mut files = Vec::new();
-        for source in &settings.relays.sources.files {
-            for file in [&source.consensus, &source.certificates] {
-                if !files.contains(file) {
-                    files.push(file.clone());
+        for source in found.files {
+            for file in [source.consensus, source.certificates] {
+                if !files.contains(&file) {
+                    files.push(file);
                 }
             }
         }
+        // A pattern without a match is reported like a missing file.
+        files.extend(
+            found
+                .problems
+                .into_iter()
+                .filter_map(|problem| match problem {
+                    LoadError::NoMatch(path) | LoadError::Read(path, _) => Some(path),
+                    _ => None,
+                }),
+        );
         Self {
             ports: roles
                 .map(|(role, name)| (Some(role), name.clone()))

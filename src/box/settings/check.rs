@@ -4,12 +4,12 @@ use super::{Control, Datapath, Engine, Incoming, Pin, Ports, RelaySettings, Sett
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::Dscp;
 use exitmark_policy::{ClassifyBy, Endpoint};
-use exitmark_relays::{Authorities, DocumentFiles, Sources, Trust};
+use exitmark_relays::{Authorities, DocumentFiles, DocumentPattern, MAX_DOCUMENTS, Sources, Trust};
 use exitmark_service::config::{RawDscp, code_point, interface, parsed, value};
 use ipnet::IpNet;
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const RING: std::ops::RangeInclusive<u32> = 64..=32_768;
@@ -199,27 +199,14 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
         let reason = "belongs to documents, and relays.consensus names none";
         return Err(quoted("relays.certificates", path.display(), reason));
     }
-    let mut files: Vec<DocumentFiles> = Vec::with_capacity(raw.consensus.len());
-    for path in raw.consensus {
-        const KEY: &str = "relays.consensus";
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("unverified-") {
-            let reason = "is what tor has fetched and not verified yet; name the cached- one";
-            return Err(quoted(KEY, path.display(), reason));
-        }
-        let mut source = DocumentFiles::beside(base.join(&path));
-        if let Some(certificates) = &certificates {
-            source.certificates.clone_from(certificates);
-        }
-        if files.contains(&source) {
-            return Err(quoted(KEY, path.display(), "is named twice"));
-        }
-        files.push(source);
-    }
+    let (files, patterns) = documents(&raw.consensus, certificates.as_ref(), base)?;
     let state = base.join(&raw.state);
     let is_taken =
         |source: &DocumentFiles| source.consensus == state || source.certificates == state;
-    if state.file_name().is_none() || files.iter().any(is_taken) {
+    let is_matched = patterns.iter().any(|pattern| pattern.matches(&state));
+    let is_taken =
+        files.iter().any(is_taken) || is_matched || certificates.as_ref() == Some(&state);
+    if state.file_name().is_none() || is_taken {
         let reason = "is not usable as exitmark's own file; give a path such as \
                       /var/lib/exitmark/relays.state";
         return Err(quoted("relays.state", raw.state.display(), reason));
@@ -227,6 +214,7 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
     Ok(RelaySettings {
         sources: Sources {
             files,
+            patterns,
             extra: extra.collect::<Result<_, _>>()?,
             trust: trust(raw.verify, raw.authorities)?,
         },
@@ -235,6 +223,50 @@ pub(super) fn relays(raw: raw::Relays, base: &Path) -> Result<RelaySettings, Set
         state,
         user: raw.user,
     })
+}
+
+/// The documents of `relays.consensus`: those with a path of their own, and patterns.
+fn documents(
+    paths: &[PathBuf],
+    certificates: Option<&PathBuf>,
+    base: &Path,
+) -> Result<(Vec<DocumentFiles>, Vec<DocumentPattern>), SettingsError> {
+    const KEY: &str = "relays.consensus";
+    let (mut files, mut patterns) = (Vec::new(), Vec::new());
+    for path in paths {
+        let refused = |reason| quoted(KEY, path.display(), reason);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("unverified-") {
+            let reason = "is what tor has fetched and not verified yet; name the cached- one";
+            return Err(refused(reason));
+        }
+        let is_twice = match DocumentPattern::is_pattern(path) {
+            true => {
+                let pattern = DocumentPattern::new(base, path, certificates.cloned());
+                let pattern = pattern.map_err(refused)?;
+                let is_twice = patterns.contains(&pattern);
+                patterns.push(pattern);
+                is_twice
+            }
+            false => {
+                let mut source = DocumentFiles::beside(base.join(path));
+                if let Some(certificates) = certificates {
+                    source.certificates.clone_from(certificates);
+                }
+                let is_twice = files.contains(&source);
+                files.push(source);
+                is_twice
+            }
+        };
+        if is_twice {
+            return Err(refused("is named twice"));
+        }
+    }
+    if paths.len() > MAX_DOCUMENTS {
+        let reason = format!("are more than the {MAX_DOCUMENTS} of a relay set");
+        return Err(value(KEY, format_args!("{} entries", paths.len()), reason));
+    }
+    Ok((files, patterns))
 }
 
 fn trust(verify: bool, authorities: Option<Vec<String>>) -> Result<Trust, SettingsError> {

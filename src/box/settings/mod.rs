@@ -369,7 +369,7 @@ impl Settings {
         let needs_relays =
             classify_by == ClassifyBy::RelaySet && (tor.is_some() || !addresses.is_empty());
         let sources = &relays.sources;
-        if needs_relays && sources.files.is_empty() && sources.extra.is_empty() {
+        if needs_relays && !sources.names_documents() && sources.extra.is_empty() {
             return Err(value(
                 "relays.consensus",
                 "[]",

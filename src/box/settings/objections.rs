@@ -50,7 +50,7 @@ impl Settings {
         let mut doubts = Vec::new();
         let rules = &self.rules;
         let sources = &self.relays.sources;
-        if self.needs_relays() && sources.files.is_empty() {
+        if self.needs_relays() && !sources.names_documents() {
             doubts.push(value(
                 "relays.consensus",
                 "[]",

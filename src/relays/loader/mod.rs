@@ -3,14 +3,14 @@
 //!
 //! The daemon opens the files, because tor restricts access to them, and copies their bytes into a
 //! pipe without parsing them. The answer is compact and is validated here. Each load runs in a new
-//! process, so no state persists from one document to the next.
+//! process, so no state persists from one load to the next.
 
 mod confine;
 mod serve;
 mod wire;
 
 use super::files::{self, OpenFile};
-use super::{DocumentFiles, LoadError, Loaded, LoaderFailure, Sources, Trust};
+use super::{DocumentFiles, LoadError, Loaded, LoadedDocument, LoaderFailure, Sources, Trust};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -59,25 +59,40 @@ impl Loader {
         }
     }
 
-    /// Loads a relay set in a new process, and waits for it.
+    /// Loads a relay set in a new process, and waits for it: the union of all documents of the
+    /// sources.
     ///
     /// # Errors
     /// A source cannot be used, the process fails, or the union is too large.
     pub fn load(&self, sources: &Sources) -> Result<Loaded, LoadError> {
-        let mut open = Vec::with_capacity(sources.files.len());
-        for source in &sources.files {
-            open.push(OpenSource::open(source, &sources.trust)?);
-        }
-        let loaded = match open.is_empty() {
+        let files = sources.all()?;
+        sources.checked(match files.is_empty() {
             true => Loaded::default(),
-            false => self.ask(sources, open)?,
-        };
-        loaded.with(&sources.extra)?;
-        sources.warn();
-        Ok(loaded)
+            false => self.ask(&Sources::of(files, sources.trust.clone()))?,
+        })
     }
 
-    fn ask(&self, sources: &Sources, open: Vec<OpenSource>) -> Result<Loaded, LoadError> {
+    /// Loads one document in a new process, and waits for it.
+    ///
+    /// # Errors
+    /// The document cannot be used, or the process fails.
+    pub fn load_document(
+        &self,
+        files: &DocumentFiles,
+        trust: &Trust,
+    ) -> Result<LoadedDocument, LoadError> {
+        let one = Sources::of(vec![files.clone()], trust.clone());
+        let Loaded { listed, sources } = self.ask(&one)?;
+        let report = sources.into_iter().next();
+        let report = report.ok_or(LoadError::Loader(LoaderFailure::Nonsense("no file")))?;
+        Ok(LoadedDocument { report, listed })
+    }
+
+    /// The answer of a new process for the files of these sources.
+    fn ask(&self, sources: &Sources) -> Result<Loaded, LoadError> {
+        let open = sources.files.iter();
+        let open = open.map(|files| OpenSource::open(files, &sources.trust));
+        let open: Vec<_> = open.collect::<Result<_, _>>()?;
         let deadline = Instant::now() + self.deadline;
         // The loader confines itself, so nothing needs to run between fork and exec, and the
         // standard library can avoid copying the large page tables of this process.

@@ -2,7 +2,7 @@
 
 use super::wire::{LoaderReply, Request};
 use super::{Confinement, Loaded, confine};
-use crate::load::{Loading, Problem};
+use crate::load::{Problem, verify};
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 
@@ -25,24 +25,27 @@ pub fn serve(confinement: &Confinement) -> io::Result<()> {
 fn answer(input: &mut impl BufRead) -> io::Result<LoaderReply> {
     let request = Request::read(input)?;
     let trust = request.trust()?;
-    let mut loading = Loading::default();
+    let mut documents = Vec::new();
     for (source, &(length, certificates)) in request.files.iter().enumerate() {
         let consensus = bytes(input, length)?;
         let certificates = certificates.map(|length| bytes(input, length));
         let certificates = certificates.transpose()?;
         let nameless = Path::new("");
-        if let Err(problem) = loading.add(nameless, &consensus, certificates.as_deref(), &trust) {
-            return Ok(LoaderReply::Refused {
-                source,
-                of_certificates: matches!(problem, Problem::Certificates(_)),
-                reason: match problem {
-                    Problem::Document(one) | Problem::Certificates(one) => one.to_string(),
-                    Problem::Signatures(one) => one.to_string(),
-                },
-            });
+        match verify(nameless, &consensus, certificates.as_deref(), &trust) {
+            Ok(document) => documents.push(document),
+            Err(problem) => {
+                return Ok(LoaderReply::Refused {
+                    source,
+                    of_certificates: matches!(problem, Problem::Certificates(_)),
+                    reason: match problem {
+                        Problem::Document(one) | Problem::Certificates(one) => one.to_string(),
+                        Problem::Signatures(one) => one.to_string(),
+                    },
+                });
+            }
         }
     }
-    let Loaded { listed, sources } = loading.finish();
+    let Loaded { listed, sources } = documents.into_iter().collect();
     Ok(LoaderReply::Set {
         sources,
         endpoints: listed,

@@ -171,11 +171,10 @@ mod tests {
 
     fn requested() -> Sources {
         let identity = |number| crate::Identity::new([number; 20]);
-        Sources {
-            files: vec![DocumentFiles::beside("/somewhere/cached-consensus".into())],
-            extra: Vec::new(),
-            trust: Trust::Majority(Authorities::new([1, 2, 3].map(identity))),
-        }
+        Sources::of(
+            vec![DocumentFiles::beside("/somewhere/cached-consensus".into())],
+            Trust::Majority(Authorities::new([1, 2, 3].map(identity))),
+        )
     }
 
     fn signatures(good: usize, needed: usize) -> Signatures {

@@ -1,18 +1,9 @@
-//! The files of the relay set: their paths, their watch, and the user that they are read as.
+//! The files of the relay set: their watch, and the user that they are read as.
 
 use super::super::DaemonError;
-use crate::settings::RelaySettings;
 use exitmark_relays::{Confinement, FileWatcher};
 use nix::unistd::{Uid, User};
 use std::io;
-use std::path::PathBuf;
-
-/// The configured consensus documents and certificate files.
-pub(super) fn watched(settings: &RelaySettings) -> Vec<PathBuf> {
-    let files = settings.sources.files.iter();
-    let paths = files.flat_map(|source| [&source.consensus, &source.certificates]);
-    paths.cloned().collect()
-}
 
 /// Resets a new watch: only later changes count.
 pub(super) fn watch(made: io::Result<FileWatcher>) -> Result<FileWatcher, DaemonError> {

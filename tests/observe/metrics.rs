@@ -242,6 +242,40 @@ fn label_values_are_escaped() {
 }
 
 #[test]
+fn each_source_has_a_state_and_accepted_ones_have_times() {
+    let text = metrics(&sample::with_several_sources()).unwrap();
+    let state = |path: &str, state: &str| {
+        let series = format!("exitmark_relay_document_state{{path=\"{path}\",state=\"{state}\"}}");
+        value(&text, &series)
+    };
+    let paths = ["/var/lib/tor/cached-microdesc-consensus"].into_iter();
+    let instances =
+        ["a", "b"].map(|name| format!("/var/lib/tor-instances/{name}/cached-consensus"));
+    let paths = paths.map(str::to_owned).chain(instances);
+    for (path, expected) in paths.zip(["in-force", "older", "refused"]) {
+        for name in ["in-force", "older", "refused"] {
+            let is = if name == expected { "1" } else { "0" };
+            assert_eq!(state(&path, name), is, "{path}: {name}");
+        }
+    }
+    let times = "\nexitmark_relay_document_valid_until_timestamp_seconds{";
+    assert_eq!(text.matches(times).count(), 2, "{text}");
+}
+
+#[test]
+fn several_warnings_of_one_kind_are_one_series() {
+    let mut report = sample::report();
+    let warning = report.warnings[0].clone();
+    report.warnings.push(warning);
+    let text = metrics(&report).unwrap();
+    let warnings = text
+        .lines()
+        .filter(|line| line.starts_with("exitmark_warning{"));
+    let different: BTreeSet<_> = warnings.clone().collect();
+    assert_eq!(warnings.count(), different.len(), "{text}");
+}
+
+#[test]
 fn an_empty_report_has_every_metric() {
     let text = metrics(&Report::default()).unwrap();
     assert_eq!(value(&text, "exitmark_steering_up"), "0");

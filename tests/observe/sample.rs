@@ -3,7 +3,8 @@
 use exitmark_box::observe::{
     AuditReport, ClassCount, ConnectionClass, ConnectionsReport, DocumentSignatures, DropCount,
     EngineReport, FrameCount, LatencyReport, MalformedCount, MismatchCount, PortReport,
-    RelaySetReport, RelaySource, Report, SteeringReport, SteeringState, Warning, WorkerReport,
+    RelaySetReport, RelaySource, Report, SourceState, SteeringReport, SteeringState, Warning,
+    WorkerReport,
 };
 
 /// More than an `f64` can represent exactly.
@@ -223,6 +224,8 @@ fn relay_set() -> RelaySetReport {
         is_missing: false,
         sources: vec![RelaySource {
             path: "/var/lib/tor/cached-microdesc-consensus".to_owned(),
+            state: SourceState::InForce,
+            refusal: None,
             valid_after: 1_700_000_000,
             fresh_until: 1_700_003_600,
             valid_until: 1_700_010_800,
@@ -240,4 +243,22 @@ fn relay_set() -> RelaySetReport {
         failure: Some("older than the document in force".to_owned()),
         unsaved: None,
     }
+}
+
+/// A report with an older document, and a source that is refused.
+pub(crate) fn with_several_sources() -> Report {
+    let mut report = report();
+    let sources = &mut report.relay_set.sources;
+    sources.push(RelaySource {
+        path: "/var/lib/tor-instances/a/cached-consensus".to_owned(),
+        state: SourceState::Older,
+        ..sources[0].clone()
+    });
+    sources.push(RelaySource {
+        path: "/var/lib/tor-instances/b/cached-consensus".to_owned(),
+        state: SourceState::Refused,
+        refusal: Some("/var/lib/tor-instances/b/cached-consensus: the file is empty".to_owned()),
+        ..RelaySource::default()
+    });
+    report
 }

@@ -98,6 +98,24 @@ fn every_part_is_there() {
     }
 }
 
+#[test]
+fn each_of_several_sources_has_its_state() {
+    let text = sample::with_several_sources().text().to_string();
+    let words: Vec<_> = text.split_whitespace().collect();
+    let text = words.join(" ");
+    for part in [
+        "/var/lib/tor/cached-microdesc-consensus: expired 2 d 23 h ago",
+        "/var/lib/tor-instances/a/cached-consensus: older, expired 2 d 23 h",
+        "refused: /var/lib/tor-instances/b/cached-consensus: the file is empty",
+    ] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    // The last refusal says it already, if there is one source.
+    let mut report = sample::with_several_sources();
+    report.relay_set.sources.drain(..2);
+    assert!(!report.text().to_string().contains("the file is empty"));
+}
+
 /// At most one more signature than needed, and not all listed authorities have signed.
 #[test]
 fn signatures_are_scarce_at_a_margin_of_one() {

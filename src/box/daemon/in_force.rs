@@ -5,7 +5,7 @@ use super::DaemonError;
 use super::relay_handle::{RelayServiceHandle, Update};
 use super::relays::FEW_SIGNATURES;
 use crate::control::Reloaded;
-use crate::observe::{DocumentSignatures, RelaySetReport, Warning};
+use crate::observe::{DocumentSignatures, RelaySetReport, RelaySource, SourceState, Warning};
 use crate::settings::{Change, Settings};
 use crossbeam::channel::Sender;
 use exitmark_policy::{EndpointSet, Rules, Snapshot};
@@ -371,10 +371,7 @@ impl InForce {
         if let Some((is_alarm, text)) = aged(set, decides, self.is_orphaned) {
             warn("relay_set", is_alarm, text);
         }
-        if let (Some(reason), false) = (&set.failure, set.is_missing) {
-            let text = format!(
-                "the current relay files were refused, the previous set stays in force: {reason}"
-            );
+        for text in refusals(set) {
             warn("relay_set_refused", false, text);
         }
         if let Some(reason) = &set.unsaved {
@@ -413,6 +410,28 @@ impl InForce {
 fn reply(answer: ReloadReply, outcome: Result<Reloaded, String>) {
     if let Some(answer) = answer {
         let _ = answer.send(outcome);
+    }
+}
+
+/// The warnings of refused sources, while there is a relay set.
+fn refusals(set: &RelaySetReport) -> Vec<String> {
+    let whole = |reason: &String| {
+        format!("the current relay files were refused, the previous set stays in force: {reason}")
+    };
+    let of_source = |source: &RelaySource| {
+        let refusal = source.refusal.as_ref()?;
+        Some(match source.state {
+            SourceState::InForce => whole(refusal),
+            _ => format!("a source of the relay set was refused: {refusal}"),
+        })
+    };
+    let texts: Vec<_> = match set.is_missing {
+        true => Vec::new(),
+        false => set.sources.iter().filter_map(of_source).collect(),
+    };
+    match &set.failure {
+        Some(reason) if texts.is_empty() && !set.is_missing => vec![whole(reason)],
+        _ => texts,
     }
 }
 

@@ -14,8 +14,8 @@ pub use metrics::metrics;
 pub use report::{
     AuditReport, ClassCount, ConnectionClass, ConnectionsReport, DocumentSignatures, DropCount,
     EngineReport, FrameCount, LatencyReport, MalformedCount, MismatchCount, OWN_RESOLVER,
-    PortReport, RelaySetReport, RelaySource, Report, SteeringReport, SteeringState, Warning,
-    WorkerReport,
+    PortReport, RelaySetReport, RelaySource, Report, SourceState, SteeringReport, SteeringState,
+    Warning, WorkerReport,
 };
 pub use request::CaptureRequest;
 pub use text::Text;

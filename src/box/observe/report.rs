@@ -304,7 +304,7 @@ pub struct RelaySetReport {
     pub is_passing: bool,
     /// Documents are configured, and none has been accepted yet.
     pub is_missing: bool,
-    /// The documents in force, in the order of the configuration; empty before the first set.
+    /// The accepted documents, in the order of the configuration, then the sources that are refused.
     pub sources: Vec<RelaySource>,
     /// When the set in force was accepted, in seconds since 1970.
     pub accepted_at: Option<u64>,
@@ -314,18 +314,50 @@ pub struct RelaySetReport {
     pub refused: u64,
     /// The reason of the last refusal.
     pub last_refusal: Option<String>,
-    /// Why the files' current content is not in force; `None` if it is.
+    /// Why the files' current content, or a part of it, is not in force; `None` if it is.
     pub failure: Option<String>,
     /// Why the set in force could not be written to the state file; `None` if it was.
     pub unsaved: Option<String>,
 }
 
-/// A document in force: where it was read, and when it is valid.
+/// What a source contributes to the relay set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceState {
+    /// Its document is the newest, and decides; others of the same time do so as well.
+    #[default]
+    InForce,
+    /// Its document is older: its endpoints are remembered like those that have departed.
+    Older,
+    /// It is refused, and contributes nothing.
+    Refused,
+}
+
+impl SourceState {
+    /// Every state, in the order of declaration.
+    pub const ALL: [Self; 3] = [Self::InForce, Self::Older, Self::Refused];
+
+    /// The state's name, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InForce => "in-force",
+            Self::Older => "older",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// A source of the relay set: a document, or a pattern without one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RelaySource {
-    /// The path of the consensus file.
+    /// The path of the consensus file, or the pattern.
     pub path: String,
+    /// What it contributes.
+    pub state: SourceState,
+    /// Why its current content is refused; `None` if it is not. With an earlier document it may still
+    /// be in force. The times below are those of the accepted document, and 0 without one.
+    pub refusal: Option<String>,
     /// `valid-after` of the consensus (dir-spec), in seconds since 1970.
     pub valid_after: u64,
     /// `fresh-until` of the consensus, in seconds since 1970.

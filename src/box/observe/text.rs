@@ -2,7 +2,7 @@
 
 use super::human::{bytes, count, latency, share, span};
 use super::metrics::{SocketCount, frame_counts, socket_counts};
-use super::{ConnectionsReport, Report, SteeringState};
+use super::{ConnectionsReport, Report, SourceState, SteeringState};
 use std::fmt;
 use std::time::Duration;
 
@@ -266,6 +266,17 @@ impl Text<'_> {
             item(f, "", &line)?;
         }
         for source in &set.sources {
+            let state = match source.state {
+                SourceState::InForce => "",
+                SourceState::Older => "older, ",
+                // The last refusal, below, is that of the only source.
+                SourceState::Refused if set.sources.len() == 1 => continue,
+                SourceState::Refused => {
+                    let refusal = source.refusal.as_deref().unwrap_or_default();
+                    item(f, "", &format!("refused: {refusal}"))?;
+                    continue;
+                }
+            };
             let now = self.0.started_at.saturating_add(self.0.uptime().as_secs());
             let until = match source.valid_until.checked_sub(now) {
                 Some(left) => format!("valid for {}", span(Duration::from_secs(left))),
@@ -275,7 +286,7 @@ impl Text<'_> {
                 Some(signatures) => signatures.to_string(),
                 None => "signatures not checked".to_owned(),
             };
-            item(f, "", &format!("{}: {until}", source.path))?;
+            item(f, "", &format!("{}: {state}{until}", source.path))?;
             item(f, "", &signed)?;
         }
         match &set.last_refusal {

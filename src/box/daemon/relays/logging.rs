@@ -35,6 +35,7 @@ impl RelayService {
             signatures: source
                 .signatures
                 .and_then(|signatures| self.signed(signatures)),
+            ..RelaySource::default()
         });
         RelaySetReport {
             endpoints: update.endpoints.len() as u64,

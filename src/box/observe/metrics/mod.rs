@@ -3,12 +3,13 @@
 
 mod connections;
 
-use super::{FrameCount, PortReport, Report, SteeringState};
+use super::{FrameCount, PortReport, Report, SourceState, SteeringState};
 use exitmark_service::prometheus::{Metrics, expose, labels, single};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
+use std::collections::BTreeSet;
 use std::fmt;
 
 pub(super) use connections::{SocketCount, socket_counts};
@@ -44,13 +45,18 @@ impl Collector for Collected {
                 samples(&mut out, report)?;
             }
         }
+        // Several of one kind are one series.
+        let kinds = report.warnings.iter().map(|warning| {
+            let severity = if warning.is_alarm { "alarm" } else { "warning" };
+            (warning.kind.as_str(), severity)
+        });
+        let kinds: BTreeSet<_> = kinds.collect();
         out.gauge(
             "warning",
             "1 for each current warning or alarm; exitmark status names the remedy",
-            report.warnings.iter().map(|warning| {
-                let severity = if warning.is_alarm { "alarm" } else { "warning" };
-                (labels([("kind", &warning.kind), ("severity", severity)]), 1)
-            }),
+            kinds
+                .into_iter()
+                .map(|(kind, severity)| (labels([("kind", kind), ("severity", severity)]), 1)),
         )
     }
 }
@@ -360,25 +366,37 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
         single(set.refused),
     )?;
     let path = |path: &str| labels([("path", path)]);
-    let sources = set.sources.iter();
+    out.gauge(
+        "relay_document_state",
+        "1 for the current state of a source of the relay set, 0 for the others: in-force, older \
+         (endpoints are remembered), refused",
+        set.sources.iter().flat_map(|of| {
+            let state = |state: SourceState| {
+                let labels = labels([("path", &of.path), ("state", state.name())]);
+                (labels, (of.state == state).into())
+            };
+            SourceState::ALL.map(state)
+        }),
+    )?;
+    let sources = set.sources.iter().filter(|of| of.valid_until != 0);
     out.timestamp(
         "relay_document_valid_after",
-        "When a document in force becomes valid, in seconds since 1970",
+        "When an accepted document becomes valid, in seconds since 1970",
         sources.clone().map(|of| (path(&of.path), of.valid_after)),
     )?;
     out.timestamp(
         "relay_document_fresh_until",
-        "When the successor of a document in force is due, in seconds since 1970",
+        "When the successor of an accepted document is due, in seconds since 1970",
         sources.clone().map(|of| (path(&of.path), of.fresh_until)),
     )?;
     out.timestamp(
         "relay_document_valid_until",
-        "When a document in force expires, in seconds since 1970",
+        "When an accepted document expires, in seconds since 1970",
         sources.clone().map(|of| (path(&of.path), of.valid_until)),
     )?;
     out.gauge(
         "relay_document_signatures",
-        "Signatures of a document in force by count: good ones of known (good) and of unknown \
+        "Signatures of an accepted document by count: good ones of known (good) and of unknown \
          (unknown) authorities, good ones that are needed, known authorities",
         sources
             .filter_map(|of| Some((&of.path, of.signatures?)))

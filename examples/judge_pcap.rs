@@ -57,7 +57,7 @@ pub(crate) fn run(
             "WARNING: relays.verify = false: signatures are not checked"
         )?;
     }
-    let relays = exitmark_relays::load(sources)?.with(&sources.extra)?;
+    let relays = exitmark_relays::load_newest(sources)?.with(&sources.extra)?;
     let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), relays);
 
     let mut fragments = FragmentTable::default();

@@ -106,7 +106,7 @@ pub(crate) fn explain(
         None => return Err(ExplainError::Input(input.chars().count())),
     };
     let sources = &settings.relays.sources;
-    let relays = exitmark_relays::load(sources)?.with(&sources.extra)?;
+    let relays = exitmark_relays::load_newest(sources)?.with(&sources.extra)?;
     let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), relays);
     let mut forwarder = Forwarder::new(Arc::new(snapshot), Arc::new(links(settings, incoming_mac)));
     let frames = frames

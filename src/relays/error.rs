@@ -6,7 +6,7 @@
 use super::{Flavor, Identity, MAX_DOCUMENTS, Signatures};
 use exitmark_policy::MAX_ENDPOINTS;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -49,6 +49,12 @@ pub enum LoadError {
          path with fewer names in the place of its wildcards", _0.display()
     )]
     TooManyNames(PathBuf, usize),
+    /// The document at this path was not read, because reading those before it took this long.
+    #[error(
+        "{}: was not read, because those before it took {} s; the load is retried",
+        _0.display(), _1.as_secs()
+    )]
+    NoTime(PathBuf, Duration),
     /// This document or list of certificates was written to while it was read.
     #[error("{}: has changed while it was read; replace it by renaming, as tor does", .0.display())]
     Changed(PathBuf),
@@ -81,6 +87,30 @@ pub enum LoadError {
     /// The union of the sources and extras collides under every random key.
     #[error("all sources and extras together collide in every table; remove a source")]
     Clustered,
+}
+
+impl LoadError {
+    /// The path of the file, pattern or directory; empty for errors of the whole load.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Read(path, _)
+            | Self::NotRegular(path, _)
+            | Self::Unverified(path)
+            | Self::Certificates(path, _)
+            | Self::NoMatch(path)
+            | Self::TooManyMatches(path, _)
+            | Self::TooManyNames(path, _)
+            | Self::NoTime(path, _)
+            | Self::Changed(path)
+            | Self::TooLarge(path)
+            | Self::Document(path, _)
+            | Self::Signatures(path, _)
+            | Self::Reported(path, _) => path,
+            Self::Loader(_) | Self::ExtraPortZero(_) | Self::TooMany(_) | Self::Clustered => {
+                Path::new("")
+            }
+        }
+    }
 }
 
 /// The remedy if the user may not read tor's files.

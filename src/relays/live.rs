@@ -3,13 +3,18 @@
 //! Pure: documents and the time are arguments. An authentic document can still be wrong: an old
 //! one that was put back, one from a wrong clock, one with less than half of the relays. Such
 //! documents are refused, and the set in force stays.
+//!
+//! The newest document is in force; several with the same `valid-after` are in force together. An
+//! older one adds its endpoints to those that are remembered, and changes nothing else.
 
 use super::load::unite;
-use super::{Age, Identity, LoadError, Loaded, SourceReport, Sources, Trust, Validity, utc};
+use super::{
+    Age, Identity, LoadError, LoadedDocument, SourceReport, Sources, Trust, Validity, utc,
+};
 use exitmark_policy::{Endpoint, EndpointSet, MAX_ENDPOINTS};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// How far a document's `valid-after` may be ahead of this machine's clock.
@@ -18,6 +23,7 @@ pub const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
 /// The relay set in force, the endpoints that left it, and the decisions so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LiveSet {
+    /// The documents in force, and older ones that were accepted with them.
     pub(super) sources: Vec<SourceReport>,
     /// `None` before the first set.
     pub(super) accepted_at: Option<SystemTime>,
@@ -43,7 +49,16 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// Why a loaded set is refused.
+/// What came of documents that were offered.
+#[derive(Debug, Default)]
+pub struct Offered {
+    /// The number of documents that were accepted.
+    pub accepted: usize,
+    /// Why the others were refused.
+    pub refused: Vec<Refused>,
+}
+
+/// Why a loaded document is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The document at this path is not valid yet. Holds its `valid-after` in UTC, too, as [`utc`]
@@ -79,12 +94,53 @@ pub enum Refused {
         /// The number of endpoints that the document lists.
         now: usize,
     },
+    /// The document at this path is older than another one, and too old to be of use. Holds its
+    /// `valid-until` in UTC, too, as [`utc`] writes it.
+    #[error(
+        "{}: is stale beside a newer one: it was valid until {_1} UTC, and tor uses it for a day \
+         after that; find out why tor fetches no consensus there, or remove the file", _0.display()
+    )]
+    Stale(PathBuf, String),
+    /// The document at this path is as new as others, and lists so many other endpoints that all of
+    /// them and the extras are this many.
+    #[error(
+        "{}: holds {_1} endpoints together with the documents of the same time, more than the \
+         {MAX_ENDPOINTS} of a relay set; remove a source", _0.display()
+    )]
+    Crowded(PathBuf, usize),
+}
+
+impl Refused {
+    /// The path of the document.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Future(path, _) | Self::Stale(path, _) | Self::Crowded(path, _) => path,
+            Self::Older { path, .. } | Self::Shrunk { path, .. } => path,
+        }
+    }
 }
 
 /// Whether a document is not valid within [`CLOCK_SLACK`] of this machine's clock.
 fn is_ahead(validity: Validity, now: SystemTime) -> bool {
     let limit = now.checked_add(CLOCK_SLACK);
     limit.is_some_and(|limit| validity.valid_after > limit)
+}
+
+/// The endpoints of a document united with those of others.
+fn united(
+    listed: &[Endpoint],
+    document: &LoadedDocument,
+    extra: &[Endpoint],
+) -> Result<Vec<Endpoint>, Refused> {
+    let mut all = [listed, &document.listed].concat();
+    all.sort();
+    all.dedup();
+    let is_larger = !listed.is_empty() && all.len() > listed.len();
+    if is_larger && unite(all.iter().copied(), extra).is_err() {
+        let path = document.report.path.clone();
+        return Err(Refused::Crowded(path, all.len()));
+    }
+    Ok(all)
 }
 
 impl LiveSet {
@@ -110,24 +166,120 @@ impl LiveSet {
         (!self.sources.is_empty()).then_some(self)
     }
 
-    /// Puts a loaded set in force, or refuses it and changes nothing.
+    /// Judges each of these documents by itself, as if the older ones had come first. The newest ones
+    /// are in force then, unless those in force are newer still; the endpoints of accepted older ones
+    /// are remembered until [`Self::forget`]. Without an accepted document nothing changes.
     ///
-    /// # Errors
-    /// A document is from the future, older than the one in force, or less than half its size.
-    pub fn offer(&mut self, loaded: Loaded, now: SystemTime) -> Result<(), Refused> {
-        for offered in &loaded.sources {
-            self.consider(offered, now)?;
+    /// Each document must make a relay set with `extra`.
+    pub fn offer(
+        &mut self,
+        documents: Vec<LoadedDocument>,
+        extra: &[Endpoint],
+        now: SystemTime,
+    ) -> Offered {
+        let (judged, mut refused) = self.judge(documents, now);
+        let times = judged.iter().map(|(_, document)| document.valid_after());
+        let newest = times.chain(self.in_force().map(|(time, _)| time)).max();
+        let (newer, older): (Vec<_>, Vec<_>) = judged
+            .into_iter()
+            .partition(|(_, document)| Some(document.valid_after()) == newest);
+        let mut sources: Vec<_> = older
+            .iter()
+            .map(|(index, document)| (*index, document.report.clone()))
+            .collect();
+        let mut listed = Vec::new();
+        for (index, document) in newer {
+            match united(&listed, &document, extra) {
+                Ok(all) => {
+                    listed = all;
+                    sources.push((index, document.report));
+                }
+                Err(error) => refused.push(error),
+            }
         }
-        let is_gone = |endpoint: &&Endpoint| loaded.listed.binary_search(endpoint).is_err();
-        let gone = self.listed.iter().filter(is_gone);
-        self.departed.extend(gone.map(|endpoint| (*endpoint, now)));
-        self.departed.retain(|endpoint, _| is_gone(&endpoint));
-        self.listed = loaded.listed;
-        self.sources = loaded.sources;
+        let accepted = sources.len();
+        if accepted == 0 {
+            return Offered { accepted, refused };
+        }
+        sources.sort_by_key(|&(index, _)| index);
+        let sources = sources.into_iter().map(|(_, report)| report);
+        if listed.is_empty() {
+            // Those in force are newer than all of these.
+            let in_force = self.documents_in_force().cloned();
+            self.sources = in_force.chain(sources).collect();
+        } else {
+            self.sources = sources.collect();
+            let is_gone = |one: &Endpoint| listed.binary_search(one).is_err();
+            let gone = self.listed.iter().copied().filter(is_gone);
+            self.departed.extend(gone.map(|one| (one, now)));
+            self.departed.retain(|one, _| is_gone(one));
+            self.listed = listed;
+            self.accepted_at = Some(now);
+            self.accepted = self.accepted.saturating_add(1);
+        }
+        for (_, document) in older {
+            self.remember(document, now);
+        }
         self.trim();
-        self.accepted_at = Some(now);
-        self.accepted = self.accepted.saturating_add(1);
-        Ok(())
+        Offered { accepted, refused }
+    }
+
+    /// The accepted documents with their places, from the oldest to the newest, and why the others
+    /// are refused.
+    fn judge(
+        &self,
+        documents: Vec<LoadedDocument>,
+        now: SystemTime,
+    ) -> (Vec<(usize, LoadedDocument)>, Vec<Refused>) {
+        let mut in_force = self.in_force();
+        let reports = documents.iter().map(|document| document.report.validity);
+        let times = reports.filter(|validity| !is_ahead(*validity, now));
+        let newest = times.map(|validity| validity.valid_after);
+        let newest = newest.chain(in_force.map(|(time, _)| time)).max();
+        let mut documents: Vec<_> = documents.into_iter().enumerate().collect();
+        // Of the same time, the largest first: the others are compared with it.
+        documents.sort_by_key(|(_, one)| (one.valid_after(), Reverse(one.report.distinct)));
+        let mut refused = Vec::new();
+        documents.retain(|(_, document)| {
+            let report = &document.report;
+            if let Err(error) = self.consider(report, in_force, newest, now) {
+                refused.push(error);
+                return false;
+            }
+            let time = report.validity.valid_after;
+            in_force = match in_force {
+                Some(current) if current.0 > time => Some(current),
+                Some((of, distinct)) if of == time => Some((of, distinct.max(report.distinct))),
+                _ => Some((time, report.distinct)),
+            };
+            true
+        });
+        (documents, refused)
+    }
+
+    /// Remembers what an older document lists, as long as that is valid.
+    fn remember(&mut self, document: LoadedDocument, now: SystemTime) {
+        let since = document.report.validity.valid_until.min(now);
+        for endpoint in document.listed {
+            if self.listed.binary_search(&endpoint).is_err() {
+                let known = self.departed.entry(endpoint).or_insert(since);
+                *known = since.max(*known);
+            }
+        }
+        self.trim();
+    }
+
+    /// The `valid-after` of the documents in force, and the most endpoints that one of them lists.
+    fn in_force(&self) -> Option<(SystemTime, usize)> {
+        let of = |report: &SourceReport| (report.validity.valid_after, report.distinct);
+        self.sources.iter().map(of).max()
+    }
+
+    /// Whether this document, one of [`Self::sources`], is in force. Otherwise it is older, and its
+    /// endpoints are remembered.
+    pub fn is_in_force(&self, report: &SourceReport) -> bool {
+        let in_force = self.in_force();
+        in_force.is_some_and(|(time, _)| time == report.validity.valid_after)
     }
 
     /// Records which authorities were trusted when the set came into force.
@@ -155,30 +307,44 @@ impl LiveSet {
         departed.into_iter()
     }
 
-    fn consider(&self, offered: &SourceReport, now: SystemTime) -> Result<(), Refused> {
+    /// Whether a document can be accepted. `in_force` are the time and the size of what is in force
+    /// when it is judged, `newest` is the time of the newest of all documents.
+    fn consider(
+        &self,
+        offered: &SourceReport,
+        in_force: Option<(SystemTime, usize)>,
+        newest: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Result<(), Refused> {
         let path = || offered.path.clone();
         let valid_after = offered.validity.valid_after;
         if is_ahead(offered.validity, now) {
             return Err(Refused::Future(path(), utc(valid_after)));
         }
-        let Some(in_force) = self.sources.iter().find(|one| one.path == offered.path) else {
-            return Ok(());
-        };
-        if valid_after < in_force.validity.valid_after {
+        let known = self.sources.iter().find(|one| one.path == offered.path);
+        if let Some(known) = known.filter(|known| valid_after < known.validity.valid_after) {
             return Err(Refused::Older {
                 path: path(),
                 valid_after: utc(valid_after),
-                in_force: utc(in_force.validity.valid_after),
+                in_force: utc(known.validity.valid_after),
             });
         }
-        if offered.distinct < in_force.distinct.div_ceil(2) {
-            return Err(Refused::Shrunk {
-                path: path(),
-                before: in_force.distinct,
-                now: offered.distinct,
-            });
+        let is_newest = newest.is_none_or(|newest| valid_after >= newest);
+        if !is_newest && offered.validity.age(now) == Age::Stale {
+            return Err(Refused::Stale(path(), utc(offered.validity.valid_until)));
         }
-        Ok(())
+        match in_force {
+            Some((time, before))
+                if valid_after >= time && offered.distinct < before.div_ceil(2) =>
+            {
+                Err(Refused::Shrunk {
+                    path: path(),
+                    before,
+                    now: offered.distinct,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Records a refusal. Returns whether it is new: the reason differs from the last one, or a set
@@ -222,20 +388,28 @@ impl LiveSet {
         self.listed.binary_search(&endpoint).is_ok() || self.departed.contains_key(&endpoint)
     }
 
-    /// The age of the newest document, because each one lists the whole network. `None` without a
+    /// The age of the documents in force, because each one lists the whole network. `None` without a
     /// document.
     pub fn age(&self, now: SystemTime) -> Option<Age> {
         let age = |source: &SourceReport| source.validity.age(now);
-        self.sources.iter().map(age).min()
+        self.documents_in_force().map(age).min()
     }
 
-    /// When the age of a document changes next after `now`.
+    /// When the age of a document in force changes next after `now`.
     pub fn next_age(&self, now: SystemTime) -> Option<SystemTime> {
         let next = |source: &SourceReport| source.validity.next_age(now);
-        self.sources.iter().filter_map(next).min()
+        self.documents_in_force().filter_map(next).min()
     }
 
-    /// The documents in force, in the order of the configuration; empty before the first set.
+    /// The newest of the accepted documents.
+    pub fn documents_in_force(&self) -> impl Iterator<Item = &SourceReport> {
+        let newest = self.in_force().map(|(time, _)| time);
+        let sources = self.sources.iter();
+        sources.filter(move |one| Some(one.validity.valid_after) == newest)
+    }
+
+    /// The accepted documents, in the order of the configuration, behind those in force whose files
+    /// have gone; empty before the first set.
     pub fn sources(&self) -> &[SourceReport] {
         &self.sources
     }
@@ -277,11 +451,15 @@ mod tests {
         Endpoint::new(std::net::Ipv4Addr::from(number).into(), 9001)
     }
 
-    fn loaded(hour: u32, numbers: std::ops::Range<u32>) -> Loaded {
+    fn loaded(hour: u32, numbers: std::ops::Range<u32>) -> LoadedDocument {
+        of("cached-consensus", hour, numbers)
+    }
+
+    fn of(path: &str, hour: u32, numbers: std::ops::Range<u32>) -> LoadedDocument {
         let listed: Vec<_> = numbers.map(endpoint).collect();
-        Loaded {
-            sources: vec![SourceReport {
-                path: "cached-consensus".into(),
+        LoadedDocument {
+            report: SourceReport {
+                path: path.into(),
                 flavor: Flavor::Ns,
                 validity: Validity {
                     valid_after: at(hour),
@@ -292,9 +470,16 @@ mod tests {
                 counts: Counts::default(),
                 distinct: listed.len(),
                 parse_time: Duration::ZERO,
-            }],
+            },
             listed,
         }
+    }
+
+    /// Offers one document.
+    fn offer(live: &mut LiveSet, one: LoadedDocument, now: SystemTime) -> Result<(), Refused> {
+        let offered = live.offer(vec![one], &[], now);
+        assert_eq!(offered.accepted + offered.refused.len(), 1);
+        offered.refused.into_iter().next().map_or(Ok(()), Err)
     }
 
     fn has(live: &LiveSet, number: u32) -> bool {
@@ -305,8 +490,8 @@ mod tests {
     #[test]
     fn departed_endpoints_are_kept_for_the_retention_time() {
         let mut live = LiveSet::default();
-        live.offer(loaded(100, 1..11), at(100)).unwrap();
-        live.offer(loaded(101, 3..13), at(101)).unwrap();
+        offer(&mut live, loaded(100, 1..11), at(100)).unwrap();
+        offer(&mut live, loaded(101, 3..13), at(101)).unwrap();
         assert_eq!(live.counts(), (10, 2));
         assert!(has(&live, 1) && has(&live, 12));
         assert_eq!(live.next_to_forget(HOUR * 28), Some(at(129)));
@@ -320,11 +505,11 @@ mod tests {
     #[test]
     fn an_endpoint_that_returns_is_no_longer_departed() {
         let mut live = LiveSet::default();
-        live.offer(loaded(100, 1..11), at(100)).unwrap();
-        live.offer(loaded(101, 2..11), at(101)).unwrap();
-        live.offer(loaded(102, 1..11), at(102)).unwrap();
+        offer(&mut live, loaded(100, 1..11), at(100)).unwrap();
+        offer(&mut live, loaded(101, 2..11), at(101)).unwrap();
+        offer(&mut live, loaded(102, 1..11), at(102)).unwrap();
         assert_eq!(live.counts(), (10, 0));
-        live.offer(loaded(103, 2..11), at(103)).unwrap();
+        offer(&mut live, loaded(103, 2..11), at(103)).unwrap();
         live.forget(at(130), HOUR * 28);
         assert!(has(&live, 1), "counted from the last time that it left");
     }
@@ -332,8 +517,8 @@ mod tests {
     #[test]
     fn departed_endpoints_expire_after_the_clock_is_set_back() {
         let mut live = LiveSet::default();
-        live.offer(loaded(100, 1..11), at(500)).unwrap();
-        live.offer(loaded(101, 2..11), at(500)).unwrap();
+        offer(&mut live, loaded(100, 1..11), at(500)).unwrap();
+        offer(&mut live, loaded(101, 2..11), at(500)).unwrap();
         live.forget(at(102), HOUR * 28);
         live.forget(at(130), HOUR * 28);
         assert!(!has(&live, 1));
@@ -342,10 +527,10 @@ mod tests {
     #[test]
     fn refuses_older_future_and_shrunk_documents_without_a_change() {
         let mut live = LiveSet::default();
-        live.offer(loaded(100, 1..11), at(100)).unwrap();
+        offer(&mut live, loaded(100, 1..11), at(100)).unwrap();
         let before = live.clone();
         let refused = |live: &mut LiveSet, hour, numbers, now| {
-            live.offer(loaded(hour, numbers), now).unwrap_err()
+            offer(live, loaded(hour, numbers), now).unwrap_err()
         };
         let shrunk = |error: &Refused| match *error {
             Refused::Shrunk { before, now, .. } => Some((before, now)),
@@ -359,9 +544,9 @@ mod tests {
         assert_eq!(shrunk(&error), Some((10, 4)));
         assert_eq!(live, before);
         // At the limits.
-        live.offer(loaded(100, 1..11), at(100)).unwrap();
-        live.offer(loaded(101, 1..6), at(100)).unwrap();
-        live.offer(loaded(102, 1..4), at(102)).unwrap();
+        offer(&mut live, loaded(100, 1..11), at(100)).unwrap();
+        offer(&mut live, loaded(101, 1..6), at(100)).unwrap();
+        offer(&mut live, loaded(102, 1..4), at(102)).unwrap();
         let error = refused(&mut live, 102, 1..2, at(102));
         assert_eq!(shrunk(&error), Some((3, 1)));
     }
@@ -369,11 +554,11 @@ mod tests {
     #[test]
     fn a_repeated_refusal_is_not_new() {
         let mut live = LiveSet::default();
-        live.offer(loaded(100, 1..11), at(100)).unwrap();
+        offer(&mut live, loaded(100, 1..11), at(100)).unwrap();
         assert!(live.refuse("a".to_owned(), at(101)));
         assert!(!live.refuse("a".to_owned(), at(102)));
         assert!(live.refuse("b".to_owned(), at(103)));
-        live.offer(loaded(104, 1..11), at(104)).unwrap();
+        offer(&mut live, loaded(104, 1..11), at(104)).unwrap();
         assert!(live.refuse("b".to_owned(), at(105)));
         assert_eq!(live.decisions(), (2, 4));
     }
@@ -382,11 +567,12 @@ mod tests {
     fn the_newest_document_determines_the_age() {
         let mut live = LiveSet::default();
         assert_eq!(live.age(at(100)), None);
-        let mut both = loaded(100, 1..11);
-        let mut other = loaded(200, 1..11).sources.remove(0);
-        other.path = "other".into();
-        both.sources.push(other);
-        live.offer(both, at(200)).unwrap();
+        // Older, and valid for longer.
+        let mut lasting = of("lasting", 199, 1..11);
+        lasting.report.validity.fresh_until = at(290);
+        lasting.report.validity.valid_until = at(300);
+        let all = vec![loaded(175, 1..11), of("other", 200, 1..11), lasting];
+        assert_eq!(live.offer(all, &[], at(200)).accepted, 3);
         assert_eq!(live.age(at(201)), Some(Age::Fresh));
         assert_eq!(live.age(at(204)), Some(Age::Expired));
         assert_eq!(live.next_age(at(201)), Some(at(202)));
@@ -396,11 +582,80 @@ mod tests {
     fn departed_endpoints_make_room_for_listed_ones() {
         let mut live = LiveSet::default();
         let most = u32::try_from(MAX_ENDPOINTS).unwrap();
-        live.offer(loaded(100, 1..most), at(100)).unwrap();
-        live.offer(loaded(101, 1001..most + 1000), at(101)).unwrap();
+        offer(&mut live, loaded(100, 1..most), at(100)).unwrap();
+        offer(&mut live, loaded(101, 1001..most + 1000), at(101)).unwrap();
         assert_eq!(live.counts().1, 1000);
         let set = live.endpoints(&[]).unwrap();
         assert_eq!(set.len(), MAX_ENDPOINTS);
         assert!(has(&live, most + 999));
+    }
+
+    #[test]
+    fn older_documents_never_push_out_what_the_newest_lists() {
+        let mut live = LiveSet::default();
+        let most = u32::try_from(MAX_ENDPOINTS).unwrap();
+        let documents = vec![
+            of("old", 98, 1_000_000..1_000_000 + most),
+            of("older", 99, 2_000_000..2_000_000 + most),
+            of("newest", 100, 1..most / 2 + 1),
+        ];
+        assert_eq!(live.offer(documents, &[], at(100)).accepted, 3);
+        assert_eq!(live.counts(), (MAX_ENDPOINTS / 2, MAX_ENDPOINTS));
+        assert!((1..=most / 2).all(|number| live.counts_as_relay(endpoint(number))));
+        assert_eq!(live.endpoints(&[]).unwrap().len(), MAX_ENDPOINTS);
+        assert!(has(&live, 1) && has(&live, most / 2));
+    }
+
+    #[test]
+    fn a_document_with_too_many_others_is_refused_beside_one_of_the_same_time() {
+        let mut live = LiveSet::default();
+        let most = u32::try_from(MAX_ENDPOINTS).unwrap();
+        let extra = [endpoint(3_000_000)];
+        let documents = || {
+            vec![
+                of("a", 100, 1..most / 2 + 1),
+                of("b", 100, 1_000_000..1_000_000 + most / 2),
+                of("c", 100, 1..most / 2),
+            ]
+        };
+        let offered = live.offer(documents(), &extra, at(100));
+        let [Refused::Crowded(path, count)] = offered.refused.as_slice() else {
+            panic!("{:?}", offered.refused);
+        };
+        assert_eq!((path.to_str(), *count), (Some("b"), MAX_ENDPOINTS));
+        assert_eq!(live.counts().0, MAX_ENDPOINTS / 2);
+        // Without the extra, they fit.
+        let offered = live.offer(documents(), &[], at(100));
+        assert_eq!((offered.accepted, offered.refused.len()), (3, 0));
+        assert_eq!(live.counts().0, MAX_ENDPOINTS);
+    }
+
+    #[test]
+    fn the_result_does_not_depend_on_the_order_of_the_documents() {
+        let documents = [
+            of("a", 100, 1..11),
+            of("b", 101, 3..13),
+            of("c", 101, 1..12),
+            of("d", 101, 1..5),
+            of("e", 99, 1..20),
+        ];
+        let outcome = |order: [usize; 5]| {
+            let mut live = LiveSet::default();
+            let order = order.map(|index| documents[index].clone());
+            let offered = live.offer(order.into(), &[], at(101));
+            let mut refused: Vec<_> = offered.refused.iter().map(Refused::path).collect();
+            refused.sort();
+            assert_eq!(
+                refused,
+                [Path::new("d")],
+                "less than half of the others of its time"
+            );
+            (live.listed, live.departed)
+        };
+        let first = outcome([0, 1, 2, 3, 4]);
+        assert_eq!(first.0.len(), 12);
+        for order in [[4, 3, 2, 1, 0], [3, 0, 4, 1, 2], [2, 1, 0, 4, 3]] {
+            assert_eq!(outcome(order), first);
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! Loads a relay set: parses every source, verifies its signatures, and unites all endpoints with
-//! the static extras. One bad source fails the whole load, and the caller keeps its previous set.
+//! Loads documents: parses each one, verifies its signatures, and unites the endpoints with the
+//! static extras. [`load()`] merges all documents of its sources, and one that cannot be used fails
+//! the whole load; [`super::refresh()`] judges each document by itself.
 //!
 //! A load takes a few tens of milliseconds, so it must not run on a thread that handles frames;
 //! the daemon runs it in a separate process ([`super::Loader`]).
@@ -11,7 +12,7 @@ use super::{
 use exitmark_policy::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The sources of a relay set, and whose signatures are trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,12 @@ pub struct LoadedDocument {
     pub listed: Vec<Endpoint>,
 }
 
+impl LoadedDocument {
+    pub(super) const fn valid_after(&self) -> SystemTime {
+        self.report.validity.valid_after
+    }
+}
+
 impl FromIterator<LoadedDocument> for Loaded {
     fn from_iter<T: IntoIterator<Item = LoadedDocument>>(documents: T) -> Self {
         let mut loaded = Self::default();
@@ -115,6 +122,32 @@ pub fn load(sources: &Sources) -> Result<Loaded, LoadError> {
     let files = sources.all()?;
     let documents = files.iter().map(|files| read(files, &sources.trust));
     sources.checked(documents.collect::<Result<_, _>>()?)
+}
+
+/// Loads a relay set in this process: the union of the newest documents of the sources. An unusable
+/// document is logged and left out.
+///
+/// # Errors
+/// No document can be used: the reason for the first one. An extra with port 0, or a union that is
+/// too large.
+pub fn load_newest(sources: &Sources) -> Result<Loaded, LoadError> {
+    let found = sources.find(&BTreeSet::new());
+    let (mut documents, mut problems) = (Vec::new(), found.problems);
+    for files in &found.files {
+        match read(files, &sources.trust) {
+            Ok(document) => documents.push(document),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if documents.is_empty() && !problems.is_empty() {
+        return Err(problems.swap_remove(0));
+    }
+    for problem in problems {
+        tracing::warn!("a relay document is left out: {problem}");
+    }
+    let newest = documents.iter().map(LoadedDocument::valid_after).max();
+    documents.retain(|document| Some(document.valid_after()) == newest);
+    sources.checked(documents.into_iter().collect())
 }
 
 /// Reads one document and its certificates, and verifies it, in this process.

@@ -1,7 +1,7 @@
 //! `Status`: shows the live set as text or JSON. Never shows an endpoint.
 
 use super::survey::{source_json, write_source};
-use super::{LiveSet, Refusal, utc};
+use super::{LiveSet, Refusal, SourceReport, utc};
 use exitmark_policy::Endpoint;
 use serde_json::{Value, json};
 use std::fmt;
@@ -37,9 +37,14 @@ impl<'a> Status<'a> {
     pub fn json(&self, endpoint: Option<Endpoint>) -> Value {
         let (listed, departed) = self.live.counts();
         let (accepted, refused) = self.live.decisions();
+        let source = |source: &SourceReport| {
+            let mut json = source_json(source, self.now);
+            json["in_force"] = self.live.is_in_force(source).into();
+            json
+        };
         let sources = self.live.sources().iter();
         json!({
-            "sources": sources.map(|source| source_json(source, self.now)).collect::<Vec<_>>(),
+            "sources": sources.map(source).collect::<Vec<_>>(),
             "age": self.live.age(self.now).map(super::Age::name),
             "accepted_at": self.live.accepted_at().map(utc),
             "listed": listed,
@@ -65,6 +70,12 @@ impl fmt::Display for Status<'_> {
         };
         for source in self.live.sources() {
             write_source(f, source, self.now)?;
+            if !self.live.is_in_force(source) {
+                writeln!(
+                    f,
+                    "  state               older, its endpoints are remembered"
+                )?;
+            }
         }
         let (listed, departed) = self.live.counts();
         let (accepted, refused) = self.live.decisions();

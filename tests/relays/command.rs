@@ -1,7 +1,7 @@
 //! The output and exit status of `exitmark relays`.
 
 use crate::site::{Site, authorities, checked};
-use crate::{START, at, builder, file, names_an_address, small};
+use crate::{START, at, builder, file, names_an_address, offer, small};
 use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_relays::{Flavor, LiveSet, StateFile, load};
 use std::fs;
@@ -222,7 +222,7 @@ fn the_command_shows_the_live_set_of_a_box() {
     let loaded = load(&checked([&site.consensus])).unwrap();
     let (count, relay) = (loaded.listed.len(), loaded.listed[0].to_string());
     let mut live = LiveSet::default();
-    live.offer(loaded, at(START)).unwrap();
+    offer(&mut live, loaded, at(START)).unwrap();
     let state = StateFile::new(site.directory.path().join("live/state"));
     state.save(&live).unwrap();
     let output = exitmark(&["--config", config]);

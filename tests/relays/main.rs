@@ -24,6 +24,7 @@ mod loader;
 mod odd;
 mod patterns;
 mod real;
+mod several;
 mod signed;
 mod signers;
 mod site;
@@ -35,7 +36,7 @@ mod watch;
 
 use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_policy::{Endpoint, EndpointSet};
-use exitmark_relays::{Flavor, Loaded, Validity};
+use exitmark_relays::{Flavor, LiveSet, Loaded, LoadedDocument, Refused, Validity};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
@@ -130,4 +131,13 @@ fn elements(set: &EndpointSet) -> BTreeSet<Endpoint> {
 
 fn listed(loaded: &Loaded) -> BTreeSet<Endpoint> {
     loaded.listed.iter().copied().collect()
+}
+
+/// Offers a loaded document to the live set.
+fn offer(live: &mut LiveSet, loaded: Loaded, now: SystemTime) -> Result<(), Refused> {
+    let [report] = <[_; 1]>::try_from(loaded.sources).unwrap();
+    let listed = loaded.listed;
+    let offered = live.offer(vec![LoadedDocument { report, listed }], &[], now);
+    assert_eq!(offered.accepted + offered.refused.len(), 1);
+    offered.refused.into_iter().next().map_or(Ok(()), Err)
 }

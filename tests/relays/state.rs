@@ -1,7 +1,7 @@
 //! The live set on disk: it is loaded as it was saved, and damage is reported.
 
 use crate::site::{LONG, Site, plan};
-use crate::{START, assert_names_no_address, at, file, with_value};
+use crate::{START, assert_names_no_address, at, file, offer, with_value};
 use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_relays::{Flavor, LiveSet, StateError, StateFile};
 use nix::sys::stat::Mode;
@@ -25,10 +25,10 @@ fn live() -> LiveSet {
         ..plan(Flavor::Ns)
     };
     let loaded = Site::of(&with).load().unwrap();
-    live.offer(loaded, at(START)).unwrap();
+    offer(&mut live, loaded, at(START)).unwrap();
     let mut without = Site::new(Flavor::Ns).load().unwrap();
     without.sources[0].path = live.sources()[0].path.clone();
-    live.offer(without, at(START + 60)).unwrap();
+    offer(&mut live, without, at(START + 60)).unwrap();
     live.refuse("\u{e4} \"reason\"\n".to_owned(), at(START + 90));
     assert!(live.counts().1 >= 2);
     live

@@ -1,7 +1,7 @@
 //! The status of a live set as text and JSON: counts, but no endpoint.
 
 use crate::site::Site;
-use crate::{START, at, names_an_address};
+use crate::{START, at, names_an_address, offer};
 use exitmark_policy::Endpoint;
 use exitmark_relays::{Flavor, LiveSet, Status};
 use std::time::Duration;
@@ -12,7 +12,7 @@ fn shows_a_live_set_in_counts() {
     let relay = loaded.listed[0];
     let count = loaded.listed.len();
     let mut live = LiveSet::default();
-    live.offer(loaded, at(START + 60)).unwrap();
+    offer(&mut live, loaded, at(START + 60)).unwrap();
     live.refuse("line 3: is bad".to_owned(), at(START + 120));
     // One of the extras is a listed relay.
     let extra: [Endpoint; 2] = [relay, "203.0.113.7:22".parse().unwrap()];

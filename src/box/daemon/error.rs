@@ -4,7 +4,7 @@ use crate::control::ControlError;
 use crate::settings::SettingsError;
 use exitmark_datapath::{ConnectError, KernelError, PinError, Role, XskError};
 use exitmark_nic::NicError;
-use exitmark_relays::{LoadError, Refused};
+use exitmark_relays::LoadError;
 use exitmark_service::process::ProcessError;
 use std::io;
 
@@ -24,9 +24,6 @@ pub(crate) enum DaemonError {
     Configuration(SettingsError),
     #[error(transparent)]
     Relays(#[from] LoadError),
-    /// The relay set was loaded but failed the plausibility checks.
-    #[error(transparent)]
-    Refused(#[from] Refused),
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error(transparent)]

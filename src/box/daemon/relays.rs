@@ -11,12 +11,13 @@ use caps::Capability;
 use crossbeam::channel::{self, Receiver, Sender};
 use exitmark_policy::Endpoint;
 use exitmark_relays::{
-    Age, Confinement, FileWatcher, LiveSet, LoadError, Loader, REASONABLY_LIVE, Refused, StateFile,
+    Age, Confinement, FileWatcher, LiveSet, Loader, REASONABLY_LIVE, SourceRefusal, StateFile,
+    refresh,
 };
 use exitmark_service::process;
 pub(super) use logging::FEW_SIGNATURES;
 use logging::Logged;
-use reading::{confinement, watch};
+use reading::{Failure, Unaccepted, confinement, watch};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -41,8 +42,10 @@ pub(super) struct RelayService {
     watch: FileWatcher,
     load_requested: Arc<AtomicBool>,
     numbers: Arc<Numbers>,
-    /// Why the current content of the files is not in force.
+    /// Why the current content of the files, or a part of it, is not in force.
     failure: Option<Failure>,
+    /// The sources that the last load refused.
+    refusals: Vec<SourceRefusal>,
     has_news: bool,
     /// No load before this moment, except on demand.
     rests_until: Instant,
@@ -52,34 +55,6 @@ pub(super) struct RelayService {
     published: (Vec<Endpoint>, bool),
     reconfigurations: Receiver<Reconfiguration>,
     reconfigure: Sender<Reconfiguration>,
-}
-
-struct Failure {
-    reason: String,
-    at: Instant,
-    /// Whether a retry may succeed although no file changes.
-    may_pass: bool,
-}
-
-impl Failure {
-    fn of(error: &DaemonError) -> Self {
-        // A faulty document stays faulty; errors of this machine may pass.
-        let may_pass = matches!(
-            error,
-            DaemonError::Relays(
-                LoadError::Loader(_)
-                    | LoadError::Read { .. }
-                    | LoadError::Certificates { .. }
-                    | LoadError::Changed { .. }
-                    | LoadError::NoMatch(_)
-            ) | DaemonError::Refused(Refused::Future { .. })
-        );
-        Self {
-            reason: error.to_string(),
-            at: Instant::now(),
-            may_pass,
-        }
-    }
 }
 
 impl RelayService {
@@ -104,6 +79,7 @@ impl RelayService {
             load_requested: Arc::default(),
             numbers: Arc::default(),
             failure: None,
+            refusals: Vec::new(),
             has_news: false,
             rests_until: Instant::now(),
             saved: None,
@@ -125,16 +101,15 @@ impl RelayService {
         let started = Instant::now();
         let now = SystemTime::now();
         self.recall(now);
-        if let Err(error) = self.load(now) {
+        if let Err(Unaccepted { reason, .. }) = self.load(now, false) {
             match self.live.is_empty() {
                 false => {
-                    tracing::error!("continuing with the relay set of the previous run: {error}");
+                    tracing::error!("continuing with the relay set of the previous run: {reason}");
                 }
                 // Otherwise `log_age` raises the alarm.
-                true if !self.decides => tracing::error!("there is no relay set yet: {error}"),
+                true if !self.decides => tracing::error!("there is no relay set yet: {reason}"),
                 true => {}
             }
-            self.fail(&error, now);
         }
         let update = match self.update(now, started.elapsed()) {
             // The documents list too many endpoints: go on with the extras alone.
@@ -276,10 +251,14 @@ impl RelayService {
         let watch = watch(self.watch.over(new));
         let watch = watch.map_err(|error| error.to_string())?;
         let before = (self.settings.clone(), self.decides, self.live.clone());
-        let failed_before = has_other_files.then(|| self.failure.take());
+        let refused_before = has_other_files.then(|| {
+            let refusals = std::mem::take(&mut self.refusals);
+            (self.failure.take(), refusals)
+        });
         match self.change_to(reconfiguration, has_other_files, now) {
             Ok(update) => {
                 self.watch = watch;
+                self.prefer();
                 // The new watch does not report changes that the old one had pending.
                 self.has_news = !(has_other_files && self.follows_files());
                 self.logged = Logged::default();
@@ -290,8 +269,8 @@ impl RelayService {
             }
             Err(error) => {
                 (self.settings, self.decides, self.live) = before;
-                if let Some(failure) = failed_before {
-                    self.failure = failure;
+                if let Some(before) = refused_before {
+                    (self.failure, self.refusals) = before;
                 }
                 Err(error.to_string())
             }
@@ -332,13 +311,10 @@ impl RelayService {
         if !self.follows_files() {
             return Ok(());
         }
-        match self.load(now) {
+        match self.load(now, false) {
             // Without a document everything is unmarked already: other paths make nothing worse.
-            Err(error) if was_missing => {
-                self.fail(&error, now);
-                Ok(())
-            }
-            outcome => outcome,
+            Err(_) if was_missing => Ok(()),
+            outcome => outcome.map_err(|unaccepted| DaemonError::Unmet(unaccepted.reason)),
         }
     }
 
@@ -383,8 +359,8 @@ impl RelayService {
 
     /// When everything is forwarded unmarked without a further set, in seconds since 1970.
     fn stale_at(&self) -> u64 {
-        let sources = self.live.sources().iter();
-        let end = sources.map(|one| one.validity.valid_until).max();
+        let documents = self.live.documents_in_force();
+        let end = documents.map(|one| one.validity.valid_until).max();
         match end.and_then(|end| end.checked_add(REASONABLY_LIVE)) {
             Some(end) if self.passes_stale() => seconds(end),
             _ => u64::MAX,
@@ -402,31 +378,53 @@ impl RelayService {
         if self.is_missing() {
             self.recall(now);
         }
-        if let Err(error) = self.load(now) {
-            let is_news = self.fail(&error, now);
-            if is_news || was_requested {
-                match self.is_missing() {
-                    true => tracing::error!("there is no relay set yet: {error}"),
-                    false => tracing::error!("the relay set stays as it was: {error}"),
-                }
+        if let Err(Unaccepted { reason, is_news }) = self.load(now, was_requested)
+            && (is_news || was_requested)
+        {
+            match self.is_missing() {
+                true => tracing::error!("there is no relay set yet: {reason}"),
+                false => tracing::error!("the relay set stays as it was: {reason}"),
             }
         }
         self.save();
     }
 
-    fn load(&mut self, now: SystemTime) -> Result<(), DaemonError> {
-        let loaded = self.loader.load(&self.settings.sources)?;
-        self.live.offer(loaded, now)?;
-        self.live.believe(&self.settings.sources.trust);
-        self.live.forget(now, self.settings.retain);
-        self.failure = None;
-        Ok(())
+    /// Loads each document by itself. Logs each refusal of one among several, at first or always.
+    ///
+    /// # Errors
+    /// No document was accepted.
+    fn load(&mut self, now: SystemTime, logs_always: bool) -> Result<(), Unaccepted> {
+        let sources = &self.settings.sources;
+        let refresh = refresh(&mut self.live, sources, &self.loader, &self.refusals, now);
+        if refresh.is_accepted {
+            self.live.believe(&sources.trust);
+            self.live.forget(now, self.settings.retain);
+        }
+        self.log_refusals(&refresh, logs_always);
+        self.failure = Failure::of_sources(&refresh.refusals);
+        self.refusals = refresh.refusals;
+        self.prefer();
+        let Some(Failure { reason, .. }) = &self.failure else {
+            return Ok(());
+        };
+        let reason = reason.clone();
+        let is_news = self.live.refuse(reason.clone(), now);
+        match refresh.is_accepted {
+            true => Ok(()),
+            false => Err(Unaccepted { reason, is_news }),
+        }
     }
 
-    /// Records why a load failed; returns whether the reason is new.
-    fn fail(&mut self, error: &DaemonError, now: SystemTime) -> bool {
+    /// Has the documents of the set found first, if more match than are read.
+    fn prefer(&mut self) {
+        let sources = self.live.sources().iter();
+        self.watch.prefer(sources.map(|one| one.path.clone()));
+    }
+
+    /// Records why the set cannot be used.
+    fn fail(&mut self, error: &DaemonError, now: SystemTime) {
         self.failure = Some(Failure::of(error));
-        self.live.refuse(error.to_string(), now)
+        self.live.refuse(error.to_string(), now);
     }
 
     /// Restores the set from the state file, as far as it is still usable.

@@ -3,7 +3,7 @@
 //!
 //! The daemon opens the files, because tor restricts access to them, and copies their bytes into a
 //! pipe without parsing them. The answer is compact and is validated here. Each load runs in a new
-//! process, so no state persists from one load to the next.
+//! process, so no state persists from one load to the next; the daemon loads each document by itself.
 
 mod confine;
 mod serve;

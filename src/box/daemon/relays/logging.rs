@@ -2,9 +2,10 @@
 
 use super::super::relay_handle::{Update, seconds};
 use super::RelayService;
-use crate::observe::{DocumentSignatures, RelaySetReport, RelaySource};
+use crate::observe::{DocumentSignatures, RelaySetReport, RelaySource, SourceState};
 use crate::settings::WhenStale;
-use exitmark_relays::{Age, Signatures, Trust, utc};
+use exitmark_relays::{Age, Refresh, Signatures, SourceReport, Trust, utc};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 /// The interval of repeating the alarm for a missing or stale set.
@@ -27,16 +28,6 @@ impl RelayService {
     pub(super) fn report(&self, now: SystemTime, update: &Update) -> RelaySetReport {
         let (listed, departed) = self.live.counts();
         let (accepted, refused) = self.live.decisions();
-        let sources = self.live.sources().iter().map(|source| RelaySource {
-            path: source.path.display().to_string(),
-            valid_after: seconds(source.validity.valid_after),
-            fresh_until: seconds(source.validity.fresh_until),
-            valid_until: seconds(source.validity.valid_until),
-            signatures: source
-                .signatures
-                .and_then(|signatures| self.signed(signatures)),
-            ..RelaySource::default()
-        });
         RelaySetReport {
             endpoints: update.endpoints.len() as u64,
             listed: listed as u64,
@@ -45,13 +36,67 @@ impl RelayService {
             age: self.live.age(now).map(|age| age.name().to_owned()),
             is_passing: update.passes,
             is_missing: self.is_missing(),
-            sources: sources.collect(),
+            sources: self.sources(),
             accepted_at: self.live.accepted_at().map(seconds),
             accepted,
             refused,
             last_refusal: self.live.last_refusal().map(|one| one.reason.clone()),
             failure: self.failure.as_ref().map(|failure| failure.reason.clone()),
             unsaved: self.unsaved.clone(),
+        }
+    }
+
+    /// The accepted documents, then the sources of which none is.
+    fn sources(&self) -> Vec<RelaySource> {
+        let refusal = |path: &Path| {
+            let refusal = self.refusals.iter().find(|one| one.path == path);
+            refusal.map(ToString::to_string)
+        };
+        let of_accepted = |source: &SourceReport| {
+            let refusal = refusal(&source.path);
+            RelaySource {
+                path: source.path.display().to_string(),
+                state: match (self.live.is_in_force(source), &refusal) {
+                    (true, _) => SourceState::InForce,
+                    (false, None) => SourceState::Older,
+                    (false, Some(_)) => SourceState::Refused,
+                },
+                refusal,
+                valid_after: seconds(source.validity.valid_after),
+                fresh_until: seconds(source.validity.fresh_until),
+                valid_until: seconds(source.validity.valid_until),
+                signatures: source
+                    .signatures
+                    .and_then(|signatures| self.signed(signatures)),
+            }
+        };
+        let accepted = self.live.sources().iter();
+        let is_accepted = |path: &Path| accepted.clone().any(|one| one.path == path);
+        let refused = self.refusals.iter().filter(|one| !is_accepted(&one.path));
+        let refused = refused.map(|one| RelaySource {
+            path: one.path.display().to_string(),
+            state: SourceState::Refused,
+            refusal: Some(one.to_string()),
+            ..RelaySource::default()
+        });
+        accepted.clone().map(of_accepted).chain(refused).collect()
+    }
+
+    /// Warns of the refusals, of new ones or of all. The only refusal is logged by the caller, if
+    /// nothing was accepted.
+    pub(super) fn log_refusals(&self, refresh: &Refresh, of_all: bool) {
+        let before: Vec<_> = self.refusals.iter().map(ToString::to_string).collect();
+        let refusals = refresh.refusals.iter().map(ToString::to_string);
+        for refusal in refusals.filter(|one| of_all || !before.contains(one)) {
+            match refresh.is_accepted {
+                true => tracing::warn!(
+                    "a source of the relay set was refused, the others are used: {refusal}"
+                ),
+                false if refresh.refusals.len() > 1 => {
+                    tracing::warn!("a source of the relay set was refused: {refusal}");
+                }
+                false => {}
+            }
         }
     }
 

@@ -1,9 +1,51 @@
-//! The files of the relay set: their watch, and the user that they are read as.
+//! The files of the relay set: their watch, the user that they are read as, and why they cannot be
+//! used.
 
 use super::super::DaemonError;
-use exitmark_relays::{Confinement, FileWatcher};
+use exitmark_relays::{Confinement, FileWatcher, SourceRefusal};
 use nix::unistd::{Uid, User};
 use std::io;
+use std::time::Instant;
+
+/// Why the files' current content, or a part of it, is not in force.
+pub(super) struct Failure {
+    pub(super) reason: String,
+    pub(super) at: Instant,
+    /// Whether a retry may succeed although no file changes.
+    pub(super) may_pass: bool,
+}
+
+impl Failure {
+    pub(super) fn of(error: &DaemonError) -> Self {
+        Self {
+            reason: error.to_string(),
+            at: Instant::now(),
+            may_pass: false,
+        }
+    }
+
+    /// The first refusal, with the number of others.
+    pub(super) fn of_sources(refusals: &[SourceRefusal]) -> Option<Self> {
+        let (first, others) = refusals.split_first()?;
+        let reason = match others.len() {
+            0 => first.to_string(),
+            1 => format!("{first}; another one is refused: `exitmark status` lists it"),
+            count => format!("{first}; {count} others are refused: `exitmark status` lists them"),
+        };
+        Some(Self {
+            reason,
+            at: Instant::now(),
+            may_pass: refusals.iter().any(SourceRefusal::may_pass),
+        })
+    }
+}
+
+/// No document was accepted.
+pub(super) struct Unaccepted {
+    pub(super) reason: String,
+    /// The reason differs from that of the last time.
+    pub(super) is_news: bool,
+}
 
 /// Resets a new watch: only later changes count.
 pub(super) fn watch(made: io::Result<FileWatcher>) -> Result<FileWatcher, DaemonError> {

@@ -6,7 +6,6 @@ use caps::Capability;
 use exitmark_relays::{Age, CLOCK_SLACK, Validity, utc};
 use std::io;
 use std::path::Path;
-use std::time::SystemTime;
 
 /// More bytes than a box of four queues and three ports with the default rings locks.
 const ENOUGH_LOCKED: u64 = 1 << 30;
@@ -181,7 +180,7 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
     let path = file.path.display();
     match file.trouble {
         None => match file.validity {
-            Some(validity) => consensus(file, validity, facts.now),
+            Some(validity) => consensus(file, validity, facts),
             None => Finding::ok("relays", format!("{path} can be read"))
                 .because("`exitmark relays` shows its content"),
         },
@@ -209,9 +208,18 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
     }
 }
 
+impl Facts {
+    /// Whether there is a newer consensus that is not stale.
+    fn has_newer(&self, than: Validity) -> bool {
+        let others = self.files.iter().filter_map(|file| file.validity);
+        let mut newer = others.filter(|other| other.valid_after > than.valid_after);
+        newer.any(|other| other.age(self.now) != Age::Stale)
+    }
+}
+
 /// The age of a consensus by this machine's clock, which may be wrong.
-fn consensus(file: &RelayFile, validity: Validity, now: SystemTime) -> Finding {
-    let path = file.path.display();
+fn consensus(file: &RelayFile, validity: Validity, facts: &Facts) -> Finding {
+    let (path, now) = (file.path.display(), facts.now);
     let clock = utc(now);
     let until = utc(validity.valid_until);
     let why = "check the clock (`timedatectl`), and tor's log for why it fetches no consensus";
@@ -245,6 +253,13 @@ fn consensus(file: &RelayFile, validity: Validity, now: SystemTime) -> Finding {
             format!("{path} was valid until {until} UTC, the clock is at {clock} UTC"),
         )
         .because(why),
+        Age::Stale if facts.has_newer(validity) => Finding::warning(
+            "relays",
+            format!("{path} is stale: it was valid until {until} UTC, the clock is at {clock} UTC"),
+        )
+        .because(format!(
+            "it is refused, and a newer one decides; {why}, or remove the file"
+        )),
         Age::Stale => Finding::fault(
             "relays",
             format!("{path} is stale: it was valid until {until} UTC, the clock is at {clock} UTC"),

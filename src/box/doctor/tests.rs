@@ -217,6 +217,15 @@ fn each_fault_is_found_alone_with_its_command() {
     finds("fault relays: is stale", |f| {
         f.now = at("2026-12-24 02:00:00")
     });
+    finds("warning relays: cached-consensus is stale", |f| {
+        let newer = CONSENSUS.replace("2026-11-2", "2026-12-2");
+        f.files.push(RelayFile {
+            path: "/var/lib/tor-instances/a/cached-consensus".into(),
+            trouble: None,
+            validity: Validity::of_beginning(&newer),
+        });
+        f.now = at("2026-12-28 22:30:00");
+    });
     for (name, capability) in [
         ("CAP_NET_ADMIN", Capability::CAP_NET_ADMIN),
         ("CAP_BPF", Capability::CAP_BPF),

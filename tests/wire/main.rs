@@ -26,6 +26,7 @@ mod endurance;
 mod frames;
 mod guarded;
 mod incoming;
+mod instances;
 #[cfg(target_arch = "x86_64")]
 mod killed;
 mod leaks;

@@ -253,7 +253,11 @@ const REFUSALS: &[(&str, &[super::Refusal])] = &[
             ),
             (
                 "cgroups = [\"/system.slice/../tor.service\"]",
-                &["tor.cgroups", "`..`", "/system.slice/tor@default.service"],
+                &[
+                    "tor.cgroups",
+                    "`..`",
+                    "/system-tor.slice/tor@default.service",
+                ],
             ),
             ("cgroups = [\"\"]", &["tor.cgroups = \"\"", "absolute"]),
             (

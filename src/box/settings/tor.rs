@@ -194,7 +194,8 @@ fn cgroups(texts: &[String]) -> Result<Vec<PathBuf>, SettingsError> {
             )
         } else if !path.is_absolute() || has_parent || text.contains('\0') {
             "is not an absolute path below the mount of cgroup2 without `..`, such as \
-             \"/system.slice/tor@default.service\" (the text behind `0::` in /proc/PID/cgroup)"
+             \"/system.slice/system-tor.slice/tor@default.service\" (the text behind `0::` in \
+             /proc/PID/cgroup)"
                 .to_owned()
         } else {
             // Without `.` and repeated slashes.

@@ -440,7 +440,7 @@ fn refusals(set: &RelaySetReport) -> Vec<String> {
 fn aged(set: &RelaySetReport, decides: bool, is_orphaned: bool) -> Option<(bool, String)> {
     if set.is_missing {
         let text = match decides {
-            true => "there is no relay set: everything leaves by the uplink, unmarked",
+            true => "there is no relay set: nothing is marked or steered",
             false => "there is no relay set: the host's own ORPorts are not known as listeners",
         };
         let reason = set.failure.as_deref().unwrap_or("not read yet");

@@ -257,7 +257,7 @@ impl Text<'_> {
             line += "; no document is in force yet";
         }
         if set.is_passing {
-            line += ", so everything is forwarded unmarked";
+            line += ", so nothing is marked or steered";
         }
         item(f, "relay set", &line)?;
         if let Some(at) = set.accepted_at {

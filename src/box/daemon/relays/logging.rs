@@ -143,7 +143,7 @@ impl RelayService {
             None if self.is_missing() => {
                 let reason = self.failure.as_ref().map(|failure| failure.reason.as_str());
                 Some(format!(
-                    "there is no relay set: everything leaves by the uplink, unmarked, until a \
+                    "there is no relay set: nothing is marked or steered until a \
                      document is accepted; loading is retried: {}",
                     reason.unwrap_or_default()
                 ))

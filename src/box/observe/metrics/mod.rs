@@ -347,7 +347,7 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.gauge(
         "relay_set_passing",
-        "1 if everything is forwarded unmarked because the relay set is stale or missing, else 0",
+        "1 if nothing is marked or steered because the relay set is stale or missing, else 0",
         single(set.is_passing.into()),
     )?;
     out.timestamp(

@@ -28,9 +28,10 @@ box/settings:
 box/observe:
 box/control: observe
 box/audit: observe
-box/daemon: control observe settings audit
-box/explain: settings
-box/doctor: settings
+box/machine: settings
+box/daemon: control machine observe settings audit
+box/explain: machine settings
+box/doctor: machine settings
 box/cli: control daemon doctor explain observe settings
 monitor/cell:
 monitor/row: cell

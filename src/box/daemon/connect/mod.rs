@@ -4,9 +4,7 @@
 //! publish the policy, and only then attach, replacing what another process left attached. Stop:
 //! the programs stay attached unless `pin.on_stop` is `detach`.
 
-mod machine;
 mod report;
-mod users;
 
 use super::in_force::{Engine, InForce};
 use super::requests::Request;
@@ -16,20 +14,19 @@ use super::{
 };
 use crate::control::Server;
 use crate::daemon::record::Record;
+use crate::machine::{self, Machine, Users};
 use crate::settings::{Settings, TorHost};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use exitmark_datapath::{Cgroup, Connect, ConnectLinks, Connections, Pins, cgroup_mount};
+use exitmark_datapath::{Cgroup, Connect, ConnectLinks, Connections, Pins};
 use exitmark_nic::LinkWatch;
 use exitmark_policy::{Rules, Snapshot};
 use exitmark_service::process::Service;
-use machine::Machine;
 use report::Trouble;
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
-use users::Users;
 
 /// How often the users, the pins, the links and the counters are checked.
 const LOOK: Duration = Duration::from_secs(1);
@@ -58,7 +55,7 @@ impl Engine for Sockets {
         users.look();
         self.connect.set_users(users.ids())?;
         self.users = users;
-        self.machine.follow(tor)
+        Ok(self.machine.follow(tor)?)
     }
 
     fn publish(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DaemonError> {
@@ -109,16 +106,8 @@ pub(super) fn run(
 }
 
 fn cgroups(tor: &TorHost) -> Result<Vec<Cgroup>, DaemonError> {
-    let mount = cgroup_mount()?;
-    if tor.cgroups.is_empty() {
-        return Ok(vec![Cgroup::open(&mount)?]);
-    }
-    let below = |path: &std::path::PathBuf| mount.join(path.strip_prefix("/").unwrap_or(path));
-    let opened: Result<_, _> = tor
-        .cgroups
-        .iter()
-        .map(|path| Cgroup::open(&below(path)))
-        .collect();
+    let paths = machine::cgroups(tor)?;
+    let opened: Result<_, _> = paths.iter().map(|path| Cgroup::open(path)).collect();
     Ok(opened?)
 }
 

@@ -159,7 +159,7 @@ impl TorHostDaemon {
         }
         let interface = settings.tor.as_ref().and_then(|tor| tor.interface.as_ref());
         if let Some(name) = interface
-            && !self.sockets.machine.has_interface()
+            && self.sockets.machine.interface().is_none()
         {
             let text = format!(
                 "steer.interface \"{name}\" does not exist, so relay connections leave by any NIC: \

@@ -1,13 +1,18 @@
-//! What the rules of engine connect depend on besides the configuration: the addresses and the NICs
-//! of this machine.
+//! What engine connect depends on besides the configuration: the addresses and NICs of this machine,
+//! its users, and its cgroups.
 
-use super::super::DaemonError;
+mod users;
+
 use crate::settings::{Settings, TorHost};
-use exitmark_nic::{LocalNic, index_of};
+use exitmark_datapath::{ConnectError, cgroup_mount};
+use exitmark_nic::{LocalNic, NicError, index_of};
 use exitmark_policy::Rules;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
+
+pub(crate) use users::Users;
 
 /// Connections to these never leave the machine or its links: "this host" and loopback (RFC 6890,
 /// RFC 4291), link-local (RFC 3927, RFC 4291).
@@ -22,7 +27,7 @@ const NEAR: [&str; 6] = [
 
 /// The addresses of this machine, and the NIC for relay connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     own: BTreeSet<IpAddr>,
     /// The index of the NIC `steer.interface`, if it exists.
     interface: Option<u32>,
@@ -33,7 +38,7 @@ impl Machine {
     ///
     /// # Errors
     /// Netlink does not answer.
-    pub(super) fn follow(&mut self, tor: &TorHost) -> Result<(), DaemonError> {
+    pub(crate) fn follow(&mut self, tor: &TorHost) -> Result<(), NicError> {
         let nics = LocalNic::all()?;
         let called = |name: &String| nics.iter().find(|nic| nic.is_called(name));
         let interface = match tor.interface.as_ref().and_then(called) {
@@ -49,22 +54,44 @@ impl Machine {
     }
 
     /// Whether this is an address of this machine.
-    pub(super) fn has(&self, address: IpAddr) -> bool {
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.own.contains(&address)
     }
 
-    /// Whether the NIC `steer.interface` exists.
-    pub(super) const fn has_interface(&self) -> bool {
-        self.interface.is_some()
+    /// Whether connections to this address stay on the machine or its links, because of the kind of
+    /// address: loopback, link-local or unspecified.
+    pub(crate) fn is_near(address: IpAddr) -> bool {
+        near().any(|net| net.contains(&address))
+    }
+
+    /// The index of the NIC `steer.interface`, if it exists.
+    pub(crate) const fn interface(&self) -> Option<u32> {
+        self.interface
     }
 
     /// The rules of the settings on this machine: nothing is done to connections to itself.
-    pub(super) fn rules(&self, settings: &Settings) -> Rules {
-        let near = NEAR.iter().filter_map(|net| net.parse::<IpNet>().ok());
+    pub(crate) fn rules(&self, settings: &Settings) -> Rules {
         let own = self.own.iter().copied().map(IpNet::from);
         let mut rules = (*settings.rules).clone();
-        rules.exempt = rules.exempt.with(near.chain(own));
+        rules.exempt = rules.exempt.with(near().chain(own));
         rules.sockets.interface = self.interface.unwrap_or(0);
         rules
     }
+}
+
+fn near() -> impl Iterator<Item = IpNet> {
+    NEAR.iter().filter_map(|net| net.parse().ok())
+}
+
+/// The cgroups whose connections are judged: those of `tor.cgroups`, or the root.
+///
+/// # Errors
+/// No cgroup2 file system is mounted.
+pub(crate) fn cgroups(tor: &TorHost) -> Result<Vec<PathBuf>, ConnectError> {
+    let mount = cgroup_mount()?;
+    if tor.cgroups.is_empty() {
+        return Ok(vec![mount]);
+    }
+    let below = |path: &PathBuf| mount.join(path.strip_prefix("/").unwrap_or(path));
+    Ok(tor.cgroups.iter().map(below).collect())
 }

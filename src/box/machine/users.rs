@@ -11,7 +11,7 @@ use std::path::Path;
 const PASSWD: &str = "/etc/passwd";
 
 /// The users of tor.
-pub(super) struct Users {
+pub(crate) struct Users {
     patterns: Vec<UserPattern>,
     ids: BTreeSet<u32>,
     /// The names and globs that match no user.
@@ -21,7 +21,7 @@ pub(super) struct Users {
 }
 
 impl Users {
-    pub(super) fn new(patterns: &[UserPattern]) -> Self {
+    pub(crate) fn new(patterns: &[UserPattern]) -> Self {
         Self {
             patterns: patterns.to_vec(),
             ids: BTreeSet::new(),
@@ -31,23 +31,23 @@ impl Users {
     }
 
     /// The user IDs of the last look.
-    pub(super) const fn ids(&self) -> &BTreeSet<u32> {
+    pub(crate) const fn ids(&self) -> &BTreeSet<u32> {
         &self.ids
     }
 
     /// The entries of `tor.users` that matched no user at the last look.
-    pub(super) fn unmatched(&self) -> &[String] {
+    pub(crate) fn unmatched(&self) -> &[String] {
         &self.unmatched
     }
 
     /// Makes the next look read the users even if the file of local users is the same: NSS may
     /// have others.
-    pub(super) fn look_again(&mut self) {
+    pub(crate) fn look_again(&mut self) {
         self.read = None;
     }
 
     /// Reads the users if they may have changed; returns whether the IDs have.
-    pub(super) fn look(&mut self) -> bool {
+    pub(crate) fn look(&mut self) -> bool {
         let now = fs::metadata(PASSWD)
             .ok()
             .map(|data| (data.dev(), data.ino(), data.mtime(), data.mtime_nsec()));

@@ -1,15 +1,18 @@
-//! Tier: any machine. `exitmark explain` on captures of all kinds.
+//! Tier: any machine. `exitmark explain` on captures of all kinds, and on destinations.
 
 #![allow(
     clippy::unwrap_used,
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
+use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
 use exitmark_lab::frames::tcp;
+use exitmark_relays::Flavor;
 use pcap_file::pcap::PcapReader;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
 
 const CONFIGURATION: &str = "\
 [ports]
@@ -265,4 +268,183 @@ fn explains_readable_frames_before_reporting_a_fault() {
     assert_eq!((code, story), (Some(1), whole));
     let expected = "1 packets are of link type 220, not Ethernet";
     assert!(error.contains(expected), "{error}");
+}
+
+/// A Tor host. Its steering names what this machine does not have.
+const TOR_HOST: &str = "\
+engine = \"connect\"
+[tor]
+users = [\"debian-tor\"]
+[host]
+resolvers = [\"198.51.100.53\"]
+exempt = [\"198.18.9.0/24\"]
+[steer]
+source = [\"203.0.113.10\"]
+fwmark = 0x77
+interface = \"no-such-nic0\"
+[relays]
+extra = [\"198.18.0.1:9001\", \"[2001:db8:18::1]:9001\"]
+";
+
+const WEB: &str = "198.51.100.7:443";
+const RELAY: &str = "198.18.0.1:9001";
+const RELAY_V6: &str = "[2001:db8:18::1]:9001";
+
+/// Runs the program on these destinations: exit status, output and errors.
+fn connect(text: &str, directory: &Path, destinations: &[&str]) -> (i32, String, String) {
+    let configuration = directory.join("exitmark.toml");
+    fs::write(&configuration, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_exitmark"));
+    command.args(["explain", "--config"]).arg(configuration);
+    for destination in destinations {
+        command.args(["--connect", destination]);
+    }
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let code = output.status.code().unwrap();
+    (code, text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn explains_connections_by_class_rule_and_socket_options() {
+    let directory = tempfile::tempdir().unwrap();
+    let destinations = [
+        WEB,
+        "[2001:db8:51::7]:443",
+        "[::ffff:198.51.100.7]:443",
+        RELAY,
+        "[::ffff:198.18.0.1]:9001",
+        RELAY_V6,
+        "198.51.100.53:53",
+        "198.51.100.53:443",
+        "198.18.9.1:9001",
+        "127.0.0.1:9051",
+        "[fe80::1]:80",
+    ];
+    let expected = "\
+198.51.100.7:443           exit      to no relay → DSCP af11 (10)
+[2001:db8:51::7]:443       exit      to no relay → DSCP af11 (10)
+[::ffff:198.51.100.7]:443  exit      to no relay → DSCP af11 (10)
+198.18.0.1:9001            relay     to a listed relay's address and port → source 203.0.113.10 \
+(refused: it is not an address of this machine), fwmark 0x77, NIC no-such-nic0 (not set: it does \
+not exist)
+[::ffff:198.18.0.1]:9001   relay     to a listed relay's address and port → source 203.0.113.10 \
+(refused: it is not an address of this machine), fwmark 0x77, NIC no-such-nic0 (not set: it does \
+not exist)
+[2001:db8:18::1]:9001      relay     to a listed relay's address and port → fwmark 0x77, NIC \
+no-such-nic0 (not set: it does not exist)
+198.51.100.53:53           resolver  to a configured resolver → unchanged
+198.51.100.53:443          exit      to no relay → DSCP af11 (10)
+198.18.9.1:9001            exempt    to an exempt prefix → unchanged
+127.0.0.1:9051             exempt    to a loopback or link-local address → unchanged
+[fe80::1]:80               exempt    to a loopback or link-local address → unchanged
+";
+    let explained = connect(TOR_HOST, directory.path(), &destinations);
+    assert_eq!(explained, (0, expected.to_owned(), String::new()));
+}
+
+#[test]
+fn explains_why_the_socket_of_a_connection_is_unchanged() {
+    let directory = tempfile::tempdir().unwrap();
+    let audit = TOR_HOST.replace("[tor]", "mode = \"audit\"\n[tor]");
+    let steering = "fwmark = 0x77\ninterface = \"no-such-nic0\"\n";
+    let lone_source = TOR_HOST.replace(steering, "");
+    let lone_v6 = lone_source.replace("203.0.113.10", "2001:db8:3::10");
+    let unsteered = lone_source.replace("source", "#source");
+    for (text, destination, reason) in [
+        (&audit, WEB, "mode = \"audit\""),
+        (&audit, RELAY, "mode = \"audit\""),
+        (&lone_source, RELAY_V6, "steer.source has no IPv6 address"),
+        (&lone_v6, RELAY, "steer.source has no IPv4 address"),
+        (
+            &unsteered,
+            RELAY,
+            "[steer] names no source, fwmark or interface",
+        ),
+    ] {
+        let (code, story, error) = connect(text, directory.path(), &[destination]);
+        assert_eq!((code, &*error), (0, ""), "{reason}");
+        let end = format!(" → unchanged: {reason}\n");
+        assert!(story.ends_with(&end), "no `{end}` in: {story}");
+    }
+}
+
+/// As the engine, which leaves all sockets alone then.
+#[test]
+fn explains_connections_without_a_relay_set_and_with_a_stale_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = TOR_HOST.replace(
+        "[relays]\n",
+        "[relays]\nconsensus = [\"consensus\"]\nverify = false\n",
+    );
+    let both = [WEB, "198.18.7.7:9001"];
+    let (code, story, error) = connect(&text, directory.path(), &both);
+    let expected = "\
+198.51.100.7:443  exit      to no relay → unchanged: there is no relay set
+198.18.7.7:9001   exit      to no relay → unchanged: there is no relay set
+";
+    assert_eq!((code, &*story), (1, expected));
+    assert!(error.contains("consensus: "), "{error}");
+
+    // Valid until 21 or 25 hours ago; a set is stale after a day.
+    for (ago, when_stale, is_left_alone) in
+        [(24, "pass", false), (28, "pass", true), (28, "keep", false)]
+    {
+        let begin = SystemTime::now() - Duration::from_secs(ago * 3600);
+        let builder = ConsensusBuilder {
+            relays: 4,
+            listed: vec!["198.18.7.7:9001".parse().unwrap()],
+            ..ConsensusBuilder::full_size(Flavor::Microdesc, hours_from(begin, [0, 1, 3]))
+        };
+        fs::write(directory.path().join("consensus"), builder.write()).unwrap();
+        let text = text.replace("extra", &format!("when_stale = \"{when_stale}\"\nextra"));
+        let (code, story, _) = connect(&text, directory.path(), &both);
+        assert_eq!(code, 0);
+        let lines: Vec<_> = story.lines().collect();
+        assert!(lines[1].contains("relay     to a listed relay"), "{story}");
+        for (line, set) in lines.iter().zip(["DSCP af11 (10)", "source 203.0.113.10"]) {
+            let reason = "unchanged: the relay set is stale, and relays.when_stale = \"pass\"";
+            assert_eq!(line.ends_with(reason), is_left_alone, "{ago}: {story}");
+            assert_eq!(line.contains(set), !is_left_alone, "{ago}: {story}");
+        }
+    }
+}
+
+#[test]
+fn refuses_frames_of_a_tor_host_and_connections_of_a_box() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = explain_by(TOR_HOST, directory.path(), &["00"]);
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("connections and no frames"), "{error}");
+    assert!(error.contains("--connect"), "{error}");
+
+    let (code, story, error) = connect(CONFIGURATION, directory.path(), &[WEB]);
+    assert_eq!((code, &*story), (2, ""));
+    let reason = "engine = \"auto\" judges frames and no connections";
+    assert!(error.contains(reason), "{error}");
+    assert!(!error.contains("198.51"), "{error}");
+
+    let many = vec![WEB; 65];
+    let (code, story, error) = connect(TOR_HOST, directory.path(), &many);
+    assert_eq!((code, &*story), (2, ""));
+    assert!(error.contains("65 destinations, more than 64"), "{error}");
+    assert_eq!(connect(TOR_HOST, directory.path(), &many[1..]).0, 0);
+
+    for wrong in ["198.51.100.7", "2001:db8::1:443", "example.org:443"] {
+        let (code, _, error) = connect(TOR_HOST, directory.path(), &[wrong]);
+        assert_eq!(code, 2, "{wrong}");
+        assert!(error.contains("give an address and a port"), "{error}");
+    }
+    // Neither, and both.
+    assert_eq!(connect(TOR_HOST, directory.path(), &[]).0, 2);
+    for option in [&["00"][..], &["--port", "host"], &["--write", "out.pcap"]] {
+        let arguments = [&["--connect", WEB], option].concat();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_exitmark"));
+        command.args(["explain", "--config", "exitmark.toml"]);
+        let output = command.args(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{option:?}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains("cannot be used with"), "{error}");
+    }
 }

@@ -6,7 +6,7 @@
 //! - [`observe`] formats the reports of a running box, [`control`] serves them on a socket;
 //! - [`audit`] audits samples of forwarded frames against the policy, and captures frames;
 //! - `doctor` checks the machine, and names remedies;
-//! - `explain` runs the data path over captured frames;
+//! - `explain` runs the data path over captured frames, and the rule over destinations;
 //! - `machine` reads what engine connect depends on besides the configuration.
 
 #![forbid(unsafe_code)]

@@ -29,6 +29,15 @@ impl ConnectionVerdict {
     pub const fn class(&self) -> Class {
         self.rule.class()
     }
+
+    /// A description of [`ConnectionVerdict::rule`], for explanations.
+    pub const fn describe(&self) -> &'static str {
+        match self.rule {
+            // Its source address does not matter here.
+            Rule::ExitProtocol => "to no relay",
+            rule => rule.describe(),
+        }
+    }
 }
 
 /// The verdict on a TCP connection of tor to `destination`. An IPv4-mapped IPv6 address (RFC 4291,

@@ -1,15 +1,17 @@
 //! Reports what the data path would do to captured frames, using the forwarder that handles live
-//! ones.
+//! ones, and what engine connect would do to connections, using the reference of its programs.
 //!
-//! Shows offsets and changed bytes, never an address.
+//! Of frames it shows offsets and changed bytes, never an address.
+
+mod connections;
 
 use crate::settings::{Engine, Ports, Settings};
 use exitmark_datapath::{Forwarder, IncomingLink, Links, Outcome, Role};
-use exitmark_nic::{NextHop, Nic};
+use exitmark_nic::{NextHop, Nic, NicError};
 use exitmark_pcap::{Link, ReadError, Reader};
 use exitmark_policy::packet::{self, Dscp, MacAddr};
 use exitmark_policy::{Egress, Snapshot, Verdict};
-use exitmark_relays::LoadError;
+use exitmark_relays::{LoadError, Loaded};
 use pcap_file::pcap::{PcapHeader, PcapWriter, RawPcapPacket};
 use pcap_file::{DataLink, PcapError, TsResolution};
 use std::fmt;
@@ -19,12 +21,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use connections::{MAX_CONNECTIONS, explain_connections};
+
 /// The longest frame that a written capture may hold, in bytes.
 const SNAPLEN: u32 = 262_144;
 /// Stands in for the MAC address of a NIC that this machine does not have.
 const UNKNOWN_MAC: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 0]);
 
-/// Why frames cannot be explained.
+/// Why frames or connections cannot be explained.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExplainError {
     /// Neither a file nor hexadecimal digits. The input is not repeated: it may hold addresses.
@@ -35,9 +39,19 @@ pub(crate) enum ExplainError {
     Input(usize),
     /// The configuration is of a Tor host.
     #[error(
-        "engine = \"connect\" judges connections and no frames; name the configuration of a box"
+        "engine = \"connect\" judges connections and no frames; name the configuration of a box, or \
+         give a destination with --connect"
     )]
     Engine,
+    /// The configuration is of a box with this engine.
+    #[error(
+        "engine = \"{0}\" judges frames and no connections; name the configuration of a Tor host, \
+         with engine = \"connect\", or give a frame or a capture"
+    )]
+    Frames(&'static str),
+    /// The addresses and NICs of this machine cannot be read.
+    #[error(transparent)]
+    Machine(#[from] NicError),
     /// The capture cannot be read, or not to its end.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -105,8 +119,7 @@ pub(crate) fn explain(
         None if Path::new(input).exists() => read_capture(Path::new(input))?,
         None => return Err(ExplainError::Input(input.chars().count())),
     };
-    let sources = &settings.relays.sources;
-    let relays = exitmark_relays::load_newest(sources)?.with(&sources.extra)?;
+    let relays = load(settings)?.with(&settings.relays.sources.extra)?;
     let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), relays);
     let mut forwarder = Forwarder::new(Arc::new(snapshot), Arc::new(links(settings, incoming_mac)));
     let frames = frames
@@ -126,6 +139,11 @@ pub(crate) fn explain(
         })
         .collect();
     Ok(Explained { frames, fault })
+}
+
+/// Loads the documents of the configuration, without those that a running box remembers.
+fn load(settings: &Settings) -> Result<Loaded, LoadError> {
+    exitmark_relays::load_newest(&settings.relays.sources)
 }
 
 fn links(settings: &Settings, incoming_mac: Option<MacAddr>) -> Links {

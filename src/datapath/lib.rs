@@ -25,7 +25,7 @@ use std::fmt;
 pub use cells::Cells;
 pub use connect::{
     Cgroup, Connect, ConnectError, ConnectLinks, Connections, MAX_USERS, cgroup_mount,
-    detach_connect, is_connect_attached,
+    connect_cgroups, detach_connect, is_connect_attached,
 };
 pub use counters::{Counter, Counters, DropReason, Tally};
 pub use forward::{Forwarder, Outbox, Outcome};

@@ -12,6 +12,7 @@ mod next_hop;
 mod offloads;
 mod queues;
 mod relatives;
+mod route;
 
 use exitmark_policy::packet::MacAddr;
 use futures_util::stream::TryStreamExt;
@@ -36,6 +37,7 @@ pub use next_hop::{NextHop, NextHopError, NextHopMonitor, NextHopState};
 pub use offloads::{Offload, OffloadState, Offloads};
 pub use queues::{common_queues, possible_cpus};
 pub use relatives::{Overview, Relative, Relatives, is_link_local};
+pub use route::{Route, RouteQuery, filters_strictly};
 
 /// Ethernet's standard MTU, for which every driver receives a frame into one buffer.
 const STANDARD_MTU: u32 = 1500;

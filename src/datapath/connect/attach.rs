@@ -206,6 +206,21 @@ pub fn is_connect_attached(pins: &Pins) -> Result<bool, PinError> {
     Ok(false)
 }
 
+/// The number of cgroups to which links pinned in this directory attach programs, as far as this user
+/// may read it. Changes nothing and takes no lock.
+pub fn connect_cgroups(directory: &Path) -> usize {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_attached = |entry: &fs::DirEntry| {
+        entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(PREFIXES[0].as_bytes())
+            && sys::open_pinned(&entry.path())
+                .is_ok_and(|link| cgroup_of(link.as_fd()).is_some_and(|id| id != 0))
+    };
+    entries.filter(is_attached).count()
+}
+
 /// Detaches the programs of engine connect and removes the links' pins.
 ///
 /// # Errors

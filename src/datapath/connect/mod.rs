@@ -21,7 +21,9 @@ use std::io::{self, Read};
 use std::mem::{MaybeUninit, offset_of};
 use std::path::{Path, PathBuf};
 
-pub use attach::{Cgroup, ConnectLinks, cgroup_mount, detach_connect, is_connect_attached};
+pub use attach::{
+    Cgroup, ConnectLinks, cgroup_mount, connect_cgroups, detach_connect, is_connect_attached,
+};
 
 mod contract {
     #![allow(
@@ -191,15 +193,35 @@ impl Connect {
         Self::load_with(by_user, None)
     }
 
-    /// Loads with the iterators if the kernel takes them; otherwise without.
+    /// Loads the programs and unloads them, without attaching or pinning. Returns the error of the
+    /// iterators, which are optional.
+    ///
+    /// # Errors
+    /// As [`Connect::load`].
+    pub fn try_to_load() -> Result<Option<ConnectError>, ConnectError> {
+        let (_, without_earlier) = Self::load_most(true, None)?;
+        Ok(without_earlier)
+    }
+
     fn load_with(by_user: bool, counters: Option<&Path>) -> Result<Self, ConnectError> {
-        Self::load_as(by_user, counters, true).or_else(|error| {
-            let connect = Self::load_as(by_user, counters, false)?;
+        let (connect, without_earlier) = Self::load_most(by_user, counters)?;
+        if let Some(error) = without_earlier {
             tracing::warn!(
                 "connections that are open already are neither counted nor marked: {error}"
             );
-            Ok(connect)
-        })
+        }
+        Ok(connect)
+    }
+
+    /// Loads with the iterators if the kernel takes them; otherwise without, and returns the error.
+    fn load_most(
+        by_user: bool,
+        counters: Option<&Path>,
+    ) -> Result<(Self, Option<ConnectError>), ConnectError> {
+        match Self::load_as(by_user, counters, true) {
+            Ok(connect) => Ok((connect, None)),
+            Err(error) => Ok((Self::load_as(by_user, counters, false)?, Some(error))),
+        }
     }
 
     fn load_as(

@@ -5,8 +5,10 @@ use crate::rig::{
     HOST_V4, Host, MARK, RELAY, RELAY_SOURCE_V4, WEB, WEB_V6, class, ip, needs_root, plain,
     wait_until,
 };
+use caps::CapSet;
+use exitmark_datapath::{Cgroup, Connect, Pins};
 use nix::sys::signal::Signal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const SOURCE: &str = "source = [\"203.0.113.10\"]";
 
@@ -202,4 +204,28 @@ fn a_cgroup_names_connections_of_any_user_and_may_come_and_go() {
     cgroup.take(client.pid());
     assert_eq!(client.open(WEB).0, MARK);
     running.stop_well().unwrap();
+}
+
+/// The kernel asks for capabilities when it loads the programs, not when it attaches them.
+#[test]
+fn loaded_programs_are_attached_without_a_capability() {
+    needs_root!();
+    let host = Host::new();
+    let cgroup = TestCgroup::new("capabilities");
+    let path = cgroup.0.clone();
+    let attached = host.host.spawn("attaching", move || {
+        let connect = Connect::load(false).unwrap();
+        let pins = Pins::open(Path::new("/sys/fs/bpf/exitmark")).unwrap();
+        caps::clear(None, CapSet::Effective).unwrap();
+        let attached = connect.attach(&pins, &[Cgroup::open(&path).unwrap()]);
+        let is_attached = attached.map(|(links, _)| links.are_attached());
+        (is_attached, Connect::load(false).map(drop))
+    });
+    let (is_attached, loaded_again) = attached.unwrap().join().unwrap();
+    assert!(is_attached.unwrap());
+    let error = loaded_again.unwrap_err().to_string();
+    assert!(
+        error.contains("CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"),
+        "{error}"
+    );
 }

@@ -16,6 +16,7 @@
 
 mod changes;
 mod client;
+mod commands;
 mod differential;
 mod life;
 mod marks;

@@ -10,15 +10,16 @@ use exitmark_service::process;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Check that the machine meets the box's requirements, and print repair commands where one command
-/// is enough
+/// Check that the machine meets the requirements, and print repair commands where one command is
+/// enough
 ///
-/// Changes nothing and sends nothing. With CAP_BPF it loads the XDP programs as a test;
-/// RUST_LOG=debug prints the log of the kernel's verifier. The exit status is 1 if there is a
-/// fault. Without arguments it checks every NIC.
+/// Changes nothing and sends nothing. With CAP_BPF it loads the programs of the engine as a test;
+/// RUST_LOG=debug prints the log of the kernel's verifier. With a configuration of engine connect it
+/// checks users, cgroups and the routes of relay connections, and no NIC. The exit status is 1 if
+/// there is a fault. Without arguments it checks every NIC.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Check the NICs and files that this configuration names
+    /// Check what this configuration names: NICs, files, users
     #[arg(long, value_name = "FILE", conflicts_with = "ports")]
     config: Option<PathBuf>,
     /// Check this NIC in this role (host, uplink or incoming); can be repeated

@@ -1,10 +1,13 @@
 //! Reads the state of the machine from files and netlink, and loads the programs as a test. Changes
 //! nothing and sends no packet.
 
+use super::tor_facts::{TorFacts, TorScope};
 use crate::settings::{Engine, Frags, Pin, Settings, ZeroCopy};
 use caps::{CapSet, Capability};
 use exitmark_bpf::kernel_release;
-use exitmark_datapath::{Kernel, KernelError, Pins, Role, XdpState, kernel_version, xdp_state};
+use exitmark_datapath::{
+    Connect, Kernel, Pins, Role, XdpState, connect_cgroups, kernel_version, xdp_state,
+};
 use exitmark_nic::{NextHop, Nic, possible_cpus};
 use exitmark_policy::packet::MacAddr;
 use exitmark_relays::{LoadError, Validity};
@@ -46,6 +49,8 @@ pub(crate) struct CheckScope {
     pub(crate) forbids_frags: bool,
     /// The configured engine; `Auto` without a configuration.
     pub(crate) engine: Engine,
+    /// The settings of engine connect.
+    pub(crate) tor: Option<TorScope>,
 }
 
 impl CheckScope {
@@ -92,6 +97,7 @@ impl CheckScope {
             needs_zero_copy: settings.datapath.zero_copy == ZeroCopy::Require,
             forbids_frags: settings.datapath.frags == Frags::Off,
             engine: settings.engine,
+            tor: TorScope::by(settings),
         }
     }
 
@@ -127,7 +133,8 @@ pub(crate) struct RelayFile {
 pub(crate) enum Trial {
     /// Not tried: CAP_BPF is missing.
     NotTried,
-    /// The programs load; an error says why frames that NICs drop cannot be counted.
+    /// The programs load; an error says why those that are optional do not: the ones that count
+    /// frames dropped by NICs, or of engine connect the iterators over open connections.
     Loads(Result<(), String>),
     Refused(String),
 }
@@ -151,6 +158,8 @@ pub(crate) struct Facts {
     pub(crate) hides_pins: bool,
     /// The attached programs of the pins: role, interface index, program ID.
     pub(crate) attached: Vec<(Role, u32, u32)>,
+    /// The number of cgroups to which programs of the pins are attached.
+    pub(crate) attached_cgroups: usize,
     /// The needed capabilities that this process does not have.
     pub(crate) missing: Vec<Capability>,
     /// RLIMIT_MEMLOCK in bytes; `None` if unlimited.
@@ -167,6 +176,8 @@ pub(crate) struct Facts {
     pub(crate) cpus: u32,
     /// The running box's warning that the host runs a recursive resolver, if any.
     pub(crate) own_resolver: Option<String>,
+    /// The state of a Tor host; `None` for a box.
+    pub(crate) tor: Option<TorFacts>,
 }
 
 impl Facts {
@@ -214,12 +225,16 @@ impl Facts {
         Self {
             kernel: kernel_version(),
             release: kernel_release(),
-            trial: try_to_load(has.contains(&Capability::CAP_BPF)),
+            trial: match has.contains(&Capability::CAP_BPF) {
+                true => try_to_load(scope.engine),
+                false => Trial::NotTried,
+            },
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             has_bpf_fs: Pins::can_be_in(pins),
             is_pinned: pins.is_dir(),
             hides_pins: !nix::unistd::Uid::effective().is_root() && attached.is_empty(),
             attached,
+            attached_cgroups: connect_cgroups(pins),
             missing: CAPABILITIES
                 .into_iter()
                 .filter(|one| !has.contains(one))
@@ -237,25 +252,29 @@ impl Facts {
             next_hop_mac,
             cpus,
             own_resolver: None,
+            tor: scope.tor.as_ref().map(TorScope::look),
             scope,
         }
     }
 }
 
-/// Loads the programs and unloads them, which takes half a second on a slow machine.
-fn try_to_load(may: bool) -> Trial {
-    if !may {
-        return Trial::NotTried;
+/// Loads the programs of the engine and unloads them, which takes half a second on a slow machine.
+fn try_to_load(engine: Engine) -> Trial {
+    fn trial<E: std::error::Error>(tried: Result<Option<E>, E>) -> Trial {
+        match tried {
+            Ok(without) => Trial::Loads(without.map_or(Ok(()), |error| Err(cause(&error)))),
+            Err(error) => Trial::Refused(cause(&error)),
+        }
     }
-    match Kernel::try_to_load() {
-        Ok(uncounted) => Trial::Loads(uncounted.map_or(Ok(()), |error| Err(cause(&error)))),
-        Err(error) => Trial::Refused(cause(&error)),
+    match engine {
+        Engine::Connect => trial(Connect::try_to_load()),
+        Engine::Auto | Engine::AfXdp | Engine::Xdp => trial(Kernel::try_to_load()),
     }
 }
 
 /// The source of an error, because the finding itself says "do not load".
-fn cause(error: &KernelError) -> String {
-    let source = std::error::Error::source(error);
+fn cause(error: &impl std::error::Error) -> String {
+    let source = error.source();
     source.map_or_else(|| error.to_string(), ToString::to_string)
 }
 

@@ -2,6 +2,7 @@
 
 use super::facts::{Facts, RelayFile, Trial};
 use super::{Finding, word};
+use crate::settings::Engine;
 use caps::Capability;
 use exitmark_relays::{Age, CLOCK_SLACK, Validity, utc};
 use std::io;
@@ -15,9 +16,9 @@ const PACKAGED_PINS: &str = "/run/bpf/exitmark";
 const PINS_UNIT: &str = "run-bpf-exitmark.mount";
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![kernel(facts.kernel)];
+    let mut findings = vec![kernel(facts)];
     findings.extend(programs(facts));
-    findings.push(btf(facts.has_btf));
+    findings.push(btf(facts));
     findings.extend(facts.has_jit.map(jit));
     findings.push(pins(facts));
     findings.extend(capabilities(facts));
@@ -28,12 +29,30 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn kernel(version: (u32, u32)) -> Finding {
+impl Facts {
+    const fn is_tor_host(&self) -> bool {
+        matches!(self.scope.engine, Engine::Connect)
+    }
+
+    /// The programs that the engine loads, as the subject of a sentence.
+    const fn programs(&self) -> &'static str {
+        match self.is_tor_host() {
+            true => "the programs of engine connect",
+            false => "the XDP programs",
+        }
+    }
+}
+
+fn kernel(facts: &Facts) -> Finding {
     let subject = "kernel";
+    let version = facts.kernel;
     let what = format!("Linux {}.{}", version.0, version.1);
     match version {
-        old if old < (6, 1) => Finding::fault(subject, what)
-            .because("the XDP program needs Linux 6.1; install a newer kernel"),
+        old if old < (6, 1) => Finding::fault(subject, what).because(format!(
+            "{} need Linux 6.1; install a newer kernel",
+            facts.programs()
+        )),
+        _ if facts.is_tor_host() => Finding::ok(subject, what),
         old if old < (6, 3) => Finding::warning(subject, what).because(
             "this kernel does not report the XDP features of drivers before the start (Linux 6.3 \
              does), and has no multi-buffer AF_XDP (Linux 6.6 has): the MTU may be 3498 at most \
@@ -49,28 +68,33 @@ fn kernel(version: (u32, u32)) -> Finding {
 
 fn programs(facts: &Facts) -> Vec<Finding> {
     let subject = "kernel";
-    let release = &facts.release;
+    let (release, programs) = (&facts.release, facts.programs());
     match &facts.trial {
         Trial::NotTried => vec![
             Finding::ok(
                 subject,
-                format!("whether the XDP programs load on Linux {release} was not tried"),
+                format!("whether {programs} load on Linux {release} was not tried"),
             )
             .because("that takes CAP_BPF: run this as root"),
         ],
         Trial::Refused(reason) => vec![
             Finding::fault(
                 subject,
-                format!("the XDP programs do not load on Linux {release}"),
+                format!("{programs} do not load on Linux {release}"),
             )
             .because(reason.as_str()),
         ],
-        Trial::Loads(counting) => {
-            let loads = format!("the XDP programs load on Linux {release}");
+        Trial::Loads(optional) => {
+            let loads = format!("{programs} load on Linux {release}");
             let mut findings = vec![Finding::ok(subject, loads)];
-            // Without BTF another finding reports it.
-            if let (Err(reason), true) = (counting, facts.has_btf) {
-                let what = "redirected frames that a NIC drops cannot be counted";
+            // Another finding has the cause.
+            let is_reported = !facts.has_btf
+                || facts.is_tor_host() && facts.missing.contains(&Capability::CAP_PERFMON);
+            if let (Err(reason), false) = (optional, is_reported) {
+                let what = match facts.is_tor_host() {
+                    true => "connections that are open before the start cannot be found",
+                    false => "redirected frames that a NIC drops cannot be counted",
+                };
                 findings.push(Finding::warning(subject, what).because(reason.as_str()));
             }
             findings
@@ -78,21 +102,28 @@ fn programs(facts: &Facts) -> Vec<Finding> {
     }
 }
 
-fn btf(has_btf: bool) -> Finding {
-    match has_btf {
-        true => Finding::ok("btf", "the kernel provides BTF"),
-        false => Finding::warning("btf", "/sys/kernel/btf/vmlinux does not exist").because(
-            "redirected frames that a NIC drops are not counted; counting them requires a kernel \
-             with CONFIG_DEBUG_INFO_BTF",
-        ),
+fn btf(facts: &Facts) -> Finding {
+    if facts.has_btf {
+        return Finding::ok("btf", "the kernel provides BTF");
     }
+    let finding = Finding::warning("btf", "/sys/kernel/btf/vmlinux does not exist");
+    finding.because(match facts.is_tor_host() {
+        true => {
+            "connections that are open before the start are neither counted nor marked; finding \
+             them requires a kernel with CONFIG_DEBUG_INFO_BTF"
+        }
+        false => {
+            "redirected frames that a NIC drops are not counted; counting them requires a kernel \
+             with CONFIG_DEBUG_INFO_BTF"
+        }
+    })
 }
 
 fn jit(is_on: bool) -> Finding {
     match is_on {
         true => Finding::ok("jit", "BPF programs are compiled"),
         false => Finding::warning("jit", "BPF programs are interpreted")
-            .because("every frame takes several times as much CPU time")
+            .because("every decision takes several times as much CPU time")
             .mended_by("sysctl -w net.core.bpf_jit_enable=1"),
     }
 }
@@ -113,11 +144,29 @@ fn pins(facts: &Facts) -> Finding {
             .mended_by(command);
     }
     if facts.is_pinned {
-        let attached = match facts.attached.len() {
-            0 => "but this user sees no attached program".to_owned(),
-            ports => format!("attached to {ports} ports"),
+        let (ports, cgroups) = (facts.attached.len(), facts.attached_cgroups);
+        let what = match (ports, cgroups) {
+            (0, 0) => {
+                let what = "but this user sees no attached program";
+                format!("there are pins at {shown}, {what}")
+            }
+            (0, 1) => format!("engine connect is at {shown}, attached to a cgroup"),
+            (0, _) => format!("engine connect is at {shown}, attached to {cgroups} cgroups"),
+            _ => format!("there is a box at {shown}, attached to {ports} ports"),
         };
-        return Finding::ok("pins", format!("there is a box at {shown}, {attached}")).because(
+        let is_of_others = match facts.is_tor_host() {
+            true => ports > 0,
+            false => cgroups > 0 && facts.ports.iter().any(|port| port.role.is_some()),
+        };
+        if is_of_others {
+            return Finding::fault("pins", what)
+                .because("`exitmark run` refuses to start; detach it, or set another pin.directory")
+                .mended_by(format!(
+                    "exitmark detach --pins {}",
+                    word(&directory.to_string_lossy())
+                ));
+        }
+        return Finding::ok("pins", what).because(
             "`exitmark run` takes it over, unless another process holds it; `exitmark detach` \
              detaches it",
         );
@@ -129,39 +178,65 @@ fn pins(facts: &Facts) -> Finding {
 }
 
 fn capabilities(facts: &Facts) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = facts
-        .missing
-        .iter()
-        .filter_map(|&capability| {
-            let why = match capability {
-                Capability::CAP_NET_ADMIN => {
-                    "NIC settings cannot be changed, and programs cannot be attached"
-                }
-                Capability::CAP_BPF => "the XDP program cannot be loaded",
-                Capability::CAP_NET_RAW => "AF_XDP sockets cannot be created",
-                Capability::CAP_PERFMON => {
-                    "the programs that count dropped frames cannot be loaded, and older kernels \
-                     refuse an XDP program that compares packet pointers"
-                }
-                // CAP_IPC_LOCK matters only under a limit; see `memory`.
-                _ => return None,
-            };
-            let finding = Finding::fault("rights", format!("this user lacks {capability}"));
-            Some(finding.because(format!(
-                "{why}; run it as root, or grant the capability in its service"
-            )))
-        })
-        .collect();
+    let needed = facts.missing.iter().filter_map(|&capability| {
+        let (is_fault, why) = match facts.is_tor_host() {
+            true => why_tor_host(capability)?,
+            false => (true, why_box(capability)?),
+        };
+        let what = format!("this user lacks {capability}");
+        let finding = match is_fault {
+            true => Finding::fault("rights", what),
+            false => Finding::warning("rights", what),
+        };
+        Some(finding.because(format!(
+            "{why}; run it as root, or grant the capability in its service"
+        )))
+    });
+    let mut findings: Vec<Finding> = needed.collect();
     if findings.is_empty() {
         findings.push(Finding::ok("rights", "all needed capabilities"));
     }
     findings
 }
 
+/// What a box cannot do without a capability.
+const fn why_box(capability: Capability) -> Option<&'static str> {
+    match capability {
+        Capability::CAP_NET_ADMIN => {
+            Some("NIC settings cannot be changed, and programs cannot be attached")
+        }
+        Capability::CAP_BPF => Some("the XDP program cannot be loaded"),
+        Capability::CAP_NET_RAW => Some("AF_XDP sockets cannot be created"),
+        Capability::CAP_PERFMON => Some(
+            "the programs that count dropped frames cannot be loaded, and older kernels refuse an \
+             XDP program that compares packet pointers",
+        ),
+        // CAP_IPC_LOCK matters only under a limit; see `memory`.
+        _ => None,
+    }
+}
+
+/// What engine connect cannot do without a capability, and whether it does not start then.
+const fn why_tor_host(capability: Capability) -> Option<(bool, &'static str)> {
+    match capability {
+        Capability::CAP_NET_ADMIN => Some((
+            true,
+            "the kernel loads programs that change sockets only with it",
+        )),
+        Capability::CAP_BPF => Some((true, "programs and their maps cannot be loaded")),
+        Capability::CAP_PERFMON => Some((
+            false,
+            "connections that are open before the start are neither counted nor marked, and older \
+             kernels refuse programs that compare pointers",
+        )),
+        _ => None,
+    }
+}
+
 fn memory(facts: &Facts) -> Option<Finding> {
     let limit = facts
         .memlock
-        .filter(|_| facts.missing.contains(&Capability::CAP_IPC_LOCK))?;
+        .filter(|_| facts.missing.contains(&Capability::CAP_IPC_LOCK) && !facts.is_tor_host())?;
     let what = format!("this user may lock {} KiB of memory", limit / 1024);
     if limit >= ENOUGH_LOCKED {
         return Some(Finding::ok("memory", what));
@@ -188,8 +263,8 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
             let user = word(facts.scope.user.as_deref().unwrap_or("exitmark"));
             Finding::fault("relays", format!("{path} may not be read"))
                 .because(
-                    "without tor's files there is no relay set, and the box forwards everything \
-                     unmarked; the command makes them readable for tor's group",
+                    "without tor's files there is no relay set, and nothing is marked; the command makes \
+                     them readable for tor's group",
                 )
                 .mended_by(format!(
                     "printf '\\nDataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
@@ -198,12 +273,12 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
         }
         Some(io::ErrorKind::NotFound) => Finding::fault("relays", format!("{path} does not exist"))
             .because(
-                "until this file exists the box has no relay set and forwards everything unmarked; \
-                 a running tor writes it into its CacheDirectory, usually /var/lib/tor",
+                "until this file exists there is no relay set, and nothing is marked; a running tor \
+                 writes it into its CacheDirectory, usually /var/lib/tor",
             ),
         Some(other) => Finding::fault("relays", format!("{path} cannot be opened: {other}"))
             .because(
-                "without tor's files there is no relay set, and the box forwards everything unmarked",
+                "without tor's files there is no relay set, and nothing is marked",
             ),
     }
 }

@@ -1,14 +1,16 @@
 //! Checks that the machine meets the box's requirements, and names a command for each repair.
 //!
 //! [`Facts`] reads the state of the machine; [`findings`] evaluates it without a system call.
-//! Reading changes nothing and sends no packet. The XDP programs are loaded as a test, but not
-//! attached or pinned.
+//! Reading changes nothing and sends no packet. The programs of the engine are loaded as a test, but
+//! not attached or pinned.
 
 mod facts;
 mod machine;
 mod ports;
 #[cfg(test)]
 mod tests;
+mod tor_facts;
+mod tor_host;
 
 use crate::settings::{Objection, Settings, SettingsError};
 use exitmark_nic::LocalNic;
@@ -85,9 +87,10 @@ impl Finding {
     }
 }
 
-/// Evaluates the facts: the machine first, then each port.
+/// Evaluates the facts: the machine first, then each port or the Tor host.
 pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = machine::judge(facts);
+    findings.extend(facts.tor.iter().flat_map(tor_host::judge));
     findings.extend(ports::judge(facts));
     findings
 }

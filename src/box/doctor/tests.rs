@@ -1,5 +1,7 @@
 //! Facts in, findings out: each branch, as a table.
 
+mod tor_host;
+
 use super::facts::{Port, RelayFile, Trial};
 use super::*;
 use crate::settings::Engine;
@@ -75,6 +77,7 @@ fn sound() -> Facts {
         is_pinned: false,
         hides_pins: false,
         attached: Vec::new(),
+        attached_cgroups: 0,
         missing: Vec::new(),
         memlock: None,
         has_jit: Some(true),
@@ -92,6 +95,7 @@ fn sound() -> Facts {
         next_hop_mac: Some("02:00:00:00:00:99".parse().unwrap()),
         cpus: 4,
         own_resolver: None,
+        tor: None,
     }
 }
 
@@ -136,13 +140,18 @@ fn a_sound_machine_has_no_warnings() {
 /// command if there is one.
 #[track_caller]
 fn finds(expected: &str, spoil: impl Fn(&mut Facts)) {
+    finds_in(sound(), expected, spoil);
+}
+
+/// As [`finds`], on a machine with these facts otherwise.
+#[track_caller]
+fn finds_in(mut facts: Facts, expected: &str, spoil: impl Fn(&mut Facts)) {
     let (expected, fix) = match expected.split_once(" => ") {
         Some((expected, fix)) => (expected, Some(fix)),
         None => (expected, None),
     };
     let (severity, rest) = expected.split_once(' ').unwrap();
     let (subject, words) = rest.split_once(": ").unwrap();
-    let mut facts = sound();
     spoil(&mut facts);
     let amiss = amiss(&facts);
     let finding = amiss
@@ -183,6 +192,11 @@ fn each_fault_is_found_alone_with_its_command() {
         f.has_btf = false;
     });
     finds("warning btf: vmlinux", |f| f.has_btf = false);
+    finds(
+        "fault pins: engine connect is at /sys/fs/bpf/exitmark, attached to a cgroup => exitmark \
+         detach --pins /sys/fs/bpf/exitmark",
+        |f| (f.is_pinned, f.attached_cgroups) = (true, 1),
+    );
     finds(
         "warning jit: interpreted => sysctl -w net.core.bpf_jit_enable=1",
         |f| f.has_jit = Some(false),

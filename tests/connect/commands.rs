@@ -1,0 +1,188 @@
+//! `exitmark explain --connect` and `exitmark doctor` on a Tor host.
+
+use crate::client::Client;
+use crate::rig::{HOST_V4, HOST_V6, Host, MARK, RELAY, RELAY_V6, WEB, ip, needs_root};
+use exitmark_lab::contained;
+use serde_json::Value;
+use std::path::Path;
+
+/// The explained connections are opened, too.
+#[test]
+fn explain_shows_what_the_engine_sets() {
+    needs_root!();
+    let host = Host::new();
+    let text = host.text("source = [\"203.0.113.10\"]\ninterface = \"eth0\"", "");
+    let path = host.write(&text);
+    let own = format!("{HOST_V4}:4444");
+    let mut arguments = vec!["explain", "--config", path.to_str().unwrap()];
+    for destination in [WEB, RELAY, RELAY_V6, &own, "127.0.0.1:4444"] {
+        arguments.extend(["--connect", destination]);
+    }
+    let expected = "\
+198.51.100.7:80        exit      to no relay → DSCP af11 (10)
+198.18.0.1:9001        relay     to a listed relay's address and port → source 203.0.113.10, NIC eth0
+[2001:db8:18::1]:9001  relay     to a listed relay's address and port → NIC eth0
+192.0.2.10:4444        exempt    to an address of this machine → unchanged
+127.0.0.1:4444         exempt    to a loopback or link-local address → unchanged
+";
+    assert_eq!(host.exitmark(&arguments).unwrap(), expected);
+
+    let running = host.start(&text);
+    let mut client = Client::start(&host.host, host.user);
+    assert_eq!(client.open(WEB), (MARK, ip(HOST_V4)));
+    assert_eq!(client.open(RELAY), (0, ip("203.0.113.10")));
+    assert_eq!(client.open(RELAY_V6), (0, ip(HOST_V6)));
+    assert_eq!(client.ask(&format!("try {own}")), "0x0");
+    running.stop_well().unwrap();
+}
+
+/// A finding: severity, problem, and the command.
+type Finding = (String, String, Option<String>);
+
+/// The findings on a subject. No finding contains the address of a relay.
+fn doctor(host: &Host, path: &Path, subject: &str) -> Vec<Finding> {
+    let mut command = contained(crate::rig::EXITMARK);
+    command.args(["doctor", "--json", "--config"]).arg(path);
+    let output = host.host.output(command).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for relay in ["198.18.0.1", "2001:db8:18::1"] {
+        assert!(!text.contains(relay), "{text}");
+    }
+    let findings: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let word = |finding: &Value, key: &str| finding[key].as_str().map(str::to_owned);
+    let of_subject = findings.iter().filter(|one| one["subject"] == subject);
+    let finding = |one| {
+        let [severity, what] = ["severity", "what"].map(|key| word(one, key).unwrap());
+        (severity, what, word(one, "fix"))
+    };
+    of_subject.map(finding).collect()
+}
+
+fn is(finding: &Finding, severity: &str, words: &str) -> bool {
+    finding.0 == severity && finding.1.contains(words)
+}
+
+/// Runs the printed commands with the router and the NIC of the second network in place.
+fn repair(host: &Host, findings: &[Finding]) {
+    for (_, what, fix) in findings {
+        let router = match what.contains("IPv6") {
+            true => "2001:db8:7::1",
+            false => "203.0.113.1",
+        };
+        let fix = fix.as_ref().unwrap_or_else(|| panic!("no command: {what}"));
+        let fix = fix
+            .replace("GATEWAY", router)
+            .replace("dev NIC", "dev other0");
+        host.host.command("sh", &["-c", &fix]).unwrap();
+    }
+}
+
+/// A second network, by which nothing is routed yet.
+fn with_second_network() -> Host {
+    let host = Host::new();
+    host.host
+        .ip_batch(&[
+            "link add other0 type veth peer name other1".to_owned(),
+            "addr add 203.0.113.77/24 dev other0".to_owned(),
+            "addr add 2001:db8:7::77/64 dev other0".to_owned(),
+            "link set other0 up".to_owned(),
+            "link set other1 up".to_owned(),
+        ])
+        .unwrap();
+    for nic in ["all", "eth0", "other0"] {
+        let key = format!("net/ipv4/conf/{nic}/rp_filter");
+        host.host.sysctl(&key, "0").unwrap();
+    }
+    host
+}
+
+#[test]
+fn the_doctors_commands_route_relay_connections_by_another_nic() {
+    needs_root!();
+    for (steering, severity, problem) in [
+        (
+            "fwmark = 0x77",
+            "warning",
+            "leave by eth0, as tor's others do",
+        ),
+        (
+            "source = [\"203.0.113.77\", \"2001:db8:7::77\"]",
+            "warning",
+            "leave by eth0, as tor's others do",
+        ),
+        ("interface = \"other0\"", "fault", "have no route"),
+    ] {
+        let host = with_second_network();
+        let path = host.write(&host.text(steering, ""));
+        let found = doctor(&host, &path, "steering");
+        assert_eq!(found.len(), 2, "{steering}: {found:?}");
+        for (finding, version) in found.iter().zip(["IPv4", "IPv6"]) {
+            assert!(is(finding, severity, problem), "{steering}: {finding:?}");
+            assert!(finding.1.contains(version), "{steering}: {finding:?}");
+        }
+        // The doctor changes nothing.
+        assert_eq!(doctor(&host, &path, "steering"), found);
+        repair(&host, &found);
+        let found = doctor(&host, &path, "steering");
+        assert_eq!(found.len(), 2, "{steering}: {found:?}");
+        for finding in &found {
+            let words = "leave by other0, tor's others by eth0";
+            assert!(is(finding, "ok", words), "{steering}: {finding:?}");
+        }
+
+        // A strict filter drops what the route back does not lead to, which a rule by the source
+        // address does.
+        host.host
+            .sysctl("net/ipv4/conf/other0/rp_filter", "1")
+            .unwrap();
+        let found = doctor(&host, &path, "steering");
+        if steering.starts_with("source") {
+            assert_eq!(found.len(), 2, "{steering}: {found:?}");
+            continue;
+        }
+        let words = "answers to relay connections over IPv4 are dropped at other0";
+        assert!(is(&found[1], "fault", words), "{steering}: {found:?}");
+        repair(&host, &found[1..2]);
+        let found = doctor(&host, &path, "steering");
+        assert!(found.iter().all(|finding| finding.0 == "ok"), "{found:?}");
+    }
+}
+
+#[test]
+fn the_doctor_shows_programs_users_cgroups_and_pins() {
+    needs_root!();
+    let host = Host::new();
+    let text = host.text("source = [\"203.0.113.10\"]", "");
+    let path = host.write(&text);
+    let kernel = doctor(&host, &path, "kernel");
+    assert!(
+        is(&kernel[1], "ok", "the programs of engine connect load"),
+        "{kernel:?}"
+    );
+    let users = doctor(&host, &path, "users");
+    let words = format!("has the user ID {}", host.user);
+    assert!(is(&users[0], "ok", &words), "{users:?}");
+    let mount = exitmark_datapath::cgroup_mount().unwrap();
+    let words = format!("cgroup2 is mounted at {}", mount.display());
+    let cgroups = doctor(&host, &path, "cgroups");
+    assert!(is(&cgroups[0], "ok", &words), "{cgroups:?}");
+    // One NIC has all addresses.
+    let steering = doctor(&host, &path, "steering");
+    let words = "over IPv4 leave by eth0, as tor's others do";
+    assert_eq!(steering.len(), 1, "{steering:?}");
+    assert!(is(&steering[0], "ok", words), "{steering:?}");
+
+    let running = host.start(&text);
+    let pins = doctor(&host, &path, "pins");
+    assert!(is(&pins[0], "ok", "attached to a cgroup"), "{pins:?}");
+    running.stop_well().unwrap();
+
+    let users = format!("users = [{}]", host.user);
+    let path = host.write(&text.replace(&users, "cgroups = [\"/no-such.slice\"]"));
+    let cgroups = doctor(&host, &path, "cgroups");
+    let words = "no-such.slice does not exist";
+    assert!(is(&cgroups[1], "fault", words), "{cgroups:?}");
+    let path = host.write(&text.replace(&users, "users = [\"_exitmark-no-such-*\"]"));
+    let users = doctor(&host, &path, "users");
+    assert!(is(&users[0], "fault", "matches no user"), "{users:?}");
+}

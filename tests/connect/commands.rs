@@ -130,8 +130,7 @@ fn the_doctors_commands_route_relay_connections_by_another_nic() {
             assert!(is(finding, "ok", words), "{steering}: {finding:?}");
         }
 
-        // A strict filter drops what the route back does not lead to, which a rule by the source
-        // address does.
+        // A strict filter drops answers to connections that only the fwmark or the NIC routes.
         host.host
             .sysctl("net/ipv4/conf/other0/rp_filter", "1")
             .unwrap();

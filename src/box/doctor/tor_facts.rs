@@ -61,9 +61,9 @@ pub(crate) struct RelayRoutes {
     pub(crate) relays: Option<String>,
     /// The same for other connections.
     pub(crate) others: Option<String>,
-    /// Whether the kernel drops the answers to relay connections, because its own route to the relay
-    /// is by another NIC.
-    pub(crate) drops_answers: bool,
+    /// The source address of relay connections if the kernel drops the answers, because its own
+    /// route to a relay from there is by another NIC.
+    pub(crate) unanswered: Option<IpAddr>,
 }
 
 impl TorScope {
@@ -110,40 +110,31 @@ impl TorScope {
         }
     }
 
-    /// The routes of connections of this user, as far as they can be steered.
+    /// The routes of connections of this user, of the IP versions that are steered.
     fn routes(&self, machine: &Machine, user: Option<u32>) -> Result<Vec<RelayRoutes>, NicError> {
         // Without this NIC the kernel has no answer, and another finding says why.
         if self.host.interface.is_some() && machine.interface().is_none() {
             return Ok(Vec::new());
         }
         let nics = LocalNic::all()?;
-        let endpoints = self.relays();
+        let has = |nic: &LocalNic, source| nic.networks.iter().any(|net| net.addr() == source);
+        let relays = self.relays();
         let mut routes = Vec::new();
-        for (version, nowhere) in [Version::V4, Version::V6].into_iter().zip(NOWHERE) {
-            let source = match version {
-                Version::V4 => self.sockets.source_v4.map(IpAddr::from),
-                Version::V6 => self.sockets.source_v6.map(IpAddr::from),
+        for nowhere in NOWHERE {
+            let source = match nowhere {
+                SocketAddr::V4(_) => self.sockets.source_v4.map(IpAddr::from),
+                SocketAddr::V6(_) => self.sockets.source_v6.map(IpAddr::from),
             };
-            let has = |nic: &&LocalNic, source| nic.networks.iter().any(|net| net.addr() == source);
-            let home = |source| {
-                Some((
-                    source,
-                    nics.iter().find(|nic| has(nic, source))?.name.clone(),
-                ))
-            };
-            let source = match source.map(home) {
-                // No address of this machine, which the objections to the configuration say.
-                Some(None) => continue,
-                source => source.flatten(),
-            };
+            let home = source.and_then(|source| nics.iter().find(|nic| has(nic, source)));
             let is_steered =
                 source.is_some() || self.sockets.fwmark != 0 || self.host.interface.is_some();
-            if !is_steered {
+            // The objections to the configuration have an address that is not this machine's.
+            if !is_steered || source.is_some() && home.is_none() {
                 continue;
             }
-            let of_version = |relay: &Endpoint| relay.address.is_ipv4() == nowhere.is_ipv4();
-            let destination = (endpoints.iter())
-                .filter(|relay| of_version(relay) && !machine.has(relay.address))
+            let is_of_version = |relay: &Endpoint| relay.address.is_ipv4() == nowhere.is_ipv4();
+            let destination = (relays.iter())
+                .filter(|relay| is_of_version(relay) && !machine.has(relay.address))
                 .min();
             let other = RouteQuery {
                 destination: destination.map_or(nowhere, SocketAddr::from),
@@ -153,22 +144,13 @@ impl TorScope {
                 user,
             };
             let relay = RouteQuery {
-                source: source.as_ref().map(|(source, _)| *source),
+                source,
                 fwmark: self.sockets.fwmark,
                 interface: machine.interface().unwrap_or(0),
                 ..other
             };
-            let (others, relays) = (other.route()?, relay.route()?);
-            routes.push(RelayRoutes {
-                version,
-                source,
-                drops_answers: match &relays {
-                    Some(route) => drops_answers(other, route)?,
-                    None => false,
-                },
-                relays: relays.map(|route| route.nic),
-                others: others.map(|route| route.nic),
-            });
+            let source = source.zip(home.map(|nic| nic.name.clone()));
+            routes.push(RelayRoutes::query(other, relay, source)?);
         }
         Ok(routes)
     }
@@ -180,6 +162,30 @@ impl TorScope {
             .unwrap_or_default()
             .endpoints(&self.extra)
             .unwrap_or_else(|_| EndpointSet::empty())
+    }
+}
+
+impl RelayRoutes {
+    fn query(
+        other: RouteQuery,
+        relay: RouteQuery,
+        source: Option<(IpAddr, String)>,
+    ) -> Result<Self, NicError> {
+        let (others, relays) = (other.route()?, relay.route()?);
+        let unanswered = match &relays {
+            Some(route) if drops_answers(other, route)? => route.source,
+            _ => None,
+        };
+        Ok(Self {
+            version: match other.destination {
+                SocketAddr::V4(_) => Version::V4,
+                SocketAddr::V6(_) => Version::V6,
+            },
+            source,
+            relays: relays.map(|route| route.nic),
+            others: others.map(|route| route.nic),
+            unanswered,
+        })
     }
 }
 

@@ -7,10 +7,12 @@ use exitmark_policy::packet::Version;
 use std::io;
 use std::path::Path;
 
-/// The routing table in the printed commands.
-const TABLE: u32 = 77;
-/// The metric of a route that only sockets bound to its NIC use.
-const LAST: u32 = 65_535;
+/// The routing table and the metric in the printed commands, as in docs/connect.md. Only sockets
+/// that are bound to its NIC use a route of this metric.
+const TABLE: u32 = 100;
+const METRIC: u32 = 4096;
+const PLACEHOLDERS: &str = "in the command, GATEWAY is the router for relay traffic, NIC the NIC on \
+                            its network, and the table one that nothing else uses";
 const STEERING: &str = "steering";
 
 pub(super) fn judge(tor: &TorFacts) -> Vec<Finding> {
@@ -112,25 +114,20 @@ fn route(tor: &TorFacts, routes: &RelayRoutes) -> Vec<Finding> {
         )],
         (Some(nic), None) => vec![Finding::ok(STEERING, format!("{relays} leave by {nic}"))],
     };
-    if let Some(nic) = routes.relays.as_ref().filter(|_| routes.drops_answers) {
-        let key = format!("net.ipv4.conf.{}.rp_filter", nic.replace('.', "/"));
-        findings.push(
-            Finding::fault(
-                STEERING,
-                format!("answers to {relays} are dropped at {nic}"),
-            )
-            .because(format!(
-                "{key} = 1 drops what arrives from a relay there, because without the socket's \
-                     fwmark or NIC the route to that relay is another one"
-            ))
-            .mended_by(format!("sysctl -w {}=2", word(&key))),
+    if let (Some(nic), Some(source)) = (&routes.relays, routes.unanswered) {
+        let what = format!("answers to {relays} are dropped at {nic}");
+        let why = format!(
+            "net.ipv4.conf.{nic}.rp_filter is 1, and packets from {source} to a relay leave by \
+             another NIC without the socket's fwmark or NIC; {PLACEHOLDERS}"
         );
+        findings.push(Finding::fault(STEERING, what).because(why).mended_by(rule(
+            routes.version,
+            &format!("from {source}"),
+            &word(nic),
+        )));
     }
     findings
 }
-
-const PLACEHOLDERS: &str = "in the command, GATEWAY is the router for relay traffic, NIC the NIC on \
-                            its network, and the table any that is not in use";
 
 /// Relay connections leave by the same NIC as others.
 fn alike(tor: &TorFacts, routes: &RelayRoutes, nic: &str) -> Finding {
@@ -155,24 +152,22 @@ fn alike(tor: &TorFacts, routes: &RelayRoutes, nic: &str) -> Finding {
                  there; {PLACEHOLDERS}"
             ))
             .mended_by(commands(tor, routes)),
-        (Some((source, _)), _) => Finding::ok(STEERING, what).because(format!(
+        (Some((source, _)), None) => Finding::ok(STEERING, what).because(format!(
             "they are distinguished by their address {source}; for a NIC of their own: `{}`, where \
              {PLACEHOLDERS}",
             commands(tor, routes)
         )),
+        (Some((source, _)), Some(_)) => Finding::ok(STEERING, what)
+            .because(format!("they are distinguished by their address {source}")),
         (None, None) => Finding::ok(STEERING, what),
     }
 }
 
 /// The commands that make relay connections of this IP version leave by another NIC.
 fn commands(tor: &TorFacts, routes: &RelayRoutes) -> String {
-    let ip = match routes.version {
-        Version::V4 => "ip",
-        Version::V6 => "ip -6",
-    };
     if let Some((interface, _)) = &tor.interface {
-        let nic = word(interface);
-        return format!("{ip} route add default via GATEWAY dev {nic} metric {LAST}");
+        let (ip, nic) = (ip(routes.version), word(interface));
+        return format!("{ip} route add default via GATEWAY dev {nic} metric {METRIC}");
     }
     let home = routes.source.as_ref().map(|(_, home)| home);
     let nic = home.filter(|home| Some(*home) != routes.others.as_ref());
@@ -181,10 +176,24 @@ fn commands(tor: &TorFacts, routes: &RelayRoutes) -> String {
         (0, Some((source, _))) => format!("from {source}"),
         (fwmark, _) => format!("fwmark {fwmark:#x}"),
     };
+    rule(routes.version, &of, &nic)
+}
+
+/// The commands by which packets that a rule selects leave by a NIC.
+fn rule(version: Version, selector: &str, nic: &str) -> String {
+    let ip = ip(version);
+    // The table may have the route already, for another rule.
     format!(
-        "{ip} rule add {of} lookup {TABLE} && {ip} route add default via GATEWAY dev {nic} table \
-         {TABLE}"
+        "{ip} rule add {selector} lookup {TABLE} && {ip} route replace default via GATEWAY dev {nic} \
+         table {TABLE}"
     )
+}
+
+const fn ip(version: Version) -> &'static str {
+    match version {
+        Version::V4 => "ip",
+        Version::V6 => "ip -6",
+    }
 }
 
 const fn name(version: Version) -> &'static str {

@@ -16,7 +16,7 @@ fn routes(version: Version) -> RelayRoutes {
         source: Some((source.parse().unwrap(), "eth1".to_owned())),
         relays: Some("eth1".to_owned()),
         others: Some("eth0".to_owned()),
-        drops_answers: false,
+        unanswered: None,
     }
 }
 
@@ -214,18 +214,18 @@ fn cgroups_and_users_that_are_missing_are_found() {
 fn a_fwmark_needs_a_rule_for_another_nic() {
     finds(
         "warning steering: relay connections over IPv4 leave by eth0, as tor's others do => ip rule \
-         add fwmark 0x77 lookup 77 && ip route add default via GATEWAY dev NIC table 77",
+         add fwmark 0x77 lookup 100 && ip route replace default via GATEWAY dev NIC table 100",
         |f| by_fwmark(f, Version::V4),
     );
     finds(
         "warning steering: relay connections over IPv6 leave by eth0, as tor's others do => ip -6 \
-         rule add fwmark 0x77 lookup 77 && ip -6 route add default via GATEWAY dev NIC table 77",
+         rule add fwmark 0x77 lookup 100 && ip -6 route replace default via GATEWAY dev NIC table 100",
         |f| by_fwmark(f, Version::V6),
     );
     // With an address on another NIC, that NIC is meant.
     finds(
         "warning steering: relay connections over IPv4 leave by eth0, as tor's others do => ip rule \
-         add fwmark 0x77 lookup 77 && ip route add default via GATEWAY dev eth1 table 77",
+         add fwmark 0x77 lookup 100 && ip route replace default via GATEWAY dev eth1 table 100",
         |f| {
             tor(f).sockets.fwmark = 0x77;
             route(f, Version::V4, |routes| {
@@ -239,7 +239,7 @@ fn a_fwmark_needs_a_rule_for_another_nic() {
 fn a_source_needs_a_rule_for_its_nic() {
     finds(
         "warning steering: relay connections over IPv4 leave by eth0, as tor's others do => ip rule \
-         add from 203.0.113.10 lookup 77 && ip route add default via GATEWAY dev eth1 table 77",
+         add from 203.0.113.10 lookup 100 && ip route replace default via GATEWAY dev eth1 table 100",
         |f| {
             route(f, Version::V4, |routes| {
                 routes.relays = Some("eth0".to_owned());
@@ -250,9 +250,25 @@ fn a_source_needs_a_rule_for_its_nic() {
     says(
         "relay connections over IPv6 leave by eth0, as tor's others do: they are distinguished by \
          their address 2001:db8:3::10; for a NIC of their own: `ip -6 rule add from 2001:db8:3::10 \
-         lookup 77 && ip -6 route add default via GATEWAY dev NIC table 77`",
+         lookup 100 && ip -6 route replace default via GATEWAY dev NIC table 100`",
         |f| {
             route(f, Version::V6, |routes| {
+                routes.relays = Some("eth0".to_owned());
+                routes.source.as_mut().unwrap().1 = "eth0".to_owned();
+            });
+        },
+    );
+}
+
+/// `eth0` is the NIC of all connections, and has the address.
+#[test]
+fn an_address_distinguishes_connections_by_a_common_nic() {
+    says(
+        "relay connections over IPv4 leave by eth0, as tor's others do: they are distinguished by \
+         their address 203.0.113.10\n",
+        |f| {
+            tor(f).interface = Some(("eth0".to_owned(), true));
+            route(f, Version::V4, |routes| {
                 routes.relays = Some("eth0".to_owned());
                 routes.source.as_mut().unwrap().1 = "eth0".to_owned();
             });
@@ -271,7 +287,7 @@ fn a_nic_needs_a_route_and_not_to_be_that_of_all_connections() {
     );
     finds(
         "fault steering: relay connections over IPv4 have no route => ip route add default via \
-         GATEWAY dev eth1 metric 65535",
+         GATEWAY dev eth1 metric 4096",
         |f| {
             by_interface(f, "eth1", true);
             route(f, Version::V4, |routes| routes.relays = None);
@@ -301,7 +317,7 @@ fn an_ip_version_without_any_route_is_a_fault_only_if_it_has_a_source() {
     };
     finds(
         "fault steering: relay connections over IPv6 have no route => ip -6 rule add from \
-         2001:db8:3::10 lookup 77 && ip -6 route add default via GATEWAY dev eth1 table 77",
+         2001:db8:3::10 lookup 100 && ip -6 route replace default via GATEWAY dev eth1 table 100",
         without,
     );
     let mut facts = tor_host();
@@ -317,16 +333,11 @@ fn an_ip_version_without_any_route_is_a_fault_only_if_it_has_a_source() {
 #[test]
 fn a_strict_reverse_path_filter_is_found_with_its_command() {
     finds(
-        "fault steering: answers to relay connections over IPv4 are dropped at eth1 => sysctl -w \
-         net.ipv4.conf.eth1.rp_filter=2",
-        |f| route(f, Version::V4, |routes| routes.drops_answers = true),
-    );
-    finds(
-        "fault steering: dropped at eth1.7 => sysctl -w net.ipv4.conf.eth1/7.rp_filter=2",
+        "fault steering: answers to relay connections over IPv4 are dropped at eth1 => ip rule add \
+         from 203.0.113.11 lookup 100 && ip route replace default via GATEWAY dev eth1 table 100",
         |f| {
             route(f, Version::V4, |routes| {
-                routes.relays = Some("eth1.7".to_owned());
-                routes.drops_answers = true;
+                routes.unanswered = Some("203.0.113.11".parse().unwrap());
             });
         },
     );

@@ -218,7 +218,7 @@ fn the_list_is_sorted_and_names_releases_of_the_change_log() {
 fn every_kind_of_item_is_found() {
     let found = interface();
     for item in [
-        "argument exitmark explain FRAME|PCAP, required",
+        "argument exitmark explain FRAME|PCAP",
         "command exitmark load-relays, hidden",
         "key exitmark classify_by: string",
         "key exitmark tor.users: array",
@@ -227,6 +227,7 @@ fn every_kind_of_item_is_found() {
         "option exitmark --version",
         "option exitmark doctor --port ROLE=NIC, repeatable",
         "option exitmark load-relays --uid UID, hidden",
+        "option exitmark run --config FILE, required",
         "option exitmark top --interval SECONDS, default 1",
         "status exitmark 2",
         "status exitmark-monitor 0",

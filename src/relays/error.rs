@@ -113,11 +113,9 @@ impl LoadError {
     }
 }
 
-/// The remedy if the user may not read tor's files.
-const ADMISSION: &str = "with `DataDirectoryGroupReadable 1` and \
-     `CacheDirectoryGroupReadable 1` in torrc, tor's group may read its files; `adduser exitmark \
-     debian-tor` adds the user exitmark to that group, with effect from the next start (the users \
-     of this machine may have other names)";
+/// The remedy if the user may not read tor's files, which tor creates with mode 0600.
+const ADMISSION: &str = "tor lets only its own user read its files; start exitmark as root, which \
+     `user` then changes, or give its service CAP_DAC_READ_SEARCH, as the package's unit does";
 
 fn remedy(reason: &io::Error) -> &'static str {
     match reason.kind() {

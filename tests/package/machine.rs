@@ -3,6 +3,7 @@
 
 use exitmark_lab::authorities::Authorities;
 use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
+use exitmark_lab::process::set_mode;
 use exitmark_lab::site::Site;
 use exitmark_lab::{LabError, publish};
 use exitmark_relays::Flavor;
@@ -121,8 +122,8 @@ impl Machine {
         shown.contains("xdp") || shown.contains("PROMISC")
     }
 
-    /// Writes a consensus to the directory of a tor, readable by its group. Returns the
-    /// configuration's line with the authorities.
+    /// Writes a consensus to the directory of a tor, readable by tor's user only, as tor does.
+    /// Returns the configuration's line with the authorities.
     pub(crate) fn publish_consensus(&self) -> String {
         let half_an_hour = Duration::from_secs(1800);
         let validity = hours_from(SystemTime::now() - half_an_hour, [0, 1, 3]);
@@ -136,9 +137,12 @@ impl Machine {
             fs::create_dir_all(directory).unwrap();
             let name = "cached-microdesc-consensus";
             publish(directory, name, &builder, &authorities).unwrap();
+            for entry in fs::read_dir(directory).unwrap() {
+                set_mode(&entry.unwrap().path(), 0o600).unwrap();
+            }
         });
         self.run("chown", &["-R", "debian-tor:debian-tor", "/var/lib/tor"]);
-        self.run("chmod", &["2750", "/var/lib/tor"]);
+        self.run("chmod", &["2700", "/var/lib/tor"]);
         line
     }
 

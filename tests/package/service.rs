@@ -11,8 +11,6 @@ use tempfile::TempDir;
 pub(crate) struct Service<'a> {
     machine: &'a Machine,
     unit: Unit,
-    /// Supplementary groups of the service's user.
-    groups: &'static [&'static str],
     /// File systems besides the root and /run.
     mounts: Vec<String>,
     scripts: TempDir,
@@ -59,27 +57,19 @@ impl<'a> Service<'a> {
         let owner = machine.run("stat", &["-c", "%a %U:%G", place]);
         assert!(owner.trim().ends_with("700 exitmark:exitmark"), "{owner}");
         let mounts = vec![place.to_owned()];
-        // A step of the install page.
-        machine.run("adduser", &["exitmark", "debian-tor"]);
-        Self::with_directories(machine, unit, &["debian-tor"], mounts)
+        Self::with_directories(machine, unit, mounts)
     }
 
     /// The same for the monitor.
     pub(crate) fn prepare_monitor(machine: &'a Machine) -> Self {
         let unit = Unit::of(machine, "exitmark-monitor.service");
-        Self::with_directories(machine, unit, &[], vec![])
+        Self::with_directories(machine, unit, vec![])
     }
 
-    fn with_directories(
-        machine: &'a Machine,
-        unit: Unit,
-        groups: &'static [&'static str],
-        mounts: Vec<String>,
-    ) -> Self {
+    fn with_directories(machine: &'a Machine, unit: Unit, mounts: Vec<String>) -> Self {
         let service = Self {
             machine,
             unit,
-            groups,
             mounts,
             scripts: TempDir::new().unwrap(),
         };
@@ -128,7 +118,7 @@ impl<'a> Service<'a> {
              --ambient-caps={capabilities} --bounding-set={capabilities}",
             value("User"),
             value("Group"),
-            [&[value("Group")], self.groups].concat().join(","),
+            value("Group"),
         );
         let text = format!(
             "#!/bin/sh\n\

@@ -243,8 +243,8 @@ class Trial:
         self.run_block(block)
         self.guest.until("systemctl is-active --quiet tor@default", "tor is not active")
         owner = self.guest.run("stat -c '%U:%G %a' /var/lib/tor").strip()
-        require(re.fullmatch("debian-tor:debian-tor 2?750", owner), f"/var/lib/tor is {owner}")
-        self.guest.run("install -o debian-tor -g debian-tor -m 640 -t /var/lib/tor documents/*")
+        require(re.fullmatch("debian-tor:debian-tor 2?7[05]0", owner), f"/var/lib/tor is {owner}")
+        self.guest.run("install -o debian-tor -g debian-tor -m 600 -t /var/lib/tor documents/*")
         self.facts["documents"] = self.documents.source
 
     def relays(self, block):

@@ -4,11 +4,11 @@
 mod tried;
 
 use crate::craft::exit;
-use crate::reload::{Tor, listing, relay, servers};
-use crate::rig::{Case, Config, Rig, Side, eventually, needs_root, passes, refused};
+use crate::reload::{AUTHORITIES, Tor, listing, relay, servers};
+use crate::rig::{Case, Config, Rig, Side, classifies, eventually, needs_root, passes, refused};
 use caps::Capability;
 use exitmark_lab::process::{Status, set_mode, threads_of};
-use exitmark_lab::site::{Plan, Site};
+use exitmark_lab::site::{Plan, Site, relay_endpoints};
 use exitmark_service::process::forbid_system_calls;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -77,27 +77,48 @@ fn excess(pid: u32, thread: &Status, relay_service: &[Capability]) -> Option<Str
     (!is_bound).then(|| format!("{name} may do what it likes"))
 }
 
+/// What the relay service of root keeps.
+const OF_ROOT: [Capability; 4] = [
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_KILL,
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+];
+
 #[test]
 fn every_thread_has_given_up_what_it_does_not_need() {
     needs_root!();
     let mut rig = Rig::silent(Plan::default(), &Config::default());
-    check_threads(rig.running.pid(), &[]);
+    check_threads(rig.running.pid(), &OF_ROOT);
     passes(&rig.site, &Case::exit(0, 30));
+    // Documents that a reload adds are still loaded, by another user.
+    let tor = Tor::with(&listing(relay(servers()[0])));
+    let consensus = tor.consensus();
+    let relays = format!("consensus = [{consensus:?}]\n{}", AUTHORITIES.toml());
+    let config = Config::default().relays(relays);
+    config.write(rig.directory.path()).unwrap();
+    rig.running.signal(Signal::SIGHUP).unwrap();
+    rig.said("configuration replaced", 1..);
     rig.stop();
 }
 
+/// tor creates its files with mode 0600 in a directory of mode 2700.
 #[test]
-fn roots_reader_of_relay_files_keeps_what_that_takes() {
+fn another_user_reads_files_that_only_tor_may_read() {
     needs_root!();
-    let tor = Tor::with(&listing(relay(servers()[0])));
-    let mut rig = Rig::silent(Plan::default(), &tor.config(""));
-    let kept = [
-        Capability::CAP_DAC_READ_SEARCH,
-        Capability::CAP_KILL,
-        Capability::CAP_SETUID,
-        Capability::CAP_SETGID,
-    ];
-    check_threads(rig.running.pid(), &kept);
+    let [v4, v6] = relay_endpoints();
+    let mut builder = listing(v4);
+    builder.listed.push(v6);
+    let tor = Tor::with(&builder);
+    let directory = tor.directory.path();
+    for entry in fs::read_dir(directory).unwrap() {
+        set_mode(&entry.unwrap().path(), 0o600).unwrap();
+    }
+    set_mode(directory, 0o700).unwrap();
+    let config = tor.config("").top("user = \"nobody\"");
+    let mut rig = Rig::silent(Plan::default(), &config);
+    check_threads(rig.running.pid(), &[Capability::CAP_DAC_READ_SEARCH]);
+    classifies(&rig.site, true, "with tor's own modes");
     rig.stop();
 }
 
@@ -107,7 +128,7 @@ fn root_can_become_another_user_and_the_box_goes_on() {
     let config = Config::default().top("user = \"nobody\"");
     let mut rig = Rig::silent(Plan::default(), &config);
     let pid = rig.running.pid();
-    check_threads(pid, &[]);
+    check_threads(pid, &[Capability::CAP_DAC_READ_SEARCH]);
     for thread in threads_of(pid).unwrap() {
         let is_nobody = thread["Uid"].starts_with("65534\t65534\t65534");
         assert!(is_nobody, "{thread:?}");

@@ -98,13 +98,19 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
         mode(&tor_directory, 0o777);
         spoil();
         let config = tor.config("").top("user = \"nobody\"").engine(engine);
-        let rig = Rig::on(site, &config);
+        // A service whose unit does not grant this capability.
+        let less = "-dac_read_search";
+        let rig = Rig::by(site, &config, |_| {
+            let mut command = contained("setpriv");
+            command.args(["--bounding-set", less, "--inh-caps", less, "--", EXITMARK]);
+            command
+        });
         assert_forwarded(&rig, false, what);
         let (report, code) = status(&rig.site);
         let alarm = warning(&report, "relay_set").unwrap_or_else(|| panic!("{report:?}"));
         println!("{what}: {}", alarm.text);
         assert_eq!((alarm.is_alarm, code), (true, Some(1)), "{what}");
-        assert_says(&alarm.text, &[words, "unmarked"]);
+        assert_says(&alarm.text, &[words, "nothing is marked"]);
         assert!(report.relay_set.is_passing && report.relay_set.is_missing);
         assert_says(&rig.running.log(), &["ALARM: there is no relay set"]);
         assert!(!state.exists(), "{what}: no set to store");

@@ -179,22 +179,16 @@ fn mistakes_in_the_configuration() {
     let itself = Config::default().next_hop(INCOMING_MAC);
     ground.take(&turn("the next hop is the box itself", "run", words).config(itself));
     let missing = "/var/lib/nosuch/cached-microdesc-consensus";
-    let words = &[missing, "forwards everything unmarked", "CacheDirectory"];
+    let words = &[missing, "nothing is marked", "CacheDirectory"];
     ground.take(&turn("no such consensus", "doctor", words).config(no_consensus(missing)));
     let private = ground.at("tor");
     fs::create_dir(&private).unwrap();
     set_mode(&private, 0o700).unwrap();
     let consensus = private.join("cached-microdesc-consensus");
     fs::write(&consensus, "network-status-version 3 microdesc\n").unwrap();
-    let words = &[
-        "may not be read",
-        "DataDirectoryGroupReadable 1",
-        "CacheDirectoryGroupReadable 1",
-        "debian-tor",
-    ];
+    let words = &["may not be read", "CAP_DAC_READ_SEARCH"];
     let what = "a consensus that the user of the box may not read";
     let config = no_consensus(consensus.to_str().unwrap()).top("user = \"nobody\"");
-    // doctor checks with root's privileges if the user does not exist yet.
     ground.take(&turn(what, "doctor", words).by(By::Nobody).config(config));
 
     let broken = ground.at("broken.toml");

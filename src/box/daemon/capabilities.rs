@@ -12,6 +12,8 @@ pub(super) const OF_MAIN: &[Capability] = &[
 ];
 /// The next-hop monitor: CAP_NET_ADMIN lets it make the kernel resolve a neighbour.
 pub(super) const OF_NEXT_HOP_MONITOR: &[Capability] = &[Capability::CAP_NET_ADMIN];
+/// The relay service of another user than root: tor lets only its own user read its files.
+pub(super) const OF_RELAY_SERVICE: &[Capability] = &[Capability::CAP_DAC_READ_SEARCH];
 /// The relay service of root: reads tor's files, runs the document loader as another user, and
 /// kills a loader that hangs, which takes CAP_KILL once the loader has changed its user.
 pub(super) const OF_ROOTS_RELAY_SERVICE: &[Capability] = &[

@@ -220,7 +220,9 @@ fn begin(settings: &Settings) -> Result<(Listeners, RelayService, Update), Daemo
     })?;
     let (relay_service, first) = match process::is_root() {
         true => RelayService::begin(settings)?,
-        false => process::by_own_right(|| RelayService::begin(settings))?,
+        false => process::without(&[Capability::CAP_DAC_OVERRIDE], || {
+            RelayService::begin(settings)
+        })?,
     };
     Ok((listeners, relay_service, first))
 }
@@ -231,9 +233,10 @@ fn serve(
     listeners: Listeners,
     events: Sender<Event>,
 ) -> Result<Server, DaemonError> {
-    let of_relay_service = match process::is_root() && relay_service.follows_files() {
+    // Also without documents, which a reload may add.
+    let of_relay_service = match process::is_root() {
         true => capabilities::OF_ROOTS_RELAY_SERVICE,
-        false => capabilities::NONE,
+        false => capabilities::OF_RELAY_SERVICE,
     };
     relay_service.start(events.clone(), of_relay_service)?;
     let started = listeners.serve(Arc::new(Requests(events)), || {
@@ -262,7 +265,11 @@ fn own_pins(settings: &Settings, pins: &Pins) -> Result<(), DaemonError> {
     }
     let directory = &settings.pin.directory;
     pins.give_to(Uid::effective(), Gid::effective())?;
-    process::by_own_right(|| std::fs::read_dir(directory).map(drop)).map_err(|_| {
+    let reach = [
+        Capability::CAP_DAC_OVERRIDE,
+        Capability::CAP_DAC_READ_SEARCH,
+    ];
+    process::without(&reach, || std::fs::read_dir(directory).map(drop)).map_err(|_| {
         DaemonError::Unmet(format!(
             "pin.on_stop = \"detach\": the user of this process cannot access {}; mount a BPF \
              file system of its own (`mount -t bpf -o mode=711 bpf DIRECTORY`) and name a \

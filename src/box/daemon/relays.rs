@@ -126,7 +126,7 @@ impl RelayService {
     }
 
     /// Whether documents are configured.
-    pub(super) fn follows_files(&self) -> bool {
+    fn follows_files(&self) -> bool {
         self.settings.sources.names_documents()
     }
 
@@ -238,16 +238,6 @@ impl RelayService {
         // Other extras need no document.
         let has_other_files =
             (&new.files, &new.patterns, &new.trust) != (&old.files, &old.patterns, &old.trust);
-        // A service that began without files has dropped the capabilities to read tor's files and
-        // to run the loader as another user.
-        if process::is_root() && new.names_documents() && !self.follows_files() {
-            return Err(
-                "relays.consensus: documents can only be read after a restart, because this \
-                 process started without any and has dropped the capabilities to read them; a \
-                 restart loses no fast-path frame"
-                    .to_owned(),
-            );
-        }
         let watch = watch(self.watch.over(new));
         let watch = watch.map_err(|error| error.to_string())?;
         let before = (self.settings.clone(), self.decides, self.live.clone());

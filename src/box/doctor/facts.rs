@@ -41,8 +41,6 @@ pub(crate) struct CheckScope {
     pub(crate) pin: Pin,
     /// The consensus and certificate files of tor.
     pub(crate) files: Vec<PathBuf>,
-    /// The user that the box runs as, if configured.
-    pub(crate) user: Option<String>,
     /// `datapath.zero_copy` is `require`.
     pub(crate) needs_zero_copy: bool,
     /// `datapath.frags` is `off`.
@@ -93,7 +91,6 @@ impl CheckScope {
             next_hop: incoming.map(|incoming| incoming.next_hop),
             pin: settings.pin.clone(),
             files,
-            user: settings.user.clone(),
             needs_zero_copy: settings.datapath.zero_copy == ZeroCopy::Require,
             forbids_frags: settings.datapath.frags == Frags::Off,
             engine: settings.engine,

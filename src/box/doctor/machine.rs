@@ -260,16 +260,11 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
                 .because("`exitmark relays` shows its content"),
         },
         Some(io::ErrorKind::PermissionDenied) => {
-            let user = word(facts.scope.user.as_deref().unwrap_or("exitmark"));
-            Finding::fault("relays", format!("{path} may not be read"))
-                .because(
-                    "without tor's files there is no relay set, and nothing is marked; the command makes \
-                     them readable for tor's group",
-                )
-                .mended_by(format!(
-                    "printf '\\nDataDirectoryGroupReadable 1\\nCacheDirectoryGroupReadable 1\\n' >> \
-                     /etc/tor/torrc && systemctl restart tor && adduser {user} debian-tor"
-                ))
+            Finding::fault("relays", format!("{path} may not be read")).because(
+                "without tor's files there is no relay set, and nothing is marked; tor lets only \
+                 its own user read them: run this as root, or grant CAP_DAC_READ_SEARCH in its \
+                 service",
+            )
         }
         Some(io::ErrorKind::NotFound) => Finding::fault("relays", format!("{path} does not exist"))
             .because(

@@ -78,20 +78,17 @@ pub fn become_user(name: &str) -> Result<(), ProcessError> {
         .map_err(|error| ProcessError::System("become `user`", io::Error::other(error)))
 }
 
-/// Runs `work` without the capabilities that override file permissions. Work that is repeated
-/// later, when they are dropped, must not succeed only the first time.
-pub fn by_own_right<T>(work: impl FnOnce() -> T) -> T {
-    let reach = [
-        Capability::CAP_DAC_OVERRIDE,
-        Capability::CAP_DAC_READ_SEARCH,
-    ];
-    let lowered = reach.map(|one| {
-        let had = caps::has_cap(None, CapSet::Effective, one).unwrap_or(false);
-        had && caps::drop(None, CapSet::Effective, one).is_ok()
-    });
+/// Runs `work` without these capabilities. Work that is repeated later, when they are dropped, must
+/// not succeed only the first time.
+pub fn without<T>(capabilities: &[Capability], work: impl FnOnce() -> T) -> T {
+    let lower = |one: &&Capability| {
+        let has = caps::has_cap(None, CapSet::Effective, **one).unwrap_or(false);
+        has && caps::drop(None, CapSet::Effective, **one).is_ok()
+    };
+    let lowered: Vec<_> = capabilities.iter().filter(lower).collect();
     let done = work();
-    for (one, _) in reach.into_iter().zip(lowered).filter(|&(_, had)| had) {
-        if let Err(error) = caps::raise(None, CapSet::Effective, one) {
+    for one in lowered {
+        if let Err(error) = caps::raise(None, CapSet::Effective, *one) {
             tracing::warn!("a capability is lost too early: {error}");
         }
     }

@@ -7,7 +7,7 @@ mod exit_status;
 mod service;
 
 pub use calls::forbid_system_calls;
-pub use confine::{become_user, by_own_right, is_root, keep, keep_or_say};
+pub use confine::{become_user, is_root, keep, keep_or_say, without};
 pub use exit_status::{exit_failure, exit_usage_error, log_to_stderr, print};
 pub use service::Service;
 

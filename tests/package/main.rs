@@ -147,6 +147,8 @@ fn from_installation_to_purge() {
     assert!(machine.is_there(CONFIGURATION), "only a purge removes it");
     assert!(!machine.is_there("/usr/bin/exitmark"));
     assert!(!machine.is_there(PINS));
+    // A step of earlier install pages.
+    machine.run("adduser", &["exitmark", "debian-tor"]);
     machine.remove("-P", "exitmark").unwrap();
     assert!(!machine.run("id", &["exitmark"]).contains("debian-tor"));
     let left = machine.changed_files_named("exitmark");

@@ -4,7 +4,7 @@
 mod tried;
 
 use crate::craft::exit;
-use crate::reload::{AUTHORITIES, Tor, listing, relay, servers};
+use crate::reload::{AUTHORITIES, REPLACED, Tor, listing, relay, servers};
 use crate::rig::{Case, Config, Rig, Side, classifies, eventually, needs_root, passes, refused};
 use caps::Capability;
 use exitmark_lab::process::{Status, set_mode, threads_of};
@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tried::Try;
 
 /// Set for the process that is to forbid itself what a box forbids itself.
@@ -88,14 +88,19 @@ const OF_ROOT: [Capability; 4] = [
 #[test]
 fn every_thread_has_given_up_what_it_does_not_need() {
     needs_root!();
-    let mut rig = Rig::silent(Plan::default(), &Config::default());
+    let tor = Tor::with(&listing(relay(servers()[0])));
+    let with = |documents: &[PathBuf]| {
+        Config::default().relays(format!(
+            "consensus = {documents:?}\nextra = [\"198.51.100.9:9001\"]\nstate = {:?}\n{}",
+            tor.directory.path().join("relays.state"),
+            AUTHORITIES.toml(),
+        ))
+    };
+    let mut rig = Rig::silent(Plan::default(), &with(&[]));
     check_threads(rig.running.pid(), &OF_ROOT);
     passes(&rig.site, &Case::exit(0, 30));
     // Documents that a reload adds are still loaded, by another user.
-    let tor = Tor::with(&listing(relay(servers()[0])));
-    let consensus = tor.consensus();
-    let relays = format!("consensus = [{consensus:?}]\n{}", AUTHORITIES.toml());
-    let config = Config::default().relays(relays);
+    let config = with(&[tor.consensus()]);
     config.write(rig.directory.path()).unwrap();
     rig.running.signal(Signal::SIGHUP).unwrap();
     rig.said("configuration replaced", 1..);
@@ -119,6 +124,9 @@ fn another_user_reads_files_that_only_tor_may_read() {
     let mut rig = Rig::silent(Plan::default(), &config);
     check_threads(rig.running.pid(), &[Capability::CAP_DAC_READ_SEARCH]);
     classifies(&rig.site, true, "with tor's own modes");
+    builder.listed.push(relay(servers()[0]));
+    tor.publish(&builder);
+    rig.said(REPLACED, 1..);
     rig.stop();
 }
 

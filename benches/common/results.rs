@@ -1,6 +1,5 @@
 //! Statistics over rounds, and result files.
 
-use super::rounds::Missing;
 use exitmark_lab::{LabError, results};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -66,6 +65,14 @@ pub(crate) fn rounded(value: f64) -> f64 {
 /// A count as a number; no run counts up to 2^32.
 pub(crate) fn number(count: u64) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// A failed measurement and its reason.
+#[derive(Debug, Serialize)]
+pub(crate) struct Missing {
+    pub(crate) bench: &'static str,
+    pub(crate) forwarder: String,
+    pub(crate) reason: String,
 }
 
 /// Replaces a bench's entries in `missing.json`, its failed measurements.

@@ -2,7 +2,7 @@
 //! reverse order; one that failed once is excluded.
 
 use super::machine::Machine;
-use super::results;
+use super::results::{self, Missing};
 use exitmark_lab::LabError;
 use serde::Serialize;
 use std::fmt::Display;
@@ -78,14 +78,6 @@ impl<K, S> Contest<K, S> {
             failed: false,
         }
     }
-}
-
-/// A failed measurement and its reason.
-#[derive(Debug, Serialize)]
-pub(crate) struct Missing {
-    pub(crate) bench: &'static str,
-    pub(crate) forwarder: String,
-    pub(crate) reason: String,
 }
 
 pub(crate) struct Outcome<K, S> {

@@ -4,9 +4,9 @@
 //! An option list ends with opt_endofopt or at the end of its block. An option that is too short
 //! for its value, or longer than the rest of its block, is ignored: the file stays readable.
 
-use super::format::{ByteOrder, MAX_PACKET_BYTES, NANOS, Step, Stuck, Timed, absurd};
 use super::input::MAX_RECORD_BYTES;
 use super::link::{Link, Record};
+use super::step::{ByteOrder, MAX_PACKET_BYTES, NANOS, Step, Stuck, Timed, absurd};
 
 /// The block types that are read. The section header's reads the same in both byte orders.
 const SECTION: u32 = 0x0a0d_0d0a;

@@ -13,13 +13,15 @@ mod error;
 mod format;
 mod input;
 mod link;
+mod step;
 
 pub use error::ReadError;
-pub use format::{Format, Step, Stuck, Timed};
+pub use format::Format;
 use input::Input;
 pub use link::{Link, Record};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+pub use step::{Step, Stuck, Timed};
 
 /// An open capture, pcap or pcapng, which is read from its beginning to its end.
 ///

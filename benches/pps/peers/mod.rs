@@ -10,7 +10,8 @@ mod nftables;
 mod rule;
 mod testpmd;
 
-use crate::common::rounds::{self, Missing, Options};
+use crate::common::results::Missing;
+use crate::common::rounds::{self, Options};
 use crate::load::Load;
 use crate::site::{Site, UPLINK_MAC};
 use crate::traffic::Traffic;

@@ -6,7 +6,7 @@ use super::bound::{BoundPort, BoundState};
 use super::nics::{Nics, configured};
 use super::record::Record;
 use super::steering::Steering;
-use super::workers::{self, Sockets, Workers};
+use super::workers::{self, Base, Sockets, Workers};
 use super::zero_copy::Lossy;
 use super::{DaemonError, Event, detach};
 use crate::settings::{Engine, Settings};
@@ -40,16 +40,6 @@ pub(super) struct Assembly {
     pub(super) workers: Workers,
     pub(super) attachments: Vec<Attachment>,
     lossy: PerRole<Option<Lossy>>,
-}
-
-/// The parts that outlive an [`Assembly`].
-#[derive(Clone, Copy)]
-pub(super) struct Base<'a> {
-    pub(super) settings: &'a Settings,
-    pub(super) kernel: &'a Kernel,
-    pub(super) links: &'a Arc<Links>,
-    pub(super) snapshot: &'a Arc<Snapshot>,
-    pub(super) events: &'a Sender<Event>,
 }
 
 impl Parts {

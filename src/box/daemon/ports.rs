@@ -9,7 +9,8 @@
 use super::bound::{BoundPort, BoundState};
 use super::faults::{KernelView, PortFault, compare_mtus, faults};
 use super::nics::{Nics, configured};
-use super::parts::{Assembly, Base};
+use super::parts::Assembly;
+use super::workers::Base;
 use super::{Daemon, DaemonError, Event, capabilities, detach};
 use crate::settings::Engine;
 use crossbeam::channel::Sender;

@@ -1,14 +1,13 @@
 //! The worker threads: UMEM, sockets, start, new snapshots, stop.
 
 use super::nics::Nics;
-use super::parts::Base;
 use super::zero_copy::{self, Binding, Lossy};
 use super::{DaemonError, Event, capabilities};
 use crate::observe::WorkerReport as BalanceReport;
 use crate::settings::{Engine, RingSizes, Settings};
 use crossbeam::channel::{self, Receiver, Sender};
 use exitmark_datapath::{
-    BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, Guard, Kernel,
+    BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, Guard, Kernel, Links,
     MAX_QUEUES, PerRole, QueueGauge, Rings, Role, Samples, SharedRings, Tally, Umem, Worker,
     WorkerLimits, WorkerReport, XskError, XskPort, XskSettings, clock,
 };
@@ -54,6 +53,16 @@ pub(super) fn keep_memory_in_place() {
     if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
         tracing::info!("this process' memory can be swapped out: {error}");
     }
+}
+
+/// The parts that outlive the workers and what else depends on the NICs.
+#[derive(Clone, Copy)]
+pub(super) struct Base<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) kernel: &'a Kernel,
+    pub(super) links: &'a Arc<Links>,
+    pub(super) snapshot: &'a Arc<Snapshot>,
+    pub(super) events: &'a Sender<Event>,
 }
 
 enum Queues {

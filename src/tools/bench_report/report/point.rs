@@ -1,6 +1,5 @@
-//! The loads under which rates are compared: rows with the same point share a table.
+//! Rates, and the loads under which they are compared: rows with the same point share a table.
 
-use super::sources::Rate;
 use super::table::{count, family};
 use serde::Deserialize;
 
@@ -13,6 +12,20 @@ pub(crate) struct Point {
     family: String,
     flows: u64,
     relays: u64,
+}
+
+/// A row of `pps.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Rate {
+    pub(crate) forwarder: String,
+    #[serde(flatten)]
+    pub(crate) point: Point,
+    pub(crate) mpps: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) loss: f64,
+    pub(crate) max_loss: f64,
+    pub(crate) rounds: Vec<f64>,
 }
 
 impl Point {

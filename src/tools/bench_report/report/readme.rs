@@ -2,9 +2,9 @@
 
 use super::goals::{self, KINDS};
 use super::names::{self, AF_XDP, BARE, NFTABLES, SPILL, WIRE, XDP};
-use super::point::Point;
+use super::point::{Point, Rate};
 use super::rounds::ratio;
-use super::sources::{Rate, Sources, Tcp};
+use super::sources::{Sources, Tcp};
 use super::table::{count, micros, percent, table, whole};
 
 const BEGIN: &str = "<!-- benchmarks: begin -->\n";

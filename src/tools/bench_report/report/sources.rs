@@ -1,6 +1,6 @@
 //! The benches' result files. A missing file is listed in the report; an invalid one is an error.
 
-use super::point::Point;
+use super::point::Rate;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -53,20 +53,6 @@ pub(crate) struct Machine {
     pub(crate) commit: Option<String>,
     pub(crate) date: String,
     pub(crate) busy: f64,
-}
-
-/// A row of `pps.json`.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Rate {
-    pub(crate) forwarder: String,
-    #[serde(flatten)]
-    pub(crate) point: Point,
-    pub(crate) mpps: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
-    pub(crate) loss: f64,
-    pub(crate) max_loss: f64,
-    pub(crate) rounds: Vec<f64>,
 }
 
 /// A row of `growth.json`.

@@ -2,8 +2,8 @@
 
 use super::super::names::{NFTABLES, WIRE, ordered};
 use super::super::point::Point;
+use super::super::point::Rate;
 use super::super::rounds::{difference, ratio};
-use super::super::sources::Rate;
 use super::super::table;
 use super::Page;
 

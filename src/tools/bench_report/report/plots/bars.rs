@@ -2,8 +2,8 @@
 
 use super::super::names::{NFTABLES, ordered};
 use super::super::point::Point;
+use super::super::point::Rate;
 use super::super::rounds::ratio;
-use super::super::sources::Rate;
 use super::axis::Axis;
 use super::ticks::Tick;
 use super::{Area, Drawn, INK, chart, letters, plot, ticks};

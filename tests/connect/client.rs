@@ -16,6 +16,8 @@ use std::process::{ChildStdin, ChildStdout, Stdio};
 
 use exitmark_lab::{Child, Netns, contained};
 
+/// The most connections that a load opens to each destination.
+const MOST: u64 = 2_000_000;
 const USER: &str = "EXITMARK_CONNECT_CLIENT";
 /// What the lines of an answer begin with; the test harness prints others.
 const MARK: &str = "client: ";
@@ -53,7 +55,8 @@ fn obey() {
                 "listens".to_owned()
             }
             ["show", number] => show(&sockets[number.parse::<usize>().unwrap()]),
-            ["load", destination, count] => load(destination, count.parse().unwrap()),
+            ["load", exit, relay] => load([exit, relay]),
+            ["stop"] => "stopped".to_owned(),
             _ => panic!("unknown: {line}"),
         };
         println!("{MARK}{answer}");
@@ -133,19 +136,25 @@ fn tried(destination: &str) -> String {
     format!("{tos:#x}")
 }
 
-/// Opens this many connections one after the other and counts them by ToS.
-fn load(destination: &str, count: u64) -> String {
-    let destination: SocketAddr = destination.parse().unwrap();
-    let (mut marked, mut unmarked) = (0, 0);
-    for _ in 0..count {
-        let socket = made(destination);
-        let _ = connect(socket.as_raw_fd(), &SockaddrStorage::from(destination));
-        match getsockopt(&socket, sockopt::Ipv4Tos).unwrap() {
-            0 => unmarked += 1,
-            _ => marked += 1,
+/// Opens connections to each destination in turn without waiting for them, until the next request.
+/// Answers with the number opened to each, and the numbers of marked ones.
+fn load(destinations: [&str; 2]) -> String {
+    let destinations = destinations.map(|one| one.parse::<SocketAddr>().unwrap());
+    let (mut opened, mut marked) = (0, [0; 2]);
+    let stdin = std::io::stdin();
+    let is_asked = || {
+        let mut waiting = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        poll(&mut waiting, PollTimeout::ZERO).unwrap() > 0
+    };
+    while opened < MOST && !is_asked() {
+        for (destination, marked) in destinations.iter().zip(&mut marked) {
+            let socket = made(*destination);
+            let _ = connect(socket.as_raw_fd(), &SockaddrStorage::from(*destination));
+            *marked += u64::from(getsockopt(&socket, sockopt::Ipv4Tos).unwrap() != 0);
         }
+        opened += 1;
     }
-    format!("{marked} {unmarked}")
+    format!("{opened} {} {}", marked[0], marked[1])
 }
 
 /// The other process, as seen by a test.

@@ -82,30 +82,47 @@ fn connections_that_were_open_before_are_found_and_marked() {
     running.stop_well().unwrap();
 }
 
-/// The exit connections of a process that restarts again and again, and sets that are swapped.
+/// Connections of both classes while the process restarts again and again, each time with programs
+/// that replace the attached ones, and while sets are swapped.
 #[test]
-fn no_connection_is_unmarked_while_the_service_restarts_and_reloads() {
+fn no_connection_is_misjudged_while_the_service_restarts_and_reloads() {
     needs_root!();
-    const LOAD: u64 = 60_000;
+    // Nothing answers there: each attempt costs a SYN.
+    let silent = ["198.51.100.99:443", "198.51.100.98:9001"];
     let host = Host::new();
-    let text = host.text(SOURCE, "");
+    let with = |more: &str| {
+        let extra = format!("extra = [\"{}\", {more}", silent[1]);
+        host.text(SOURCE, "").replace("extra = [", &extra)
+    };
+    let text = with("");
     let mut running = host.start(&text);
     let mut client = Client::start(&host.host, host.user);
-    // Nothing answers there: each attempt costs a SYN.
-    host.host.ip("route add 198.51.100.99 dev lo").unwrap();
-    client.send(&format!("load 198.51.100.99:443 {LOAD}"));
+    for address in ["198.51.100.98", "198.51.100.99"] {
+        host.host
+            .ip(&format!("route add {address} dev lo"))
+            .unwrap();
+    }
+    client.send(&format!("load {}", silent.join(" ")));
     for round in 0..6 {
         let signal = [Signal::SIGKILL, Signal::SIGTERM][round % 2];
         running.signal(signal).unwrap();
         running.ended().unwrap();
         running = host.start(&text);
-        let more = format!("\"198.18.0.{}:9001\"", 10 + round);
-        host.write(&text.replace("extra = [", &format!("extra = [{more}, ")));
+        host.write(&with(&format!("\"198.18.0.{}:9001\", ", 10 + round)));
         host.exitmark(&["reload"]).unwrap();
     }
-    assert_eq!(client.answer(), format!("{LOAD} 0"));
+    client.send("stop");
+    let answer = client.answer();
+    println!("opened to each, marked exits, marked relays: {answer}");
+    let numbers: Vec<u64> = answer.split(' ').map(|one| one.parse().unwrap()).collect();
+    let opened = numbers[0];
+    assert!(opened > 0);
+    assert_eq!(numbers[1..], [opened, 0]);
+    assert_eq!(client.answer(), "stopped");
     let counts = host.connections();
-    assert_eq!(counts.marked, LOAD);
+    assert_eq!(class(&counts, "exit"), (opened, 0));
+    assert_eq!(class(&counts, "relay"), (opened, 0));
+    assert_eq!((counts.marked, counts.steered), (opened, opened));
     assert_eq!(counts.no_policy, 0);
     running.stop_well().unwrap();
 }

@@ -190,3 +190,87 @@ fn control_characters_are_replaced() {
     top.failed("\x1b[2J".to_owned());
     assert!(lines(&top).concat().chars().all(|c| !c.is_control()));
 }
+
+/// The report with this many more connections: opened to exits and marked, and not steered.
+fn more_connections(report: &Report, exit: u64, unsteered: u64) -> Report {
+    let mut later = report.clone();
+    let connections = later.connections.as_mut().unwrap();
+    connections.classes[0].opened += exit;
+    connections.marked += exit;
+    connections.unsteered += unsteered;
+    later
+}
+
+#[test]
+fn connections_have_rates_and_totals() {
+    let mut top = Top::default();
+    let mut report = sample::report_of_connect();
+    report.connections.as_mut().unwrap().classes[0].opened = 1000;
+    top.answered(report.clone(), SECOND);
+    assert_eq!(line(&top, "exit "), "exit           -     1000      12");
+    top.answered(more_connections(&report, 3000, 0), 3 * SECOND);
+    let all = lines(&top);
+    let first = "exitmark 0.1.0  enforce, engine connect, up 3 d 2 h, generation 17";
+    assert_eq!(all[0], first);
+    assert!(all[1].starts_with("ALARM relay-set-stale: "), "{}", all[1]);
+    assert!(all[2].starts_with("warning generic-xdp: "), "{}", all[2]);
+    let exit = line(&top, "exit ");
+    assert!(
+        exit.starts_with("exit      1.50 k     4000      12  "),
+        "{exit}"
+    );
+    assert!(exit.ends_with('█'), "{exit}");
+    for expected in [
+        "class     conn/s    total earlier  last minute",
+        "relay          0        7       3",
+        "resolver       0        0       0",
+        "socket           conn/s    total",
+        "marked           1.50 k   9.01 P",
+        "own tos               0        1",
+        "unmarked              0        2",
+        "earlier marked        0       10",
+        "earlier unmarked      0       11",
+        "no policy             0       13",
+        "steered               0        4",
+        "own source            0        5",
+        "unsteered             0        6",
+    ] {
+        assert!(all.contains(&expected.to_owned()), "{expected}: {all:#?}");
+    }
+    let set = line(&top, "relay set");
+    assert!(set.ends_with("in force for 3 d 1 h, all unmarked"), "{set}");
+    // A box's lines of frames are left out.
+    for absent in ["port ", "engines", "drops/s", "steering", "faults"] {
+        let found = all.iter().find(|line| line.starts_with(absent));
+        assert_eq!(found, None);
+    }
+    for (width, height) in [(1, 1), (10, 3), (36, 12), (300, 100)] {
+        drawn(&top, width, height);
+    }
+}
+
+#[test]
+fn failing_sockets_are_red_while_their_count_grows() {
+    let colour = |top: &Top, begin: &str| {
+        let mut rows = (0..).zip(lines(top));
+        let (row, _) = rows.find(|(_, line)| line.starts_with(begin)).unwrap();
+        drawn(top, 80, 25)
+            .backend()
+            .buffer()
+            .cell((0, row))
+            .unwrap()
+            .fg
+    };
+    let report = sample::report_of_connect();
+    let mut top = Top::default();
+    top.answered(report.clone(), SECOND);
+    assert_eq!(colour(&top, "unsteered"), Color::Reset);
+    let failing = more_connections(&report, 5, 1);
+    top.answered(failing.clone(), 2 * SECOND);
+    assert_eq!(colour(&top, "unsteered"), Color::Red);
+    for begin in ["marked", "unmarked", "no policy"] {
+        assert_eq!(colour(&top, begin), Color::Reset, "{begin}");
+    }
+    top.answered(failing, 3 * SECOND);
+    assert_eq!(colour(&top, "unsteered"), Color::Reset);
+}

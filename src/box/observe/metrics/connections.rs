@@ -13,6 +13,13 @@ pub(in crate::observe) struct Count {
     pub(in crate::observe) connections: u64,
 }
 
+impl Count {
+    /// Whether these sockets should have been changed, and were not.
+    pub(in crate::observe) fn is_failure(&self) -> bool {
+        ["unmarked", "earlier_unmarked", "no_policy", "unsteered"].contains(&self.name)
+    }
+}
+
 /// The class of the connections in a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::observe) enum SocketCount {

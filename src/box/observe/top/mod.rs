@@ -1,6 +1,7 @@
 //! A live view of a running box. The state, [`Top`], is pure and is fed with reports and the time;
 //! only [`watch`] uses the terminal.
 
+mod connections;
 mod rates;
 mod screen;
 

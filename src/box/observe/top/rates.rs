@@ -1,7 +1,8 @@
 //! Turns counts into rates, and keeps the rates of the last minute.
 
-use crate::observe::Report;
 use crate::observe::human::as_f64;
+use crate::observe::metrics::socket_counts;
+use crate::observe::{ConnectionClass, Report};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ const REMEMBERED: usize = 240;
 pub struct Top {
     pub(super) last: Option<(Report, Duration)>,
     pub(super) rates: Option<Rates>,
-    /// Frames per second of each class in the last minute, in the report's order.
+    /// Frames or connections per second of each class in the last minute, in the report's order.
     pub(super) minute: Vec<VecDeque<(Duration, f64)>>,
     /// Why the last request failed; `None` if the box answered.
     pub(super) trouble: Option<String>,
@@ -30,6 +31,10 @@ pub(super) struct Rates {
     pub(super) drops: Vec<f64>,
     /// Frames decided by the XDP program, and by workers.
     pub(super) engines: (f64, f64),
+    /// Connections of each class, when they were opened.
+    pub(super) connections: Vec<f64>,
+    /// Connections by what was done with their sockets.
+    pub(super) sockets: Vec<f64>,
 }
 
 /// Frames received, forwarded and spilled by a port.
@@ -54,10 +59,13 @@ impl Top {
             Some((before, then)) => Rates::between(before, &report, at.saturating_sub(*then)),
             None => None,
         };
-        self.minute.resize_with(report.classes.len(), VecDeque::new);
+        let classes = report.classes.len() + connections(&report).len();
+        self.minute.resize_with(classes, VecDeque::new);
         if let Some(rates) = &self.rates {
-            for (minute, class) in self.minute.iter_mut().zip(&rates.classes) {
-                minute.push_back((at, class.frames));
+            let frames = rates.classes.iter().map(|flow| flow.frames);
+            let rates = frames.chain(rates.connections.iter().copied());
+            for (minute, rate) in self.minute.iter_mut().zip(rates) {
+                minute.push_back((at, rate));
                 while minute.len() > REMEMBERED
                     || minute
                         .front()
@@ -100,6 +108,10 @@ impl Rates {
         let classes = now.classes.iter().zip(&before.classes);
         let ports = now.ports.iter().zip(&before.ports);
         let drops = now.drops.iter().zip(&before.drops);
+        let opened = connections(now).iter().zip(connections(before));
+        let sockets = now.connections.iter().zip(&before.connections);
+        let sockets = sockets
+            .flat_map(|(now, before)| socket_counts(now).into_iter().zip(socket_counts(before)));
         Some(Self {
             classes: classes
                 .map(|(now, before)| flow((before.frames, now.frames), (before.bytes, now.bytes)))
@@ -121,6 +133,20 @@ impl Rates {
                 rate(before.engine.xdp_frames, now.engine.xdp_frames),
                 rate(before.engine.af_xdp_frames, now.engine.af_xdp_frames),
             ),
+            connections: opened
+                .map(|(now, before)| rate(before.opened, now.opened))
+                .collect(),
+            sockets: sockets
+                .map(|(now, before)| rate(before.connections, now.connections))
+                .collect(),
         })
+    }
+}
+
+/// The classes of connections; a box has none.
+fn connections(report: &Report) -> &[ConnectionClass] {
+    match &report.connections {
+        Some(connections) => &connections.classes,
+        None => &[],
     }
 }

@@ -45,6 +45,11 @@ impl Top {
         lines.extend(warnings(report));
         lines.push(Line::default());
         let bars = u32::from(width).saturating_sub(BEFORE_BARS);
+        if let Some(connections) = &report.connections {
+            self.connections(&mut lines, connections, now, bars);
+            lines.push(relay_set(report));
+            return lines;
+        }
         self.classes(&mut lines, report, now, bars);
         lines.push(Line::default());
         self.ports(&mut lines, report);
@@ -62,24 +67,28 @@ impl Top {
             "class", "frames/s", "bits/s"
         );
         lines.push(Line::from(title).bold());
-        // One scale for all classes, so that their bars can be compared.
-        let rates = self.minute.iter().flatten().map(|(_, rate)| *rate);
-        let highest = rates.fold(0.0, f64::max);
         for (index, class) in report.classes.iter().enumerate() {
             let flow = self
                 .rates
                 .as_ref()
                 .and_then(|rates| rates.classes.get(index));
             let (frames, bits) = shown(flow);
-            let minute = self.minute.get(index);
-            let bars = minute.map(|minute| bars(minute, now, highest, width));
             let style = style_of(&class.class);
             lines.push(Line::from(vec![
                 Span::styled(format!("{:9.9}", clean(&class.class)), style),
                 Span::from(format!(" {frames:>9} {bits:>13}  ")),
-                Span::styled(bars.unwrap_or_default(), style),
+                Span::styled(self.last_minute(index, now, width), style),
             ]));
         }
+    }
+
+    /// The bars of a class. One scale for all classes, so that their bars can be compared.
+    pub(super) fn last_minute(&self, class: usize, now: Duration, width: u32) -> String {
+        let rates = self.minute.iter().flatten().map(|(_, rate)| *rate);
+        let highest = rates.fold(0.0, f64::max);
+        let minute = self.minute.get(class);
+        let bars = minute.map(|minute| bars(minute, now, highest, width));
+        bars.unwrap_or_default()
     }
 
     fn ports(&self, lines: &mut Vec<Line<'static>>, report: &Report) {
@@ -133,7 +142,7 @@ fn warnings(report: &Report) -> impl Iterator<Item = Line<'static>> {
     })
 }
 
-fn style_of(class: &str) -> Style {
+pub(super) fn style_of(class: &str) -> Style {
     let colour = match class {
         "exit" => Color::Green,
         "relay" => Color::Cyan,
@@ -152,7 +161,7 @@ fn shown(flow: Option<&Flow>) -> (String, String) {
     )
 }
 
-fn number(rate: Option<&f64>) -> String {
+pub(super) fn number(rate: Option<&f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), |rate| scaled(*rate, ""))
 }
 
@@ -244,9 +253,7 @@ fn relay_set(report: &Report) -> Line<'static> {
         text.push_str(&format!(", in force for {}", span(report.since(at))));
     }
     let text = match age {
-        _ if set.is_passing => Span::from(format!("{text}, all frames unmarked"))
-            .red()
-            .bold(),
+        _ if set.is_passing => Span::from(format!("{text}, all unmarked")).red().bold(),
         "stale" | "expired" => Span::from(text).red(),
         "old" => Span::from(text).yellow(),
         _ => Span::from(text),

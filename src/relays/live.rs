@@ -347,8 +347,8 @@ impl LiveSet {
         }
     }
 
-    /// Records a refusal. Returns whether it is new: the reason differs from the last one, or a set
-    /// was accepted in between.
+    /// Records that a set was refused. Returns whether this is new: the reason differs from the last
+    /// one, or a set was accepted in between.
     pub fn refuse(&mut self, reason: String, now: SystemTime) -> bool {
         self.refused = self.refused.saturating_add(1);
         let is_news = self.last_refusal.as_ref().is_none_or(|last| {
@@ -424,7 +424,7 @@ impl LiveSet {
         (self.listed.len(), self.departed.len())
     }
 
-    /// How many times documents were accepted, and refused.
+    /// How many sets were accepted, and refused.
     pub const fn decisions(&self) -> (u64, u64) {
         (self.accepted, self.refused)
     }

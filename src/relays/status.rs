@@ -92,7 +92,7 @@ impl fmt::Display for Status<'_> {
                 let (at, ago) = (utc(*at), ago(*at));
                 writeln!(f, "Last refusal {at} UTC, {ago} ago: {reason}")?;
             }
-            None => writeln!(f, "No document was refused.")?,
+            None => writeln!(f, "No relay set was refused.")?,
         }
         writeln!(f, "The relay set in force has {} endpoints.", self.count())
     }

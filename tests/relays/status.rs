@@ -55,7 +55,7 @@ fn an_empty_set_is_shown_too() {
     let status = Status::new(&live, &[], at(START));
     assert_eq!(status.count(), 0);
     let text = status.to_string();
-    assert!(text.contains("No document was refused."), "{text}");
+    assert!(text.contains("No relay set was refused."), "{text}");
     assert!(!text.contains("In force"), "{text}");
     let json = status.json(None);
     assert_eq!(json["age"], serde_json::Value::Null);

@@ -124,6 +124,9 @@ fn instances_are_followed_and_a_bad_document_holds_none_back() {
         );
         rig.said("the others are used", 1..=1);
 
+        // A set was accepted at each load.
+        assert_eq!(rig.status().relay_set.refused, 0);
+
         // The newest documents go or turn bad: the set stays, also over a restart.
         instances.remove("a");
         has(&rig, &[("b", InForce, false), ("c", Refused, true)]);
@@ -136,6 +139,7 @@ fn instances_are_followed_and_a_bad_document_holds_none_back() {
             warning.contains("the previous set stays in force"),
             "{warning}"
         );
+        assert!(rig.status().relay_set.refused > 0);
         prober.expect(second, Treatment::Steered, "by the set before");
         prober.check();
         let rig = rig.restart(&usual);

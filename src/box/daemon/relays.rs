@@ -394,15 +394,13 @@ impl RelayService {
         self.failure = Failure::of_sources(&refresh.refusals);
         self.refusals = refresh.refusals;
         self.prefer();
-        let Some(Failure { reason, .. }) = &self.failure else {
-            return Ok(());
+        // With an accepted document a set was accepted: the refusals are those of single sources.
+        let reason = match &self.failure {
+            Some(failure) if !refresh.is_accepted => failure.reason.clone(),
+            _ => return Ok(()),
         };
-        let reason = reason.clone();
         let is_news = self.live.refuse(reason.clone(), now);
-        match refresh.is_accepted {
-            true => Ok(()),
-            false => Err(Unaccepted { reason, is_news }),
-        }
+        Err(Unaccepted { reason, is_news })
     }
 
     /// Has the documents of the set found first, if more match than are read.

@@ -310,9 +310,9 @@ pub struct RelaySetReport {
     pub accepted_at: Option<u64>,
     /// The number of sets accepted.
     pub accepted: u64,
-    /// The number of sets refused.
+    /// The number of sets refused: loads without an accepted document.
     pub refused: u64,
-    /// The reason of the last refusal.
+    /// Why the last one was refused.
     pub last_refusal: Option<String>,
     /// Why the files' current content, or a part of it, is not in force; `None` if it is.
     pub failure: Option<String>,

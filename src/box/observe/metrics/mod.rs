@@ -362,7 +362,7 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )?;
     out.counter(
         "relay_sets_refused",
-        "Relay sets that were refused",
+        "Relay sets that were refused: loads without an accepted document",
         single(set.refused),
     )?;
     let path = |path: &str| labels([("path", path)]);

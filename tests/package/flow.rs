@@ -12,10 +12,10 @@ const PACE: Duration = Duration::from_millis(1);
 const TIMEOUT: Duration = Duration::from_secs(20);
 const FIRST_PORT: u16 = 1024;
 /// The offsets of the ToS byte and the source port in such a frame.
-const TOS: usize = 15;
+pub(crate) const TOS: usize = 15;
 const PORT: usize = 34;
 /// AF11, the mark of the example configuration.
-const MARK: u8 = 0x28;
+pub(crate) const MARK: u8 = 0x28;
 
 pub(crate) struct Flow {
     eye: Capture,

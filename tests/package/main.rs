@@ -9,6 +9,7 @@
 )]
 
 mod build;
+mod connect;
 mod flow;
 mod linked;
 mod machine;
@@ -111,8 +112,14 @@ fn from_installation_to_purge() {
 
     machine.name_nics();
     monitor::runs(&machine, "eth1");
-    configure(&machine);
     let service = Service::prepare(&machine);
+    connect::runs(&machine, &service);
+    configure(
+        &machine,
+        EXAMPLE,
+        include_str!("../../dist/exitmark.example.toml"),
+        &[],
+    );
     let running = service.start();
     for port in ["host=eth0 ", "incoming=eth2 "] {
         assert!(running.ready.contains(port), "{}", running.ready);
@@ -172,20 +179,19 @@ fn packaged(machine: &Machine, path: &str, source: &str) -> String {
     example
 }
 
-/// Writes the example as the configuration, with the authorities of the test network.
-fn configure(machine: &Machine) {
-    let source = include_str!("../../dist/exitmark-connect.example.toml");
-    packaged(machine, CONNECT_EXAMPLE, source);
-    let source = include_str!("../../dist/exitmark.example.toml");
-    let example = packaged(machine, EXAMPLE, source);
-    let arguments = ["-m", "640", "-g", "exitmark", EXAMPLE, CONFIGURATION];
+/// Writes a packaged example as the configuration, with the authorities of the test network, and
+/// these keys in place of its own.
+fn configure(machine: &Machine, path: &str, source: &str, keys: &[(&str, &str)]) {
+    let example = packaged(machine, path, source);
+    let arguments = ["-m", "640", "-g", "exitmark", path, CONFIGURATION];
     machine.run("install", &arguments);
     let authorities = machine.publish_consensus();
-    let lines = example.lines().map(|line| match line {
-        _ if line.starts_with("#authorities = ") => authorities.as_str(),
-        _ => line,
-    });
-    let text = lines.collect::<Vec<_>>().join("\n");
-    assert_ne!(text.trim(), example.trim());
+    let mut text = example.trim_end().to_owned();
+    for (key, line) in [&[("#authorities", authorities.as_str())], keys].concat() {
+        let beginning = format!("\n{key} = ");
+        let (before, rest) = text.split_once(&beginning).unwrap();
+        let after = rest.split_once('\n').map_or("", |(_, after)| after);
+        text = format!("{before}\n{line}\n{after}");
+    }
     machine.write(CONFIGURATION, &text);
 }

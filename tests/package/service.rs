@@ -8,6 +8,8 @@ use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 pub(crate) struct Service<'a> {
     machine: &'a Machine,
     unit: Unit,
@@ -56,7 +58,10 @@ impl<'a> Service<'a> {
         machine.run(words[0], &words[1..]);
         let owner = machine.run("stat", &["-c", "%a %U:%G", place]);
         assert!(owner.trim().ends_with("700 exitmark:exitmark"), "{owner}");
-        let mounts = vec![place.to_owned()];
+        // Programs are attached to cgroups, for which a read-only mount is enough.
+        assert_eq!(unit.value("ProtectControlGroups"), "yes");
+        machine.run("mount", &["-t", "cgroup2", "cgroup2", CGROUPS]);
+        let mounts = vec![place.to_owned(), CGROUPS.to_owned()];
         Self::with_directories(machine, unit, mounts)
     }
 

@@ -53,6 +53,15 @@ struct {
 	__type(value, __u8);
 } users SEC(".maps");
 
+/* Bits by the lowest bits of a user ID: without its bit, an ID is not in `users`, which costs less
+ * to find out than a search. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, USER_FILTER_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} user_filter SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -77,7 +86,13 @@ struct destination {
 
 static __always_inline bool is_of_tor(__u32 user)
 {
-	return !by_user || bpf_map_lookup_elem(&users, &user);
+	__u32 word = user / 64 % USER_FILTER_WORDS;
+	__u64 *bits;
+
+	if (!by_user)
+		return true;
+	bits = bpf_map_lookup_elem(&user_filter, &word);
+	return bits && *bits >> user % 64 & 1 && bpf_map_lookup_elem(&users, &user);
 }
 
 static __always_inline struct exitmark_connections *current_counts(void)

@@ -9,6 +9,9 @@
 /* Users whose connections are judged. */
 #define MAX_USERS 4096
 
+/* 64-bit words of the filter before the search for a user. */
+#define USER_FILTER_WORDS 64
+
 /* Connections, per CPU. The first three are by enum exitmark_rule. */
 struct exitmark_connections {
 	__u64 opened[RULES];

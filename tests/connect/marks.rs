@@ -119,9 +119,12 @@ fn other_users_are_left_alone_and_not_counted() {
     needs_root!();
     let host = Host::new();
     let running = host.start(&host.text(BOTH, ""));
-    let mut other = Client::start(&host.host, host.user + 0x80);
-    assert_eq!(other.open(WEB), (0, ip(HOST_V4)));
-    assert_eq!(other.open(RELAY), (0, ip(HOST_V4)));
+    // One with a bit of its own in the filter of users, and one that shares tor's.
+    for more in [0x80, 0x1000] {
+        let mut other = Client::start(&host.host, host.user + more);
+        assert_eq!(other.open(WEB), (0, ip(HOST_V4)));
+        assert_eq!(other.open(RELAY), (0, ip(HOST_V4)));
+    }
     let counts = host.connections();
     assert!(
         counts.classes.iter().all(|class| class.opened == 0),

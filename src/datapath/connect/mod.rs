@@ -282,10 +282,25 @@ impl Connect {
             map.update(&user.to_ne_bytes(), &[1], MapFlags::ANY)
                 .map_err(map_error("users"))?;
         }
+        self.let_pass(users).map_err(map_error("user_filter"))?;
         if !is_tight {
             remove().map_err(map_error("users"))?;
         }
         Ok(())
+    }
+
+    /// Sets the bits of the filter before the search for a user. A bit stays set throughout if it is
+    /// set before and after.
+    fn let_pass(&self, users: &BTreeSet<u32>) -> Result<(), libbpf_rs::Error> {
+        let mut words = [0_u64; contract::USER_FILTER_WORDS as usize];
+        for user in users {
+            let word = (user / u64::BITS % contract::USER_FILTER_WORDS) as usize;
+            words[word] |= 1 << (user % u64::BITS);
+        }
+        let filter = &self.skeleton.maps.user_filter;
+        (0_u32..).zip(words).try_for_each(|(key, word)| {
+            filter.update(&key.to_ne_bytes(), &word.to_ne_bytes(), MapFlags::ANY)
+        })
     }
 
     /// Counts the connections of tor's users that are open already in this network namespace, and

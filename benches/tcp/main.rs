@@ -45,12 +45,26 @@ struct Arguments {
     /// The number of short connections that are opened at the same time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     parallel: u16,
+    /// Only these trials
+    #[arg(long, value_delimiter = ',')]
+    trials: Vec<TrialKind>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum TrialKind {
+    Bulk,
+    Connect,
+    RoundTrip,
 }
 
 impl Arguments {
     fn trials(&self) -> impl Iterator<Item = Trial> {
+        let is_wanted = |kind| self.trials.is_empty() || self.trials.contains(&kind);
         let bulk = self.streams.iter().copied().map(Trial::Bulk);
-        bulk.chain([Trial::Connect(self.parallel), Trial::RoundTrip])
+        let bulk = bulk.filter(move |_| is_wanted(TrialKind::Bulk));
+        let connect = is_wanted(TrialKind::Connect).then_some(Trial::Connect(self.parallel));
+        let round_trip = is_wanted(TrialKind::RoundTrip).then_some(Trial::RoundTrip);
+        bulk.chain(connect).chain(round_trip)
     }
 }
 

@@ -12,7 +12,11 @@ const PROGRAMS: [(&str, &str, &str); 2] = [
          MAC_BYTES_BITS|MAX_(PROBES|QUEUES|TAGS)|RANGE_STEPS|SAMPLES_A_LOOK|SAMPLE_BYTES|\
          SEVERAL_CHANGES",
     ),
-    ("connect", "exitmark_connections", "MAX_USERS|USER_FILTER_WORDS"),
+    (
+        "connect",
+        "exitmark_connections",
+        "MAX_USERS|USER_FILTER_WORDS",
+    ),
 ];
 
 fn main() {

@@ -82,6 +82,35 @@ fn connections_that_were_open_before_are_found_and_marked() {
     running.stop_well().unwrap();
 }
 
+/// Without a relay set, all of them would count as exit, and none would be marked.
+#[test]
+fn connections_that_were_open_before_wait_for_the_relay_set() {
+    needs_root!();
+    let host = Host::new();
+    let mut client = Client::start(&host.host, host.user);
+    for destination in [WEB, RELAY] {
+        assert_eq!(client.open(destination).0, 0);
+    }
+    let text = host.text(SOURCE, "");
+    let missing = "consensus = [\"missing\"]\nextra = [";
+    let running = host.start(&text.replace("extra = [", missing));
+    assert!(host.status().relay_set.is_missing);
+    assert_eq!(class(&host.connections(), "exit"), (0, 0));
+    host.write(&text);
+    host.exitmark(&["reload"]).unwrap();
+    wait_until(
+        "they are counted",
+        || class(&host.connections(), "relay") == (0, 1),
+        || host.status().text().to_string(),
+    );
+    let counts = host.connections();
+    assert_eq!(class(&counts, "exit"), (0, 1));
+    assert_eq!((counts.earlier_marked, counts.earlier_unmarked), (1, 0));
+    assert_eq!(shown(&client.ask("show 0")).0, MARK);
+    assert_eq!(shown(&client.ask("show 1")).0, 0);
+    running.stop_well().unwrap();
+}
+
 /// Connections of both classes while the process restarts again and again, each time with programs
 /// that replace the attached ones, and while sets are swapped.
 #[test]

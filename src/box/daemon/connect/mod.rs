@@ -77,7 +77,9 @@ struct TorHostDaemon {
     unpinned: Option<String>,
     /// Why the programs are not attached to every cgroup.
     unattached: Option<String>,
-    /// Connections from before the programs were attached could not be found.
+    /// Connections from before the programs were attached are still to be looked for.
+    seeks_earlier: bool,
+    /// They could not be found.
     misses_earlier: bool,
     counts: Connections,
     trouble: Trouble,
@@ -158,6 +160,7 @@ impl TorHostDaemon {
             links,
             unpinned: None,
             unattached: None,
+            seeks_earlier: false,
             misses_earlier: false,
             counts: Connections::default(),
             trouble: Trouble::default(),
@@ -166,17 +169,8 @@ impl TorHostDaemon {
             service,
             control: None,
         };
-        // With cgroups the owner of a socket is not known: any socket would count as tor's.
-        if !has_replaced {
-            let found = match tor.cgroups.is_empty() {
-                true => daemon.sockets.connect.look_through_earlier(),
-                false => Ok(false),
-            };
-            daemon.misses_earlier = !found.unwrap_or_else(|error| {
-                tracing::warn!("{error}");
-                false
-            });
-        }
+        daemon.seeks_earlier = !has_replaced;
+        daemon.look_for_earlier();
         daemon.look_at_counters();
         own_pins(&daemon.in_force.settings, &daemon.pins)?;
         let changed = Arc::clone(&daemon.links_changed);
@@ -233,6 +227,7 @@ impl TorHostDaemon {
                 // There are no workers and no next hop.
                 Ok(Event::WorkerEnded(_) | Event::NextHop) | Err(RecvTimeoutError::Timeout) => {}
             }
+            self.look_for_earlier();
         }
     }
 
@@ -267,6 +262,25 @@ impl TorHostDaemon {
             Ok(()) => tracing::info!("the addresses or NICs of this machine have changed"),
             Err(error) => tracing::error!("the change of this machine is retried: {error}"),
         }
+    }
+
+    /// Looks for the connections from before the programs were attached, once there is a relay set:
+    /// without one they would all count as exit, and none would be marked.
+    fn look_for_earlier(&mut self) {
+        if !self.seeks_earlier || self.in_force.is_passing {
+            return;
+        }
+        self.seeks_earlier = false;
+        let tor = self.in_force.settings.tor.as_ref();
+        // With cgroups the owner of a socket is not known: any socket would count as tor's.
+        let found = match tor.is_some_and(|tor| tor.cgroups.is_empty()) {
+            true => self.sockets.connect.look_through_earlier(),
+            false => Ok(false),
+        };
+        self.misses_earlier = !found.unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            false
+        });
     }
 
     /// Follows users that come and go.

@@ -192,6 +192,21 @@ impl TestCgroup {
     }
 }
 
+impl TestCgroup {
+    /// The path below the mount of cgroup2.
+    fn name(&self) -> String {
+        format!("/{}", self.0.file_name().unwrap().to_str().unwrap())
+    }
+
+    fn remove(&self) {
+        wait_until(
+            "the cgroup is empty",
+            || std::fs::remove_dir(&self.0).is_ok(),
+            || "it has processes",
+        );
+    }
+}
+
 impl Drop for TestCgroup {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir(&self.0);
@@ -203,11 +218,10 @@ fn a_cgroup_names_connections_of_any_user_and_may_come_and_go() {
     needs_root!();
     let host = Host::new();
     let cgroup = TestCgroup::new("cgroup");
-    let name = cgroup.0.file_name().unwrap().to_str().unwrap().to_owned();
     let users = format!("users = [{}]", host.user);
     let text = host
         .text(SOURCE, "")
-        .replace(&users, &format!("cgroups = [\"/{name}\"]"));
+        .replace(&users, &format!("cgroups = [\"{}\"]", cgroup.name()));
     let running = host.start(&text);
     let mut client = Client::start(&host.host, host.user);
     assert_eq!(client.open(WEB).0, 0);
@@ -219,11 +233,7 @@ fn a_cgroup_names_connections_of_any_user_and_may_come_and_go() {
     assert_eq!((class(&counts, "exit"), counts.users), ((1, 0), 0));
 
     drop(client);
-    wait_until(
-        "the cgroup is empty",
-        || std::fs::remove_dir(&cgroup.0).is_ok(),
-        || "it has processes",
-    );
+    cgroup.remove();
     wait_until(
         "an alarm",
         || {
@@ -252,6 +262,59 @@ fn a_cgroup_names_connections_of_any_user_and_may_come_and_go() {
     running.stop_well().unwrap();
 }
 
+/// An open socket keeps a removed cgroup, and what is attached to it, as when a unit of tor restarts
+/// while its last packets are on the way. Another cgroup that stays away does not matter.
+#[test]
+fn a_cgroup_that_is_made_again_is_attached_although_the_old_one_has_sockets() {
+    needs_root!();
+    let host = Host::new();
+    let (cgroup, absent) = (TestCgroup::new("again"), TestCgroup::new("absent"));
+    let users = format!("users = [{}]", host.user);
+    let cgroups = format!("cgroups = [\"{}\", \"{}\"]", absent.name(), cgroup.name());
+    let running = host.start(&host.text(SOURCE, "").replace(&users, &cgroups));
+    let elsewhere = TestCgroup::new("elsewhere");
+    let remade = || {
+        let mut old = Client::start(&host.host, host.user);
+        cgroup.take(old.pid());
+        assert_eq!(old.open(WEB).0, MARK);
+        elsewhere.take(old.pid());
+        cgroup.remove();
+        std::fs::create_dir(&cgroup.0).unwrap();
+        let mut new = Client::start(&host.host, host.user);
+        cgroup.take(new.pid());
+        wait_until(
+            "connections of the new cgroup are marked",
+            || new.open(WEB).0 == MARK,
+            || host.status().text().to_string(),
+        );
+        (old, new)
+    };
+    drop(remade());
+    absent.remove();
+    let (old, mut new) = remade();
+    let missing = |host: &Host| {
+        let status = host.status();
+        let mut alarms = status.warnings.iter().filter(|one| one.kind == "cgroup");
+        alarms.any(|one| one.is_alarm && one.text.contains(&absent.name()))
+    };
+    assert!(missing(&host), "{}", host.status().text());
+    drop(old);
+    running.stop_well().unwrap();
+
+    // Nor does it keep the engine from starting.
+    let running = host.start(&host.text(SOURCE, "").replace(&users, &cgroups));
+    assert_eq!(new.open(WEB).0, MARK);
+    assert!(missing(&host), "{}", host.status().text());
+    std::fs::create_dir(&absent.0).unwrap();
+    wait_until(
+        "the end of the alarm",
+        || !missing(&host),
+        || host.status().text().to_string(),
+    );
+    drop(new);
+    running.stop_well().unwrap();
+}
+
 /// The kernel asks for capabilities when it loads the programs, not when it attaches them.
 #[test]
 fn loaded_programs_are_attached_without_a_capability() {
@@ -263,8 +326,9 @@ fn loaded_programs_are_attached_without_a_capability() {
         let connect = Connect::load(false).unwrap();
         let pins = Pins::open(Path::new("/sys/fs/bpf/exitmark")).unwrap();
         caps::clear(None, CapSet::Effective).unwrap();
-        let attached = connect.attach(&pins, &[Cgroup::open(&path).unwrap()]);
-        let is_attached = attached.map(|(links, _)| links.are_attached());
+        let cgroups = [Cgroup::open(&path).unwrap()];
+        let attached = connect.attach(&pins, &cgroups);
+        let is_attached = attached.map(|(links, _)| links.are_at(&cgroups));
         (is_attached, Connect::load(false).map(drop))
     });
     let (is_attached, loaded_again) = attached.unwrap().join().unwrap();

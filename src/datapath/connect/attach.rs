@@ -64,6 +64,11 @@ impl Cgroup {
             id,
         })
     }
+
+    /// The names of the pinned links to this cgroup.
+    fn links(&self) -> [String; 2] {
+        PREFIXES.map(|prefix| format!("{prefix}{}", self.id))
+    }
 }
 
 /// The open links: they keep the programs attached, also without pins.
@@ -71,11 +76,14 @@ impl Cgroup {
 pub struct ConnectLinks(Vec<(String, OwnedFd)>);
 
 impl ConnectLinks {
-    /// Whether every link still has its cgroup; it loses it when the cgroup is removed.
-    pub fn are_attached(&self) -> bool {
-        self.0
-            .iter()
-            .all(|(_, link)| cgroup_of(link.as_fd()) != Some(0))
+    /// Whether the programs are attached to these cgroups and to no others. A cgroup that was
+    /// removed keeps its links for as long as a socket of it is open; when it is made again, it is
+    /// another one.
+    pub fn are_at(&self, cgroups: &[Cgroup]) -> bool {
+        let wanted: BTreeSet<_> = cgroups.iter().flat_map(Cgroup::links).collect();
+        let is_attached = |link: &OwnedFd| cgroup_of(link.as_fd()) != Some(0);
+        let attached = self.0.iter().filter(|(_, link)| is_attached(link));
+        wanted == attached.map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -101,8 +109,7 @@ impl Connect {
         let mut links = ConnectLinks::default();
         let mut has_replaced = false;
         for cgroup in cgroups {
-            for (prefix, program) in PREFIXES.into_iter().zip(programs) {
-                let name = format!("{prefix}{}", cgroup.id);
+            for (name, program) in cgroup.links().into_iter().zip(programs) {
                 let pinned = pins.named(&name)?;
                 let alive = pinned.filter(|link| cgroup_of(link.as_fd()) == Some(cgroup.id));
                 let link = match alive {

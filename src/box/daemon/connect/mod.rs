@@ -17,7 +17,7 @@ use crate::daemon::record::Record;
 use crate::machine::{self, Machine, Users};
 use crate::settings::{Settings, TorHost};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use exitmark_datapath::{Cgroup, Connect, ConnectLinks, Connections, Pins};
+use exitmark_datapath::{Cgroup, Connect, ConnectError, ConnectLinks, Connections, Pins};
 use exitmark_nic::LinkWatch;
 use exitmark_policy::{Rules, Snapshot};
 use exitmark_service::process::Service;
@@ -107,10 +107,16 @@ pub(super) fn run(
     running.stop()
 }
 
-fn cgroups(tor: &TorHost) -> Result<Vec<Cgroup>, DaemonError> {
-    let paths = machine::cgroups(tor)?;
-    let opened: Result<_, _> = paths.iter().map(|path| Cgroup::open(path)).collect();
-    Ok(opened?)
+/// The cgroups whose connections are judged, and why another one of them cannot be opened.
+fn cgroups(tor: &TorHost) -> Result<(Vec<Cgroup>, Option<ConnectError>), ConnectError> {
+    let (mut cgroups, mut trouble) = (Vec::new(), None);
+    for path in machine::cgroups(tor)? {
+        match Cgroup::open(&path) {
+            Ok(cgroup) => cgroups.push(cgroup),
+            Err(error) => trouble = trouble.or(Some(error)),
+        }
+    }
+    Ok((cgroups, trouble))
 }
 
 impl TorHostDaemon {
@@ -125,7 +131,12 @@ impl TorHostDaemon {
                 "engine = \"connect\" needs [tor]".to_owned(),
             ));
         };
-        let cgroups = cgroups(&tor)?;
+        let (cgroups, mut unopened) = cgroups(&tor)?;
+        if cgroups.is_empty()
+            && let Some(error) = unopened.take()
+        {
+            return Err(error.into());
+        }
         let mut machine = Machine::default();
         machine.follow(&tor)?;
         let mut users = Users::new(&tor.users);
@@ -171,6 +182,7 @@ impl TorHostDaemon {
         };
         daemon.seeks_earlier = !has_replaced;
         daemon.look_for_earlier();
+        daemon.is_attached(unopened.map_or(Ok(()), Err));
         daemon.look_at_counters();
         own_pins(&daemon.in_force.settings, &daemon.pins)?;
         let changed = Arc::clone(&daemon.links_changed);
@@ -295,30 +307,32 @@ impl TorHostDaemon {
         }
     }
 
-    /// Attaches again to a cgroup that was removed and is back.
+    /// Attaches to cgroups that were removed and are back, whether or not others are missing.
     fn look_at_links(&mut self) {
-        if self.links.are_attached() {
-            self.unattached = None;
-            return;
-        }
         let Some(tor) = &self.in_force.settings.tor else {
             return;
         };
-        let attached = cgroups(tor)
-            .and_then(|cgroups| Ok(self.sockets.connect.attach(&self.pins, &cgroups)?));
-        match attached {
-            Ok((links, _)) => {
+        let looked = cgroups(tor).and_then(|(cgroups, unopened)| {
+            if !self.links.are_at(&cgroups) {
+                let (links, _) = self.sockets.connect.attach(&self.pins, &cgroups)?;
                 self.links = links;
-                self.unattached = None;
-                tracing::info!("attached again to a cgroup that was removed and is back");
+                tracing::info!(
+                    cgroups = cgroups.len(),
+                    "attached again, because a cgroup was removed or made"
+                );
             }
-            Err(error) => {
-                if self.unattached.is_none() {
-                    tracing::error!("ALARM: a cgroup of tor.cgroups is gone: {error}");
-                }
-                self.unattached = Some(error.to_string());
-            }
+            unopened.map_or(Ok(()), Err)
+        });
+        self.is_attached(looked);
+    }
+
+    /// Records whether the programs are attached to every cgroup.
+    fn is_attached(&mut self, attached: Result<(), ConnectError>) {
+        let reason = attached.err().map(|error| error.to_string());
+        if let (Some(reason), None) = (&reason, &self.unattached) {
+            tracing::error!("ALARM: a cgroup is not attached to: {reason}");
         }
+        self.unattached = reason;
     }
 
     /// Restores pins that were removed.

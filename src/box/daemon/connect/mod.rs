@@ -51,11 +51,12 @@ impl Engine for Sockets {
         let Some(tor) = &settings.tor else {
             return Ok(());
         };
-        let mut users = Users::new(&tor.users);
-        users.look();
+        let users = self.users.changed_to(&tor.users);
+        let mut machine = self.machine.clone();
+        machine.follow(tor)?;
         self.connect.set_users(users.ids())?;
-        self.users = users;
-        Ok(self.machine.follow(tor)?)
+        (self.users, self.machine) = (users, machine);
+        Ok(())
     }
 
     fn publish(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DaemonError> {
@@ -73,6 +74,8 @@ struct TorHostDaemon {
     pins: Pins,
     record: Record,
     links: ConnectLinks,
+    /// Why the kernel does not have the users of the last look.
+    unset_users: Option<String>,
     /// Why pins that were removed cannot be made again.
     unpinned: Option<String>,
     /// Why the programs are not attached to every cgroup.
@@ -169,6 +172,7 @@ impl TorHostDaemon {
             pins,
             record,
             links,
+            unset_users: None,
             unpinned: None,
             unattached: None,
             seeks_earlier: false,
@@ -297,13 +301,21 @@ impl TorHostDaemon {
 
     /// Follows users that come and go.
     fn look_at_users(&mut self) {
-        if !self.sockets.users.look() {
+        if !self.sockets.users.look() && self.unset_users.is_none() {
             return;
         }
         let users = self.sockets.users.ids();
         match self.sockets.connect.set_users(users) {
-            Ok(()) => tracing::info!(users = users.len(), "the users of tor have changed"),
-            Err(error) => tracing::error!("{error}"),
+            Ok(()) => {
+                tracing::info!(users = users.len(), "the users of tor have changed");
+                self.unset_users = None;
+            }
+            Err(error) => {
+                if self.unset_users.is_none() {
+                    tracing::error!("ALARM: the users of tor cannot be followed: {error}");
+                }
+                self.unset_users = Some(error.to_string());
+            }
         }
     }
 

@@ -122,13 +122,20 @@ impl TorHostDaemon {
             .tor
             .as_ref()
             .is_some_and(|tor| tor.cgroups.is_empty());
-        if by_user && users.ids().is_empty() {
+        let unmatched = users.unmatched();
+        if let Some(reason) = &self.unset_users {
+            let text = format!("new users of tor are not judged: {reason}");
+            warn("users", true, text);
+        } else if by_user && users.ids().is_empty() {
             let text = "tor.users matches no user, so no connection is marked: compare it with `ps \
                         -C tor -o user=`";
             warn("users", true, text.to_owned());
-        } else if !users.unmatched().is_empty() {
-            let names = users.unmatched().join(", ");
-            let text = format!("tor.users: no user matches {names}");
+        } else if !unmatched.is_empty() {
+            let text = format!("tor.users: no user matches {}", unmatched.join(", "));
+            warn("users", false, text);
+        }
+        if let Some(reason) = users.trouble() {
+            let text = format!("users that come and go are not followed: {reason}");
             warn("users", false, text);
         }
         if let Some(reason) = &self.unattached {

@@ -4,6 +4,10 @@ use crate::client::Client;
 use crate::rig::{
     HOST_V4, Host, MARK, RELAY, RELAY_SOURCE_V4, WEB, class, ip, needs_root, wait_until,
 };
+use exitmark_datapath::Pins;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 const SOURCE: &str = "source = [\"203.0.113.10\"]";
 
@@ -30,6 +34,26 @@ fn new_addresses_of_the_machine_are_exempt() {
     );
     assert_eq!(client.ask("try 192.0.2.99:80"), "0x0");
     assert_eq!(class(&host.connections(), "exempt"), (1, 0));
+    running.stop_well().unwrap();
+}
+
+/// A start that waits, here for the pins of another process, must not miss what happens meanwhile.
+#[test]
+fn addresses_that_appear_during_the_start_are_exempt() {
+    needs_root!();
+    let host = Host::new();
+    let holding = host.host.spawn("holding", || {
+        let pins = Pins::open(Path::new("/sys/fs/bpf/exitmark")).unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+        let add = ["addr", "add", "192.0.2.99/24", "dev", "eth0"];
+        assert!(Command::new("ip").args(add).status().unwrap().success());
+        drop(pins);
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    let running = host.start(&host.text(SOURCE, ""));
+    holding.unwrap().join().unwrap();
+    let mut client = Client::start(&host.host, host.user);
+    assert_eq!(client.ask("try 192.0.2.99:80"), "0x0");
     running.stop_well().unwrap();
 }
 

@@ -191,6 +191,8 @@ impl TorHostDaemon {
         own_pins(&daemon.in_force.settings, &daemon.pins)?;
         let changed = Arc::clone(&daemon.links_changed);
         daemon.link_watch = Some(ports::watch(events.clone(), changed)?);
+        // What has changed before the watch, while the relay set was loaded.
+        daemon.look_at_machine();
         daemon.control = Some(serve(relay_service, listeners, events)?);
         confine(capabilities::OF_MAIN, &[])?;
         let ready = format!(

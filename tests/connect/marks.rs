@@ -193,6 +193,18 @@ fn a_fwmark_and_a_nic_steer_too() {
 }
 
 #[test]
+fn without_the_nic_relay_connections_count_as_unsteered() {
+    needs_root!();
+    let host = Host::new();
+    let running = host.start(&host.text("interface = \"other0\"", ""));
+    let mut client = Client::start(&host.host, host.user);
+    assert_eq!(client.open(RELAY), (0, ip(HOST_V4)));
+    let counts = host.connections();
+    assert_eq!((counts.steered, counts.unsteered), (0, 1));
+    running.end().unwrap();
+}
+
+#[test]
 fn audit_mode_counts_and_changes_nothing() {
     needs_root!();
     let host = Host::new();

@@ -25,6 +25,9 @@ const NEAR: [&str; 6] = [
     "fe80::/10",
 ];
 
+/// An index that no NIC has and the kernel refuses: relay connections count as unsteered then.
+const NO_NIC: u32 = u32::MAX;
+
 /// The addresses of this machine, and the NIC for relay connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Machine {
@@ -74,7 +77,14 @@ impl Machine {
         let own = self.own.iter().copied().map(IpNet::from);
         let mut rules = (*settings.rules).clone();
         rules.exempt = rules.exempt.with(near().chain(own));
-        rules.sockets.interface = self.interface.unwrap_or(0);
+        let names_nic = settings
+            .tor
+            .as_ref()
+            .is_some_and(|tor| tor.interface.is_some());
+        rules.sockets.interface = match names_nic {
+            true => self.interface.unwrap_or(NO_NIC),
+            false => 0,
+        };
         rules
     }
 }

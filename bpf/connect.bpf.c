@@ -102,6 +102,12 @@ static __always_inline struct exitmark_connections *current_counts(void)
 	return bpf_map_lookup_elem(&connections, &only);
 }
 
+/* Atomic: the kernel may preempt the program for another connection on the same CPU. */
+static __always_inline void count(__u64 *counter)
+{
+	__sync_fetch_and_add(counter, 1);
+}
+
 /* The rules, in order. Same logic as src/policy/connection.rs, which is the reference. */
 static __always_inline __u32 judge_family(const struct exitmark_image *image,
 					  const struct destination *to, int family)
@@ -166,14 +172,14 @@ static __always_inline void mark(struct bpf_sock_addr *ctx, int family,
 	if (!policy->sockets.overwrites &&
 	    bpf_getsockopt(ctx, level, option, &tos, sizeof(tos)) == 0 && (tos & DSCP_BITS) &&
 	    (tos & DSCP_BITS) != policy->mark) {
-		counts->own_tos++;
+		count(&counts->own_tos);
 		return;
 	}
 	tos = policy->mark;
 	if (bpf_setsockopt(ctx, level, option, &tos, sizeof(tos)))
-		counts->unmarked++;
+		count(&counts->unmarked);
 	else
-		counts->marked++;
+		count(&counts->marked);
 }
 
 /* Binds to an address and leaves the port to connect(), as with IP_BIND_ADDRESS_NO_PORT. */
@@ -235,7 +241,7 @@ static __always_inline void steer(struct bpf_sock_addr *ctx, int family,
 	int number;
 
 	if (!(policy->routed >> family & 1)) {
-		counts->unsteered++;
+		count(&counts->unsteered);
 		return;
 	}
 	if (sockets->fwmark) {
@@ -249,11 +255,11 @@ static __always_inline void steer(struct bpf_sock_addr *ctx, int family,
 	if (names_source && !is_bound)
 		done &= bind_source(ctx, family, sockets);
 	if (is_bound && !sockets->fwmark && !sockets->interface)
-		counts->own_source++;
+		count(&counts->own_source);
 	else if (done)
-		counts->steered++;
+		count(&counts->steered);
 	else
-		counts->unsteered++;
+		count(&counts->unsteered);
 }
 
 static __always_inline int opened(struct bpf_sock_addr *ctx, const struct destination *to)
@@ -266,11 +272,11 @@ static __always_inline int opened(struct bpf_sock_addr *ctx, const struct destin
 	if (!counts)
 		return 1;
 	if (!image) {
-		counts->no_policy++;
+		count(&counts->no_policy);
 		return 1;
 	}
 	rule = judge(image, to);
-	counts->opened[rule]++;
+	count(&counts->opened[rule]);
 	action = image->policy.actions[rule];
 	if (action & ACTION_SET)
 		mark(ctx, to->family, &image->policy, counts);
@@ -388,23 +394,23 @@ int exitmark_earlier(struct bpf_iter__tcp *ctx)
 	}
 	rule = judge(image, &to);
 	if (!(image->policy.actions[rule] & ACTION_SET)) {
-		counts->earlier[rule]++;
+		count(&counts->earlier[rule]);
 		return 0;
 	}
 	bpf_getsockopt(socket, level, option, &tos, sizeof(tos));
 	/* Opened since the programs are attached. */
 	if ((tos & DSCP_BITS) == image->policy.mark)
 		return 0;
-	counts->earlier[rule]++;
+	count(&counts->earlier[rule]);
 	if ((tos & DSCP_BITS) && !image->policy.sockets.overwrites) {
-		counts->own_tos++;
+		count(&counts->own_tos);
 		return 0;
 	}
 	tos = image->policy.mark;
 	if (bpf_setsockopt(socket, level, option, &tos, sizeof(tos)))
-		counts->earlier_unmarked++;
+		count(&counts->earlier_unmarked);
 	else
-		counts->earlier_marked++;
+		count(&counts->earlier_marked);
 	return 0;
 }
 

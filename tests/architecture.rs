@@ -270,6 +270,20 @@ fn every_form_of_import_is_found() {
     assert!(!named.contains("monitor/report"));
 }
 
+/// The kernel may preempt a program at connect(2) for another one on the same CPU, whose count an
+/// increment in several instructions would lose.
+#[test]
+fn engine_connect_counts_atomically() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf/connect.bpf.c");
+    let text = fs::read_to_string(path).unwrap();
+    let is_count = |line: &&str| line.contains("counts->");
+    let counts: Vec<_> = text.lines().filter(is_count).collect();
+    assert!(counts.len() > 10);
+    for line in counts {
+        assert!(line.contains("count(&counts->"), "{line}");
+    }
+}
+
 #[test]
 fn no_page_contains_a_placeholder() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

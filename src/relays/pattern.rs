@@ -1,8 +1,8 @@
 //! `DocumentPattern`: consensus documents that are named by a path with wildcards, and the files and
 //! directories that match it now.
 //!
-//! The directories may be controlled by others, so a search is bounded in names, directories and
-//! documents.
+//! The directories may be controlled by others, so a search is bounded in names, directories,
+//! documents and problems.
 
 use super::{DocumentFiles, LoadError};
 use glob::{MatchOptions, Pattern};
@@ -15,6 +15,8 @@ use std::path::{Component, Path, PathBuf};
 pub const MAX_DOCUMENTS: usize = 64;
 /// The limit of the names that one search reads.
 const MAX_NAMES: usize = 16_384;
+/// The limit of the directories of one search that are reported as unreadable.
+const MAX_UNREADABLE: usize = 16;
 /// The limit of the directories of one search that are watched.
 const MAX_DIRECTORIES: usize = 256;
 
@@ -228,7 +230,7 @@ impl Search {
         let entries = match place.read_dir() {
             Ok(entries) => entries,
             Err(error) => {
-                if !is_absence(&error) {
+                if !is_absence(&error) && self.problems.len() < MAX_UNREADABLE {
                     let problem = LoadError::Read(place.to_owned(), error);
                     self.problems.push(problem);
                 }

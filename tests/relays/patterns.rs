@@ -262,3 +262,14 @@ fn a_search_ends_after_a_limit_of_names() {
     };
     assert!(*limit < 20_000, "{limit}");
 }
+
+#[test]
+fn of_many_unreadable_directories_16_are_reported() {
+    let directory = TempDir::new().unwrap();
+    for number in 0..100 {
+        let name = format!("{number}");
+        symlink(&name, directory.path().join(&name)).unwrap();
+    }
+    let found = find(&sources(directory.path(), &["*/*/cached-consensus"]));
+    assert_eq!(found.problems.len(), 16);
+}

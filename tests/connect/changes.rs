@@ -76,6 +76,13 @@ fn a_source_that_the_machine_does_not_have_is_an_alarm_until_it_is_there() {
         || host.status().text().to_string(),
     );
     assert_eq!(client.open(RELAY), (0, ip(RELAY_SOURCE_V4)));
+    assert!(has(&host, "unsteered"));
+    running.stop_well().unwrap();
+
+    // The counters continue, and what they counted before is no reason for an alarm.
+    let running = host.start(&host.text(SOURCE, ""));
+    assert_eq!(host.connections().unsteered, 1);
+    assert!(!has(&host, "unsteered"), "{}", host.status().text());
     running.stop_well().unwrap();
 }
 

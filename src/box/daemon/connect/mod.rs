@@ -159,6 +159,8 @@ impl TorHostDaemon {
         let in_force = InForce::new(settings, path, rules, relay_service.handle(), first);
         connect.set_users(users.ids())?;
         connect.publish(&in_force.snapshot)?;
+        // Those of an earlier process are no reason for an alarm now.
+        let counts = connect.counts()?;
         let (links, has_replaced) = connect.attach(&pins, &cgroups)?;
         connect.pin_maps(&pins)?;
         let mut daemon = Self {
@@ -177,7 +179,7 @@ impl TorHostDaemon {
             unattached: None,
             seeks_earlier: false,
             misses_earlier: false,
-            counts: Connections::default(),
+            counts,
             trouble: Trouble::default(),
             link_watch: None,
             links_changed: Arc::default(),

@@ -132,6 +132,8 @@ fn users_that_do_not_exist_are_an_alarm() {
     let running = host.start(&text.replace(&users, "users = [\"_exitmark-no-such-*\"]"));
     assert!(has(&host, "users"));
     assert_eq!(host.connections().users, 0);
+    let text = host.status().text().to_string();
+    assert!(text.contains("\nusers       none\n"), "{text}");
     running.stop_well().unwrap();
 }
 

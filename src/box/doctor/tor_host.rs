@@ -46,8 +46,8 @@ fn cgroup(path: &Path, trouble: Option<io::ErrorKind>) -> Finding {
         Some(other) => format!("{path} cannot be opened: {other}"),
     };
     Finding::fault("cgroups", what).because(
-        "`exitmark run` does not start without a cgroup of tor.cgroups; `systemd-cgls` lists those \
-         of running units",
+        "its connections are left alone until it exists, and without any of tor.cgroups `exitmark \
+         run` does not start; `systemd-cgls` lists those of running units",
     )
 }
 

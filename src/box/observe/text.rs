@@ -117,7 +117,9 @@ impl Text<'_> {
                 .map(|one| format!("{} {}", one.name.replace('_', " "), count(one.connections)));
             item(f, name, &shown.collect::<Vec<_>>().join(", "))?;
         }
+        let mut warnings = self.0.warnings.iter();
         let users = match connections.users {
+            0 if warnings.any(|one| one.kind == "users") => "none".to_owned(),
             0 => "all of the cgroups in tor.cgroups".to_owned(),
             users => count(users),
         };

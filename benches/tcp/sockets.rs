@@ -51,8 +51,7 @@ fn attach(path: &Path, is_of_tor: bool) -> Result<ConnectLinks, LabError> {
     connect.set_users(&BTreeSet::from([user])).map_err(failed)?;
     connect.publish(&snapshot()?).map_err(failed)?;
     let cgroup = Cgroup::open(path).map_err(failed)?;
-    let (links, _) = connect.attach(&pins, &[cgroup]).map_err(failed)?;
-    Ok(links)
+    connect.attach(&pins, &[cgroup]).map_err(failed)
 }
 
 fn snapshot() -> Result<Snapshot, LabError> {

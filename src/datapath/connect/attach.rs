@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <directory>/connect4_<id>, connect6_<id>   the links to the cgroup with this ID
+//! <directory>/earlier                        connections from before are still to be looked for
 //! <directory>/maps-<layout>/…                the programs' maps
 //! ```
 
@@ -17,6 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const PREFIXES: [&str; 2] = ["connect4_", "connect6_"];
+const EARLIER: &str = "earlier";
 
 /// The mount point of the cgroup2 file system: /sys/fs/cgroup, or /sys/fs/cgroup/unified beside a
 /// version 1 hierarchy, or wherever it is (cgroup-v2, "Mounting").
@@ -95,19 +97,14 @@ fn cgroup_of(link: BorrowedFd<'_>) -> Option<u64> {
 impl Connect {
     /// Attaches the programs to these cgroups, in place of those that another process left there,
     /// pins the links, and detaches from all other cgroups. Each connection is judged by the
-    /// previous programs or by these. Returns the links, and whether any program was replaced.
+    /// previous programs or by these. Returns the links.
     ///
     /// # Errors
     /// The kernel refuses a program, or a link cannot be pinned.
-    pub fn attach(
-        &self,
-        pins: &Pins,
-        cgroups: &[Cgroup],
-    ) -> Result<(ConnectLinks, bool), ConnectError> {
+    pub fn attach(&self, pins: &Pins, cgroups: &[Cgroup]) -> Result<ConnectLinks, ConnectError> {
         let programs = &self.skeleton.progs;
         let programs = [&programs.exitmark_connect4, &programs.exitmark_connect6];
         let mut links = ConnectLinks::default();
-        let mut has_replaced = false;
         for cgroup in cgroups {
             for (name, program) in cgroup.links().into_iter().zip(programs) {
                 let pinned = pins.named(&name)?;
@@ -116,7 +113,6 @@ impl Connect {
                     Some(link) => {
                         sys::update_link(link.as_fd(), program.as_fd())
                             .map_err(refused(&cgroup.path))?;
-                        has_replaced = true;
                         link
                     }
                     None => {
@@ -130,7 +126,28 @@ impl Connect {
         }
         let kept: BTreeSet<_> = links.0.iter().map(|(name, _)| name.clone()).collect();
         remove_links(pins, |name| !kept.contains(name))?;
-        Ok((links, has_replaced))
+        Ok(links)
+    }
+
+    /// Whether connections from before the programs were attached are still to be looked for: none
+    /// is attached yet, or no process since has called [`Connect::has_looked`].
+    ///
+    /// # Errors
+    /// A pin cannot be read, or made.
+    pub fn seeks_earlier(&self, pins: &Pins) -> Result<bool, PinError> {
+        if !is_connect_attached(pins)? {
+            // Any object will do: the name is the information.
+            pins.pin_named(EARLIER, self.skeleton.maps.users.as_fd())?;
+        }
+        Ok(pins.named(EARLIER)?.is_some())
+    }
+
+    /// Remembers that the connections from before have been looked for.
+    ///
+    /// # Errors
+    /// The file system refuses the change.
+    pub fn has_looked(&self, pins: &Pins) -> Result<(), PinError> {
+        pins.remove_named(EARLIER)
     }
 
     /// Pins the maps of these programs, which are attached now, in place of their predecessors'.
@@ -233,7 +250,8 @@ pub fn connect_cgroups(directory: &Path) -> usize {
 /// # Errors
 /// A link cannot be detached, or its pin not removed.
 pub fn detach_connect(pins: &Pins) -> Result<(), PinError> {
-    remove_links(pins, |_| true)
+    remove_links(pins, |_| true)?;
+    pins.remove_named(EARLIER)
 }
 
 fn names(pins: &Pins) -> Result<Vec<String>, PinError> {

@@ -161,7 +161,8 @@ impl TorHostDaemon {
         connect.publish(&in_force.snapshot)?;
         // Those of an earlier process are no reason for an alarm now.
         let counts = connect.counts()?;
-        let (links, has_replaced) = connect.attach(&pins, &cgroups)?;
+        let seeks_earlier = connect.seeks_earlier(&pins)?;
+        let links = connect.attach(&pins, &cgroups)?;
         connect.pin_maps(&pins)?;
         let mut daemon = Self {
             in_force,
@@ -177,7 +178,7 @@ impl TorHostDaemon {
             unset_users: None,
             unpinned: None,
             unattached: None,
-            seeks_earlier: false,
+            seeks_earlier,
             misses_earlier: false,
             counts,
             trouble: Trouble::default(),
@@ -186,7 +187,6 @@ impl TorHostDaemon {
             service,
             control: None,
         };
-        daemon.seeks_earlier = !has_replaced;
         daemon.look_for_earlier();
         daemon.is_attached(unopened.map_or(Ok(()), Err));
         daemon.look_at_counters();
@@ -301,6 +301,9 @@ impl TorHostDaemon {
             tracing::warn!("{error}");
             false
         });
+        if let Err(error) = self.sockets.connect.has_looked(&self.pins) {
+            tracing::warn!("the next start looks for open connections once more: {error}");
+        }
     }
 
     /// Follows users that come and go.
@@ -330,8 +333,7 @@ impl TorHostDaemon {
         };
         let looked = cgroups(tor).and_then(|(cgroups, unopened)| {
             if !self.links.are_at(&cgroups) {
-                let (links, _) = self.sockets.connect.attach(&self.pins, &cgroups)?;
-                self.links = links;
+                self.links = self.sockets.connect.attach(&self.pins, &cgroups)?;
                 tracing::info!(
                     cgroups = cgroups.len(),
                     "attached again, because a cgroup was removed or made"

@@ -30,6 +30,16 @@ pub fn as_user(user: u32, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// A command of [`contained`] that runs as root without CAP_PERFMON, and without CAP_SYS_ADMIN, which
+/// includes it.
+pub fn without_perfmon(program: impl AsRef<OsStr>) -> Command {
+    let less = "-perfmon,-sys_admin";
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--inh-caps", less]);
+    command.args(["--bounding-set", less, "--"]).arg(program);
+    command
+}
+
 /// A command of [`contained`] that runs in this directory and may dump a core there.
 pub fn dumping_in(directory: &Path, program: impl AsRef<OsStr>) -> Command {
     let mut command = contained("sh");

@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::rig::{HOST_V4, HOST_V6, Host, MARK, RELAY, RELAY_V6, WEB, ip, needs_root};
 use exitmark_lab::contained;
+use exitmark_lab::process::without_perfmon;
 use serde_json::Value;
 use std::path::Path;
 
@@ -184,4 +185,30 @@ fn the_doctor_shows_programs_users_cgroups_and_pins() {
     let path = host.write(&text.replace(&users, "users = [\"_exitmark-no-such-*\"]"));
     let users = doctor(&host, &path, "users");
     assert!(is(&users[0], "fault", "matches no user"), "{users:?}");
+}
+
+/// The verifier refuses the programs then.
+#[test]
+fn a_missing_cap_perfmon_is_named_with_the_remedy() {
+    needs_root!();
+    let host = Host::new();
+    let path = host.write(&host.text("", ""));
+    for command in ["run", "doctor"] {
+        let mut exitmark = without_perfmon(crate::rig::EXITMARK);
+        exitmark.args([command, "--config"]).arg(&path);
+        let output = host.host.output(exitmark).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        let rights = "fault    rights    this user lacks CAP_PERFMON: ";
+        assert_eq!(said.contains(rights), command == "doctor", "{said}");
+        for words in [
+            "the verifier of Linux ",
+            "refuses the program exitmark_connect4: ",
+            "this process lacks CAP_PERFMON",
+            "run it as root, or grant that in its service",
+        ] {
+            assert!(said.contains(words), "{command}: {said}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use crate::leaks::pins;
 use crate::rig::{Config, EXITMARK, Rig, detach, moved, needs_root, silent};
 use exitmark_box::control::DEFAULT_SOCKET;
 use exitmark_datapath::Role;
-use exitmark_lab::process::{as_nobody, public_copy, set_mode};
+use exitmark_lab::process::{as_nobody, public_copy, set_mode, without_perfmon};
 use exitmark_lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC, nic};
 use exitmark_lab::{RunningBox, occupy, poll};
 use std::cell::RefCell;
@@ -28,7 +28,7 @@ enum By {
     Root,
     /// The user nobody, without any privilege.
     Nobody,
-    /// Root without CAP_PERFMON, and without CAP_SYS_ADMIN, which includes it.
+    /// As [`without_perfmon`].
     RootWithoutPerfmon,
 }
 
@@ -89,16 +89,10 @@ impl Ground {
     }
 
     fn command(&self, by: By) -> Command {
-        let less = "-perfmon,-sys_admin";
         match by {
             By::Root => Command::new(&self.program),
             By::Nobody => as_nobody(&self.program),
-            By::RootWithoutPerfmon => {
-                let mut command = Command::new("setpriv");
-                command.args(["--inh-caps", less, "--bounding-set", less, "--"]);
-                command.arg(&self.program);
-                command
-            }
+            By::RootWithoutPerfmon => without_perfmon(&self.program),
         }
     }
 

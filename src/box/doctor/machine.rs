@@ -179,15 +179,11 @@ fn pins(facts: &Facts) -> Finding {
 
 fn capabilities(facts: &Facts) -> Vec<Finding> {
     let needed = facts.missing.iter().filter_map(|&capability| {
-        let (is_fault, why) = match facts.is_tor_host() {
+        let why = match facts.is_tor_host() {
             true => why_tor_host(capability)?,
-            false => (true, why_box(capability)?),
+            false => why_box(capability)?,
         };
-        let what = format!("this user lacks {capability}");
-        let finding = match is_fault {
-            true => Finding::fault("rights", what),
-            false => Finding::warning("rights", what),
-        };
+        let finding = Finding::fault("rights", format!("this user lacks {capability}"));
         Some(finding.because(format!(
             "{why}; run it as root, or grant the capability in its service"
         )))
@@ -216,19 +212,17 @@ const fn why_box(capability: Capability) -> Option<&'static str> {
     }
 }
 
-/// What engine connect cannot do without a capability, and whether it does not start then.
-const fn why_tor_host(capability: Capability) -> Option<(bool, &'static str)> {
+/// Why engine connect does not start without a capability.
+const fn why_tor_host(capability: Capability) -> Option<&'static str> {
     match capability {
-        Capability::CAP_NET_ADMIN => Some((
-            true,
-            "the kernel loads programs that change sockets only with it",
-        )),
-        Capability::CAP_BPF => Some((true, "programs and their maps cannot be loaded")),
-        Capability::CAP_PERFMON => Some((
-            false,
-            "connections that are open before the start are neither counted nor marked, and older \
-             kernels refuse programs that compare pointers",
-        )),
+        Capability::CAP_NET_ADMIN => {
+            Some("the kernel loads programs that change sockets only with it")
+        }
+        Capability::CAP_BPF => Some("programs and their maps cannot be loaded"),
+        Capability::CAP_PERFMON => Some(
+            "the kernel's verifier refuses the programs without it, and connections that are open \
+             before the start are found only with it",
+        ),
         _ => None,
     }
 }

@@ -135,7 +135,7 @@ fn only_what_engine_connect_needs_is_required() {
         f.trial = Trial::Loads(Err("no BTF".to_owned()));
         f.has_btf = false;
     });
-    finds("warning rights: CAP_PERFMON", |f| {
+    finds("fault rights: CAP_PERFMON", |f| {
         f.trial = Trial::Loads(Err("this process lacks CAP_PERFMON".to_owned()));
         f.missing = vec![Capability::CAP_PERFMON];
     });

@@ -4,6 +4,7 @@
 //! the expected DSCP and MAC addresses, never computed by the code under test.
 
 mod answers;
+pub mod connections;
 mod host_mark;
 mod own;
 mod unrouted;

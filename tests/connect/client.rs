@@ -47,7 +47,7 @@ fn obey() {
             },
             ["try", destination] => tried(destination),
             ["listen", address] => {
-                let socket = made(address.parse().unwrap());
+                let socket = made(address.parse().unwrap(), SockType::Stream);
                 let address: SocketAddr = address.parse().unwrap();
                 bind(socket.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
                 listen(&socket, Backlog::new(8).unwrap()).unwrap();
@@ -64,28 +64,32 @@ fn obey() {
     }
 }
 
-fn made(destination: SocketAddr) -> OwnedFd {
+fn made(destination: SocketAddr, kind: SockType) -> OwnedFd {
     let family = match destination {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
     };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    socket(family, SockType::Stream, flags, None).unwrap()
+    socket(family, kind, flags, None).unwrap()
 }
 
 fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
 }
 
-/// Opens a connection and waits for it. Options: `tos=…`, `source=…`.
+/// Opens a connection and waits for it. Options: `udp`, `tos=…`, `source=…`.
 fn open(destination: &str, options: &[&str]) -> Result<OwnedFd, Errno> {
     let destination: SocketAddr = destination.parse().unwrap();
-    let socket = made(destination);
-    for option in options {
-        match option.split_once('=').unwrap() {
+    let kind = match options.contains(&"udp") {
+        true => SockType::Datagram,
+        false => SockType::Stream,
+    };
+    let socket = made(destination, kind);
+    for option in options.iter().filter_map(|option| option.split_once('=')) {
+        match option {
             ("tos", tos) => {
                 let tos: i32 = tos.parse().unwrap();
-                match destination.is_ipv4() {
+                match destination.is_ipv4() || is_mapped(destination.ip()) {
                     true => setsockopt(&socket, sockopt::Ipv4Tos, &tos)?,
                     false => setsockopt(&socket, sockopt::Ipv6TClass, &tos)?,
                 }
@@ -109,25 +113,28 @@ fn open(destination: &str, options: &[&str]) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// The ToS of the IP version that the socket uses, and its own address.
+/// The ToS of the IP version that the socket uses, its own address, fwmark and NIC.
 fn show(socket: &OwnedFd) -> String {
     let own: SockaddrStorage = getsockname(socket.as_raw_fd()).unwrap();
     let own = match (own.as_sockaddr_in(), own.as_sockaddr_in6()) {
         (Some(v4), _) => IpAddr::from(v4.ip()),
         (_, Some(v6)) => IpAddr::from(v6.ip()),
-        _ => unreachable!("a TCP socket"),
+        _ => unreachable!("a socket of IP"),
     };
     let tos = match own.is_ipv4() || is_mapped(own) {
         true => getsockopt(socket, sockopt::Ipv4Tos).unwrap(),
         false => getsockopt(socket, sockopt::Ipv6TClass).unwrap(),
     };
-    format!("{tos:#x} {}", own.to_canonical())
+    let fwmark = getsockopt(socket, sockopt::Mark).unwrap();
+    let nic = getsockopt(socket, sockopt::BindToDevice).unwrap();
+    let nic = nic.to_str().unwrap().trim_end_matches('\0');
+    format!("{tos:#x} {} {fwmark:#x} {nic}", own.to_canonical())
 }
 
 /// Begins a connection and gives it up: the ToS that it would have had.
 fn tried(destination: &str) -> String {
     let destination: SocketAddr = destination.parse().unwrap();
-    let socket = made(destination);
+    let socket = made(destination, SockType::Stream);
     let _ = connect(socket.as_raw_fd(), &SockaddrStorage::from(destination));
     let tos = match destination.is_ipv4() || is_mapped(destination.ip()) {
         true => getsockopt(&socket, sockopt::Ipv4Tos).unwrap(),
@@ -148,7 +155,7 @@ fn load(destinations: [&str; 2]) -> String {
     };
     while opened < MOST && !is_asked() {
         for (destination, marked) in destinations.iter().zip(&mut marked) {
-            let socket = made(*destination);
+            let socket = made(*destination, SockType::Stream);
             let _ = connect(socket.as_raw_fd(), &SockaddrStorage::from(*destination));
             *marked += u64::from(getsockopt(&socket, sockopt::Ipv4Tos).unwrap() != 0);
         }
@@ -219,13 +226,12 @@ impl Client {
     }
 }
 
-/// Parses the answer about a socket.
+/// Parses the answer about a socket: its ToS and its own address.
 pub(crate) fn shown(answer: &str) -> (u8, IpAddr) {
-    let parts = answer
-        .split_once(' ')
-        .filter(|_| !answer.starts_with("error"));
-    let (tos, own) = parts.unwrap_or_else(|| panic!("the client: {answer}"));
-    (hex(tos), own.parse().unwrap())
+    assert!(!answer.starts_with("error"), "the client: {answer}");
+    let mut words = answer.split(' ');
+    let mut word = || words.next().unwrap();
+    (hex(word()), word().parse().unwrap())
 }
 
 pub(crate) fn hex(text: &str) -> u8 {

@@ -9,20 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
 pub(crate) const EXITMARK: &str = env!("CARGO_BIN_EXE_exitmark");
+pub(crate) use exitmark_lab::cases::connections::{
+    HOST_V4, HOST_V6, MARK, OWN, RELAY, RELAY_SOURCE_V4, RELAY_SOURCE_V6, RELAY_V6, RESOLVER, WEB,
+    WEB_V6, configuration,
+};
 pub(crate) use exitmark_lab::{needs_root, wait_until};
-
-/// The mark AF11 in a ToS byte.
-pub(crate) const MARK: u8 = 0x28;
-pub(crate) const HOST_V4: &str = "192.0.2.10";
-pub(crate) const HOST_V6: &str = "2001:db8:1::10";
-/// The addresses for relay connections.
-pub(crate) const RELAY_SOURCE_V4: &str = "203.0.113.10";
-pub(crate) const RELAY_SOURCE_V6: &str = "2001:db8:3::10";
-pub(crate) const WEB: &str = "198.51.100.7:80";
-pub(crate) const WEB_V6: &str = "[2001:db8:51::7]:80";
-pub(crate) const RELAY: &str = "198.18.0.1:9001";
-pub(crate) const RELAY_V6: &str = "[2001:db8:18::1]:9001";
-pub(crate) const RESOLVER: &str = "198.51.100.7:53";
 
 /// A user ID that no other test of this process has, and hardly another process.
 pub(crate) fn user() -> u32 {
@@ -66,6 +57,8 @@ impl Host {
                 add("198.18.0.1/32"),
                 add("2001:db8:51::7/128"),
                 add("2001:db8:18::1/128"),
+                add("198.18.9.1/32"),
+                add("2001:db8:18:1::1/128"),
                 format!("route add {RELAY_SOURCE_V4}/32 via {HOST_V4}"),
                 format!("route add {RELAY_SOURCE_V6}/128 via {HOST_V6}"),
             ])
@@ -86,28 +79,8 @@ impl Host {
 
     /// The configuration with more lines in `[steer]` and more tables.
     pub(crate) fn text(&self, steer: &str, more: &str) -> String {
-        format!(
-            r#"engine = "connect"
-{top}
-[tor]
-users = [{user}]
-[host]
-resolvers = ["198.51.100.7"]
-exempt = ["198.18.9.0/24"]
-[mark]
-dscp = "af11"
-[steer]
-{steer}
-[relays]
-extra = ["{RELAY}", "{RELAY_V6}"]
-state = "relays.state"
-[metrics]
-listen = "off"
-{more}
-"#,
-            top = "",
-            user = self.user,
-        )
+        let configuration = configuration(self.user, "", "dscp = \"af11\"", steer);
+        configuration + more
     }
 
     pub(crate) fn write(&self, text: &str) -> PathBuf {

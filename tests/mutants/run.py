@@ -97,7 +97,7 @@ CUTS = [
         unit="exitmark-policy",
         stages=[
             ("--lib", []),
-            ("--test=rule", ["answers::", "table::"]),
+            ("--test=rule", ["answers::", "connections::", "table::"]),
             ("--test=rule", ["host_mark::", "oracle::"]),
         ],
         cases=2000,

@@ -1,4 +1,5 @@
-//! Tier: any machine. The rules: the table of cases, and properties of arbitrary frames.
+//! Tier: any machine. The rules: the tables of cases and of connections, and properties of arbitrary
+//! frames.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,6 +7,7 @@
 )]
 
 mod answers;
+mod connections;
 mod host_mark;
 mod oracle;
 mod table;

@@ -38,7 +38,7 @@ pub enum BpfError {
     /// The kernel's verifier rejects one of its programs.
     #[error(transparent)]
     Verifier(Refusal),
-    /// Any other failure.
+    /// Any other failure: a capability, memory, a map, a pin.
     #[error("{source}{hint}")]
     System {
         /// The error from libbpf.
@@ -59,7 +59,7 @@ pub struct Refusal {
     /// The last lines of the verifier's log, which give the reason, and the source line that they
     /// refer to if the log has it.
     pub reason: String,
-    /// The remedy.
+    /// The remedy, a clause without a full stop.
     pub hint: String,
 }
 

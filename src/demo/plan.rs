@@ -15,7 +15,7 @@ pub(super) const WEB: u16 = 443;
 pub(super) const BULK: u16 = 80;
 /// The port of the name servers.
 pub(super) const DNS: u16 = 53;
-/// The host's listener.
+/// The port on which the host itself accepts connections.
 pub(super) const SSH: u16 = 22;
 /// IEEE 802 Local Experimental Ethertype 1.
 pub(super) const EXPERIMENT: [u8; 2] = [0x88, 0xb5];

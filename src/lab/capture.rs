@@ -14,7 +14,7 @@ const SNAPLEN: &str = "9216";
 /// tcpdump's kernel buffer in KiB: about 30,000 full frames.
 const BUFFER_KIB: &str = "65536";
 
-/// A captured frame.
+/// A frame of a capture, whole up to 9,216 bytes.
 #[derive(Clone, Debug)]
 pub struct CapturedFrame {
     /// The capture time since the Unix epoch.

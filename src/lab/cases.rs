@@ -27,17 +27,17 @@ const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 
-/// An endpoint of the host, from which it connects.
+/// An IPv4 endpoint of the host, from which it connects.
 pub const HOST4: &str = "192.0.2.10:40000";
-/// The same over IPv6.
+/// An IPv6 endpoint of the host.
 pub const HOST6: &str = "[2001:db8:1::10]:40000";
-/// The web server.
+/// A web server, which no relay set lists.
 pub const WEB4: &str = "198.51.100.7:443";
-/// The same over IPv6.
+/// A web server over IPv6.
 pub const WEB6: &str = "[2001:db8:51::7]:443";
-/// The listed relay.
+/// A relay that the relay set lists.
 pub const RELAY4: &str = "198.18.0.1:9001";
-/// The same over IPv6.
+/// A listed relay over IPv6.
 pub const RELAY6: &str = "[2001:db8:18::1]:9001";
 const RESOLVER: &str = "9.9.9.9";
 const DNS4: &str = "9.9.9.9:53";
@@ -84,7 +84,7 @@ pub struct Case {
     pub name: &'static str,
     /// The frame as the host sends it, from its Ethernet header on.
     pub before: Vec<u8>,
-    /// The expected class.
+    /// The class that both engines count.
     pub class: Class,
     /// The expected egress port.
     pub egress: Role,
@@ -199,7 +199,7 @@ fn configuration(head: &str, host: &str, more: &str) -> String {
 
 const ADDRESSES: &str = "addresses = [\"192.0.2.10\", \"192.0.2.64/28\", \"2001:db8:1::10\"]";
 
-/// Every table.
+/// Every table of frames, for both engines.
 pub fn tables() -> Vec<CaseTable> {
     let mut tables = by_relay_set();
     tables.extend(answers::tables());

@@ -49,7 +49,7 @@ pub struct Config {
     /// The host's addresses.
     pub addresses: Vec<String>,
     host: String,
-    /// Lines of `[relays]`.
+    /// The lines of the table `[relays]`.
     pub relays: String,
     more: String,
 }
@@ -79,7 +79,7 @@ impl Config {
         self
     }
 
-    /// With this engine.
+    /// With `engine` set to this name.
     pub fn engine(self, name: &str) -> Self {
         self.top(format_args!("engine = \"{name}\""))
     }
@@ -90,7 +90,7 @@ impl Config {
         self
     }
 
-    /// With this next hop.
+    /// With this next hop of `incoming0`.
     pub fn next_hop(self, next_hop: &str) -> Self {
         self.incoming("incoming0", next_hop)
     }
@@ -125,7 +125,7 @@ impl Config {
         self
     }
 
-    /// With more tables.
+    /// With more tables at the end of the file.
     pub fn more(mut self, tables: impl Display) -> Self {
         add(&mut self.more, tables);
         self

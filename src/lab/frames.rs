@@ -15,7 +15,7 @@ pub const TO: MacAddr = MacAddr::new([2, 0, 0, 0, 2, 2]);
 pub mod extension {
     /// The hop-by-hop options header.
     pub const HOP_BY_HOP: u8 = 0;
-    /// The routing header.
+    /// The routing header (RFC 8200, section 4.4).
     pub const ROUTING: u8 = 43;
     /// The destination options header.
     pub const DESTINATION: u8 = 60;
@@ -23,7 +23,7 @@ pub mod extension {
 
 const FRAGMENT: u8 = 44;
 
-/// A frame to be built.
+/// A frame to be built, with or without VLAN tags.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Frame {
@@ -111,7 +111,7 @@ impl Frame {
         self
     }
 
-    /// The ECN bits.
+    /// The ECN bits, 0 to 3 (RFC 3168).
     pub const fn ecn(&self) -> u8 {
         self.tos & 0b11
     }

@@ -17,7 +17,7 @@ pub struct RunningBox {
     log: Arc<Mutex<String>>,
     printed: Arc<Mutex<String>>,
     log_reader: Option<thread::JoinHandle<()>>,
-    /// Its `ready` line.
+    /// The line that begins with `ready`.
     pub ready: String,
 }
 

@@ -16,7 +16,7 @@ const TCP: u8 = 6;
 /// A TCP connection of this machine that is to be routed.
 #[derive(Clone, Copy)]
 pub struct RouteQuery {
-    /// The destination.
+    /// The address and port that are connected to.
     pub destination: SocketAddr,
     /// The address to which the socket is bound, of the same IP version; an address of this machine.
     pub source: Option<IpAddr>,

@@ -55,7 +55,7 @@ impl ByteOrder {
         })
     }
 
-    /// The first `N` words.
+    /// The first `N` words of 32 bits; `None` if there are fewer.
     #[inline]
     pub(super) fn words<const N: usize>(self, bytes: &[u8]) -> Option<[u32; N]> {
         let words = bytes.as_chunks().0.first_chunk::<N>()?;

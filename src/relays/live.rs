@@ -475,7 +475,7 @@ mod tests {
         }
     }
 
-    /// Offers one document.
+    /// Offers one document, alone.
     fn offer(live: &mut LiveSet, one: LoadedDocument, now: SystemTime) -> Result<(), Refused> {
         let offered = live.offer(vec![one], &[], now);
         assert_eq!(offered.accepted + offered.refused.len(), 1);

@@ -25,7 +25,7 @@ pub struct Refresh {
 pub struct SourceRefusal {
     /// The path of the consensus, of the pattern, or of the directory.
     pub path: PathBuf,
-    /// The reason.
+    /// The reason, without text of the document.
     pub error: SourceError,
     /// It is the only source, so that a message without a path is clear.
     is_alone: bool,

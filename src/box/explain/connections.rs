@@ -12,8 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// The most destinations at once: the command answers questions about some, and is no way to sort
-/// many.
+/// The most destinations at once: the command explains a few, and does not sort many.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
 
 /// What would happen to the connections, one on each line.

@@ -67,7 +67,7 @@ pub(crate) enum ExplainError {
 struct Captured {
     /// Since the Unix epoch.
     time: Duration,
-    /// Length on the wire.
+    /// Length on the wire in bytes, without the FCS.
     frame_bytes: usize,
     bytes: Vec<u8>,
 }
@@ -75,7 +75,7 @@ struct Captured {
 /// What would happen to one frame.
 #[derive(Debug)]
 pub(crate) struct Explanation {
-    /// From 1.
+    /// Its position in the capture, from 1.
     number: usize,
     captured: Captured,
     /// The frame as it would leave.

@@ -12,7 +12,7 @@ use std::path::Path;
 /// The local users (passwd(5)). Globs match these only; names are looked up by NSS too.
 const PASSWD: &str = "/etc/passwd";
 
-/// The users of tor.
+/// The users of tor: patterns, and the IDs that they match.
 pub(crate) struct Users {
     patterns: Vec<UserPattern>,
     /// The IDs that each pattern matched at the last look, in the same order.

@@ -353,7 +353,7 @@ impl SourceState {
 pub struct RelaySource {
     /// The path of the consensus file, or the pattern.
     pub path: String,
-    /// What it contributes.
+    /// What the accepted document contributes to the relay set.
     pub state: SourceState,
     /// Why its current content is refused; `None` if it is not. With an earlier document it may still
     /// be in force. The times below are those of the accepted document, and 0 without one.

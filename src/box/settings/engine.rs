@@ -36,7 +36,7 @@ struct Refused {
     key: &'static str,
     /// The one value that is accepted; empty if the key must be left out.
     except: &'static str,
-    /// Why, and what to do.
+    /// Why the key is refused, and what to use instead.
     reason: &'static str,
 }
 

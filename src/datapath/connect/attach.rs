@@ -40,7 +40,7 @@ fn mount_in(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(of_line)
 }
 
-/// An open cgroup.
+/// An open directory of the cgroup2 file system.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,

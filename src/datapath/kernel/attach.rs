@@ -38,9 +38,9 @@ pub fn xdp_state(ifindex: u32) -> Result<XdpState, KernelError> {
 /// A program on a NIC. It stays as long as its link is pinned or this value exists.
 #[derive(Debug)]
 pub struct Attachment {
-    /// The role of the NIC.
+    /// The role of the NIC, which selects the program.
     pub role: Role,
-    /// Native or generic.
+    /// Native (in the driver) or generic (in the network stack).
     pub mode: AttachMode,
     /// Keeps the program on the NIC if the pin is removed.
     link: OwnedFd,

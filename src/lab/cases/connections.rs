@@ -12,19 +12,19 @@ use std::sync::Arc;
 
 /// The address from which the Tor host connects, unless a socket is bound.
 pub const HOST_V4: &str = "192.0.2.10";
-/// The same over IPv6.
+/// Its IPv6 address, likewise.
 pub const HOST_V6: &str = "2001:db8:1::10";
 /// Its address for relay connections.
 pub const RELAY_SOURCE_V4: &str = "203.0.113.10";
-/// The same over IPv6.
+/// Its IPv6 address for relay connections.
 pub const RELAY_SOURCE_V6: &str = "2001:db8:3::10";
-/// The web server.
+/// A web server, which no relay set lists.
 pub const WEB: &str = "198.51.100.7:80";
-/// The same over IPv6.
+/// A web server over IPv6.
 pub const WEB_V6: &str = "[2001:db8:51::7]:80";
-/// The listed relay.
+/// A relay that the relay set lists.
 pub const RELAY: &str = "198.18.0.1:9001";
-/// The same over IPv6.
+/// A listed relay over IPv6.
 pub const RELAY_V6: &str = "[2001:db8:18::1]:9001";
 /// The resolver, at the web server's address.
 pub const RESOLVER: &str = "198.51.100.7:53";
@@ -33,7 +33,7 @@ pub const OWN: &str = "192.0.2.10:4444";
 
 /// The mark AF11 in a ToS byte.
 pub const MARK: u8 = 0x28;
-/// The mark EF.
+/// The mark EF in a ToS byte.
 const EF: u8 = 0xb8;
 /// A ToS that tor sets itself.
 const OTHER_TOS: u8 = 0x10;
@@ -88,7 +88,7 @@ pub struct ConnectionCase {
     pub name: &'static str,
     /// The address and port that are given to connect(2).
     pub destination: &'static str,
-    /// Whose socket it is.
+    /// The user and the type of the socket.
     pub owner: Owner,
     /// The options that the owner has set before connect(2).
     pub before: SocketOptions,
@@ -100,12 +100,12 @@ pub struct ConnectionCase {
     pub after: SocketOptions,
 }
 
-/// Whose socket it is.
+/// The user and the type of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// A TCP socket of tor.
+    /// A TCP socket of a user of `tor.users`.
     Tor,
-    /// A UDP socket of tor.
+    /// A UDP socket of such a user, which is not judged.
     TorUdp,
     /// A TCP socket of a user that `tor.users` does not name.
     AnotherUser,
@@ -114,9 +114,9 @@ pub enum Owner {
 /// What engine connect does with a socket, by the counters of `exitmark status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
-    /// Nothing is set.
+    /// No option of the socket is set.
     Unchanged,
-    /// The DSCP is set.
+    /// The DSCP is set to the mark.
     Marked,
     /// The DSCP is not set, because tor has set another one.
     OwnTos,
@@ -149,7 +149,7 @@ pub struct SocketOptions {
     pub tos: u8,
     /// The address to which the socket is bound; `None`: the kernel chooses it.
     pub source: Option<&'static str>,
-    /// SO_MARK; 0: none.
+    /// The fwmark (SO_MARK); 0: none.
     pub fwmark: u32,
     /// SO_BINDTODEVICE; `None`: any.
     pub nic: Option<&'static str>,
@@ -308,7 +308,7 @@ fn table(name: &'static str, steer: &'static str, cases: Vec<ConnectionCase>) ->
     }
 }
 
-/// Every table.
+/// Every table of connections.
 pub fn tables() -> Vec<ConnectionTable> {
     let of_ef = vec![
         marked("IPv4", WEB, EF),

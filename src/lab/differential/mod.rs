@@ -27,7 +27,7 @@ const FRAMES_PER_PLANTED_SCENARIO: u64 = 8 * 1024;
 /// The number of differences after which a session ends.
 const ENOUGH: usize = 10;
 
-/// The extent of a run.
+/// The extent of a run: frames, threads, and their seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// The seed of all scenarios and frames.

@@ -6,7 +6,7 @@ use std::fmt::Write;
 /// The headings of text columns; all others but the first are numbers.
 const TEXT_COLUMNS: [&str; 3] = ["family", "direction", "set"];
 
-/// A table of numbers.
+/// A Markdown table of numbers, aligned right.
 pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let rule = |(column, heading): (usize, &&str)| {
         if column == 0 || TEXT_COLUMNS.contains(heading) {
@@ -19,7 +19,7 @@ pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
     lines(headings, rules.collect(), rows)
 }
 
-/// A table of text.
+/// A Markdown table of text, aligned left.
 pub(crate) fn text_table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     lines(headings, vec!["---"; headings.len()], rows)
 }

@@ -79,7 +79,7 @@ fn a_source_that_the_machine_does_not_have_is_an_alarm_until_it_is_there() {
     assert!(has(&host, "unsteered"));
     running.stop_well().unwrap();
 
-    // The counters continue, and what they counted before is no reason for an alarm.
+    // The counters continue; what they counted before must not raise an alarm.
     let running = host.start(&host.text(SOURCE, ""));
     assert_eq!(host.connections().unsteered, 1);
     assert!(!has(&host, "unsteered"), "{}", host.status().text());

@@ -255,9 +255,8 @@ fn relay_file(file: &RelayFile, facts: &Facts) -> Finding {
         },
         Some(io::ErrorKind::PermissionDenied) => {
             Finding::fault("relays", format!("{path} may not be read")).because(
-                "without tor's files there is no relay set, and nothing is marked; tor lets only \
-                 its own user read them: run this as root, or grant CAP_DAC_READ_SEARCH in its \
-                 service",
+                "nothing is marked until the relay set is read from tor's files, which only tor's \
+                 user may read: run this as root, or grant CAP_DAC_READ_SEARCH in its service",
             )
         }
         Some(io::ErrorKind::NotFound) => Finding::fault("relays", format!("{path} does not exist"))

@@ -104,7 +104,7 @@ fn passwd() -> io::Result<Vec<(String, u32)>> {
 fn by_name(name: &str) -> io::Result<Option<u32>> {
     match User::from_name(name) {
         Ok(found) => Ok(found.map(|user| user.uid.as_raw())),
-        // Some NSS modules say so that there is no such user (getpwnam(3)).
+        // Some NSS modules report a missing user by one of these errors (getpwnam(3)).
         Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
         Err(error) => Err(error.into()),
     }

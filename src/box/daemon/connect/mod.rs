@@ -159,7 +159,7 @@ impl TorHostDaemon {
         let in_force = InForce::new(settings, path, rules, relay_service.handle(), first);
         connect.set_users(users.ids())?;
         connect.publish(&in_force.snapshot)?;
-        // Those of an earlier process are no reason for an alarm now.
+        // What an earlier process counted must not raise an alarm.
         let counts = connect.counts()?;
         let seeks_earlier = connect.seeks_earlier(&pins)?;
         let links = connect.attach(&pins, &cgroups)?;

@@ -113,11 +113,12 @@ static __always_inline __u32 judge_family(const struct exitmark_image *image,
 					  const struct destination *to, int family)
 {
 	const struct exitmark_policy *policy = &image->policy;
+	const struct exitmark_group *tor = &policy->groups[0];
 
-	if (covers(image, &policy->exempt[family], family, to->address))
+	if (covers(image, &tor->exempt[family], family, to->address))
 		return RULE_TO_EXEMPT_PREFIX;
 	if ((to->port == DNS || to->port == DNS_OVER_TLS) &&
-	    covers(image, &policy->resolvers[family], family, to->address))
+	    covers(image, &tor->resolvers[family], family, to->address))
 		return RULE_TO_RESOLVER;
 	if (lists(image, &policy->relays[family], family, to->address, to->port))
 		return RULE_TO_LISTED_RELAY;
@@ -171,11 +172,11 @@ static __always_inline void mark(struct bpf_sock_addr *ctx, int family,
 
 	if (!policy->sockets.overwrites &&
 	    bpf_getsockopt(ctx, level, option, &tos, sizeof(tos)) == 0 && (tos & DSCP_BITS) &&
-	    (tos & DSCP_BITS) != policy->mark) {
+	    (tos & DSCP_BITS) != policy->groups[0].mark) {
 		count(&counts->own_tos);
 		return;
 	}
-	tos = policy->mark;
+	tos = policy->groups[0].mark;
 	if (bpf_setsockopt(ctx, level, option, &tos, sizeof(tos)))
 		count(&counts->unmarked);
 	else
@@ -240,7 +241,7 @@ static __always_inline void steer(struct bpf_sock_addr *ctx, int family,
 	bool done = true;
 	int number;
 
-	if (!(policy->routed >> family & 1)) {
+	if (!(policy->groups[0].routed >> family & 1)) {
 		count(&counts->unsteered);
 		return;
 	}
@@ -277,7 +278,7 @@ static __always_inline int opened(struct bpf_sock_addr *ctx, const struct destin
 	}
 	rule = judge(image, to);
 	count(&counts->opened[rule]);
-	action = image->policy.actions[rule];
+	action = image->policy.groups[0].actions[rule];
 	if (action & ACTION_SET)
 		mark(ctx, to->family, &image->policy, counts);
 	if (action & ACTION_STEER)
@@ -393,20 +394,20 @@ int exitmark_earlier(struct bpf_iter__tcp *ctx)
 		option = IPV6_TCLASS;
 	}
 	rule = judge(image, &to);
-	if (!(image->policy.actions[rule] & ACTION_SET)) {
+	if (!(image->policy.groups[0].actions[rule] & ACTION_SET)) {
 		count(&counts->earlier[rule]);
 		return 0;
 	}
 	bpf_getsockopt(socket, level, option, &tos, sizeof(tos));
 	/* Opened since the programs are attached. */
-	if ((tos & DSCP_BITS) == image->policy.mark)
+	if ((tos & DSCP_BITS) == image->policy.groups[0].mark)
 		return 0;
 	count(&counts->earlier[rule]);
 	if ((tos & DSCP_BITS) && !image->policy.sockets.overwrites) {
 		count(&counts->own_tos);
 		return 0;
 	}
-	tos = image->policy.mark;
+	tos = image->policy.groups[0].mark;
 	if (bpf_setsockopt(socket, level, option, &tos, sizeof(tos)))
 		count(&counts->earlier_unmarked);
 	else

@@ -139,172 +139,263 @@ static __always_inline int action_of(__u32 outcome)
 #define RULE_OF(known) ((known) & 0xff)
 #define IS_SLOW 0x200
 #define IS_V6 0x400
-#define PART_OF(known) ((known) >> 16 & 0xff)
-#define TOS_OF(known) ((known) >> 24 & 0xff)
-#define IP_OF(known) ((known) >> 32 & OFFSET_BITS)
-#define HOST_KEY_AT 40
-#define HOST_KEY_OF(known) ((known) >> HOST_KEY_AT & ((1 << HOST_KEY_BITS) - 1))
+#define GROUP_OF(known) ((known) >> GROUP_AT & 0xff)
+#define PART_AT 24
+#define PART_OF(known) ((known) >> PART_AT & 0xff)
+#define TOS_OF(known) ((known) >> 32 & 0xff)
+#define IP_OF(known) ((known) >> 40 & OFFSET_BITS)
 
-/* Parses a frame, and judges it if it is on the fast path. Sets its part if `share` is not 0. */
+/*
+ * Parses a frame, and judges it if it is on the fast path. Sets its part if `share` is not 0, and
+ * the key of its source address if it has one.
+ */
 static __always_inline __u64 know(struct frame *frame, const struct exitmark_image *image,
-				  __u64 share)
+				  __u64 share, __u64 *key)
 {
 	struct packet packet;
 	int shape = read_packet(frame, &packet);
 	__u64 known;
 
 	if (shape == SHAPE_PACKET) {
-		known = hidden(judge(image, &packet), frame->bytes);
-		known |= (share ? part_of(&packet) : LAST_PART) << 16;
+		known = (share ? part_of(&packet) : LAST_PART) << PART_AT;
+		known = hidden(known, frame->bytes);
+		known |= hidden(judge(image, &packet), frame->bytes);
 	} else {
 		known = shape == SHAPE_SLOW ? RULE_NO_USER_SPACE | IS_SLOW : shape;
-		known |= LAST_PART << 16;
+		known |= LAST_PART << PART_AT | NO_GROUP << GROUP_AT;
 		measure_short(frame);
 	}
-	if (packet.ip)
-		known |= (__u64)packet.tos << 24 | packet.ip << 32 |
-			 (packet.family == V6 ? IS_V6 : 0) |
-			 host_key(packet.family, packet.source) << HOST_KEY_AT;
+	if (packet.ip) {
+		known |= (__u64)packet.tos << 32 | packet.ip << 40 |
+			 (packet.family == V6 ? IS_V6 : 0);
+		*key = host_key(packet.family, packet.source);
+	}
+	*key = hidden(*key, frame->bytes);
 	return hidden(known, frame->bytes);
 }
 
-/*
- * Whether the next hop routes a relay frame. The next hop is resolved in the untagged network of
- * incoming, and it may be resolved for one IP version only.
- */
-static __always_inline bool is_routed(__u64 known, const struct exitmark_policy *policy,
+/* Whether a next hop routes a relay frame, by its tags and IP version; counts why not. */
+static __always_inline bool is_routed(__u64 known, __u32 tags, const struct exitmark_group *group,
+				      bool several, struct exitmark_group_counts *of_group,
 				      struct exitmark_counts *counts)
 {
-	if (IP_OF(known) != ETH_HLEN) {
+	if (tags != group->host_tags) {
 		counts->unrouted_vlan++;
+		if (several)
+			of_group->unrouted_vlan++;
 		return false;
 	}
-	if (!(policy->routed >> (known & IS_V6 ? V6 : V4) & 1)) {
+	if (!(group->routed >> (known & IS_V6 ? V6 : V4) & 1)) {
 		counts->unrouted_family++;
+		if (several)
+			of_group->unrouted_family++;
 		return false;
 	}
 	return true;
 }
 
+/* Writes MAC addresses and tags of a steered frame. Returns false if it cannot be steered. */
+static __always_inline bool steer(const struct frame *frame, __u64 known, __u32 tags,
+				  const struct exitmark_group *group,
+				  const struct exitmark_links *links)
+{
+	__u32 hop = group->next_hops[known & IS_V6 ? V6 : V4];
+	__u64 next_hop;
+
+	barrier_var(hop);
+	/* Read once: user space updates it concurrently. */
+	next_hop = READ_ONCE(links->next_hops[hop & (NEXT_HOPS - 1)]);
+	if (!next_hop || links->incoming_port >= ROLES)
+		return false;
+	if (!(tags | group->steer_tags)) {
+		set_macs(frame, next_hop, links->incoming_mac);
+		return true;
+	}
+	return !retag(frame->ctx, (__u64)tags << 32 | group->steer_tags, group->priority, next_hop,
+		      links->incoming_mac);
+}
+
 /* Applies a rule's actions: counts, marks, clears, steers. Returns the outcome. */
-static __always_inline __u32 conclude(const struct frame *frame, __u64 known,
+static __always_inline __u32 conclude(const struct frame *frame, __u64 known, __u64 key,
 				      const struct exitmark_policy *policy,
 				      struct exitmark_links *links,
 				      struct exitmark_counts *counts)
 {
-	__u64 egress = ROLE_UPLINK, rule = RULE_OF(known);
+	__u64 egress = ROLE_UPLINK, rule = RULE_OF(known), number = GROUP_OF(known);
+	const struct exitmark_group *group = group_at(policy, number);
+	struct exitmark_group_counts *of_group;
+	bool several;
 	__u8 action;
 
 	/* Unreachable; bounds the index for the verifier. */
 	barrier_var(rule);
 	if (rule >= RULES)
 		return OUTCOME_NO_EGRESS;
-	action = policy->actions[rule];
+	several = policy->several && number < NO_GROUP;
+	barrier_var(number);
+	of_group = &counts->groups[number & (MAX_GROUPS - 1)];
+	action = group->actions[rule];
 	counts->received[ROLE_HOST]++;
 	counts->rules[rule]++;
 	counts->bytes[rule] += frame->bytes;
+	if (several) {
+		of_group->rules[rule]++;
+		of_group->bytes[rule] += frame->bytes;
+	}
 	/* The source address of a slow-path frame was not checked. */
 	if (rule > RULE_FOREIGN_SOURCE && rule != RULE_NO_USER_SPACE)
-		learn_host(frame, HOST_KEY_OF(known), links);
+		learn_host(frame, key, links);
 	if (IP_OF(known)) {
 		__u8 tos = TOS_OF(known);
-		bool carries_mark = (tos & DSCP_BITS) == policy->mark;
 
-		if (action & ACTION_SET && !carries_mark) {
-			set_tos(frame, IP_OF(known), policy->mark | (tos & ~DSCP_BITS));
+		if (action & ACTION_SET && (tos & DSCP_BITS) != group->mark) {
+			set_tos(frame, IP_OF(known), group->mark | (tos & ~DSCP_BITS));
 			counts->marked++;
-		} else if (action & ACTION_CLEAR && (carries_mark || carries_host_mark(policy, tos))) {
+			if (several)
+				of_group->marked++;
+		} else if (action & ACTION_CLEAR && policy->clears >> (tos >> 2) & 1) {
 			set_tos(frame, IP_OF(known), tos & ~DSCP_BITS);
 			counts->cleared++;
+			if (several)
+				of_group->cleared++;
 		}
 	}
 	if (action & ACTION_STEER) {
-		/* Read once: user space updates it concurrently. */
-		__u64 next_hop = READ_ONCE(links->next_hop);
+		__u32 tags = tags_of(frame, IP_OF(known));
 
-		if (is_routed(known, policy, counts) && next_hop &&
-		    links->incoming_port < ROLES) {
-			set_macs(frame, next_hop, links->incoming_mac);
+		if (is_routed(known, tags, group, several, of_group, counts) &&
+		    steer(frame, known, tags, group, links)) {
 			egress = links->incoming_port;
 		} else if (links->drops_unsteered) {
 			counts->steer_unavailable++;
 			return OUTCOME_STEER_UNAVAILABLE;
 		} else {
 			counts->unsteered++;
+			if (several)
+				of_group->unsteered++;
 		}
 	}
 	return to_port(egress, counts);
 }
 
-/* Flag beside a host key: the address belongs to the host. */
-#define OF_HOST (1 << HOST_KEY_BITS)
-
-static __always_inline __u64 key_of(struct frame *frame, enum end end)
+static __always_inline __u64 group_of_end(struct frame *frame, enum end end, __u64 *key)
 {
-	const struct exitmark_policy *policy;
 	const struct exitmark_image *image;
 	struct address address = {};
-	bool is_host;
-	int family;
+	int family = read_address(frame, end, &address);
+	void *payload = NULL;
+	__u64 owner;
 
-	family = read_address(frame, end, &address);
 	if (family != V4 && family != V6)
 		return 0;
 	image = current_image();
 	if (!image)
 		return 0;
-	policy = &image->policy;
-	if (family == V4)
-		is_host = covers(image, &policy->addresses[V4], V4, address) ||
-			  covers(image, &policy->relay_addresses[V4], V4, address);
-	else
-		is_host = covers(image, &policy->addresses[V6], V6, address) ||
-			  covers(image, &policy->relay_addresses[V6], V6, address);
-	return is_host ? host_key(family, address) | OF_HOST : 0;
+	owner = owner_at(image, family, address.high, address.low);
+	if (owner == NO_OWNER)
+		return 0;
+	*key = host_key(family, address);
+	owner &= ~OWNER_OF_RELAY;
+	if (end == DESTINATION) {
+		/* The tags of a frame from a next hop are those of the next hop's network. */
+		payload_of(frame, MAX_TAGS, &payload);
+		if (payload && tags_of(frame, payload - frame->data) !=
+				       group_at(&image->policy, owner)->steer_tags)
+			return 0;
+	}
+	return owner + 1;
 }
 
 /*
- * The key of a packet's source or destination address with OF_HOST set, if the address belongs to
- * the host; otherwise 0. A global function: the verifier checks it once, not once per state of
- * its callers.
+ * The number of the group of a packet's source address, plus one, and the key of that address; 0 if
+ * it belongs to no group. For the destination address also 0 if the frame is not of the network of
+ * the group's next hops. A global function: the verifier checks it once, not once per state of its
+ * callers.
  */
-__noinline __u64 host_at(struct xdp_md *ctx, __u32 end)
+__noinline __u64 host_at(struct xdp_md *ctx, __u32 end, __u64 *key)
 {
 	struct frame frame = frame_of(ctx);
 
-	return end == SOURCE ? key_of(&frame, SOURCE) : key_of(&frame, DESTINATION);
+	if (!key)
+		return 0;
+	return end == SOURCE ? group_of_end(&frame, SOURCE, key) :
+			       group_of_end(&frame, DESTINATION, key);
 }
 
-/* host_at(DESTINATION) of a frame sent to the box's own MAC address; 0 for any other frame. */
-static __always_inline __u64 routed_to_host(struct frame *frame,
-					    const struct exitmark_links *links)
+/* The group's tags that a frame from its next hops has, << 32 | those that it gets for the host. */
+static __always_inline __u64 inbound_tags(const struct exitmark_group *group)
 {
+	return (__u64)group->steer_tags << 32 | group->host_tags;
+}
+
+/* A frame that a next hop sent to the box for a host. */
+struct routed {
+	__u64 group; /* plus one; 0: the frame is none */
+	__u64 key; /* of the host's address */
+};
+
+/* host_at(DESTINATION) of a frame sent to the box's own MAC address; 0 for any other frame. */
+static __always_inline struct routed routed_to_host(struct frame *frame,
+						    const struct exitmark_links *links)
+{
+	struct routed routed = {};
+
 	/* Without a port for relay traffic, frames to the box's MAC address are not for the host. */
-	if (links->incoming_port >= ROLES || destination_mac(frame) != links->incoming_mac)
-		return 0;
-	return host_at(frame->ctx, DESTINATION);
+	if (links->incoming_port < ROLES && destination_mac(frame) == links->incoming_mac)
+		routed.group = host_at(frame->ctx, DESTINATION, &routed.key);
+	return routed;
+}
+
+/*
+ * Writes the MAC address of the host, and its tags, into a frame. Returns a role, or the outcome of
+ * a frame that cannot be delivered.
+ */
+static __always_inline __u32 address_to_host(const struct frame *frame, const struct routed *routed,
+					     struct exitmark_links *links,
+					     struct exitmark_counts *counts)
+{
+	const struct exitmark_image *image = current_image();
+	const struct exitmark_group *group;
+	__u64 mac;
+
+	if (!image)
+		return OUTCOME_NO_EGRESS;
+	group = group_at(&image->policy, routed->group - 1);
+	mac = group->mac ?: learned_host(links, routed->key);
+	if (!mac) {
+		counts->host_mac_unknown++;
+		return OUTCOME_HOST_MAC_UNKNOWN;
+	}
+	if (!inbound_tags(group)) {
+		set_macs(frame, mac, 0);
+	} else if (retag(frame->ctx, inbound_tags(group), KEEP_PRIORITY, mac, 0)) {
+		counts->no_egress++;
+		return OUTCOME_NO_EGRESS;
+	}
+	return ROLE_HOST;
 }
 
 /* Forwards an inbound frame to the host, without a worker. Returns the outcome. */
-static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_role role, __u64 routed,
-				     struct exitmark_links *links, struct exitmark_counts *counts)
+static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_role role,
+				     const struct routed *routed, struct exitmark_links *links,
+				     struct exitmark_counts *counts)
 {
+	__u64 key = 0;
+
 	counts->received[role]++;
 	counts->inbound_bytes[role] += frame->bytes;
-	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host) && host_at(frame->ctx, SOURCE))
+	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host) &&
+	    host_at(frame->ctx, SOURCE, &key))
 		counts->host_by_uplink++;
 	if (!links->decides[role]) {
 		counts->no_egress++;
 		return OUTCOME_NO_EGRESS;
 	}
-	if (routed) {
-		__u64 host = host_of(links, routed & (OF_HOST - 1));
+	if (routed->group) {
+		__u32 outcome = address_to_host(frame, routed, links, counts);
 
-		if (!host) {
-			counts->host_mac_unknown++;
-			return OUTCOME_HOST_MAC_UNKNOWN;
-		}
-		set_macs(frame, host, 0);
+		if (outcome != ROLE_HOST)
+			return outcome;
 	}
 	return to_port(ROLE_HOST, counts);
 }
@@ -314,7 +405,7 @@ static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_ro
  * get the host's MAC address; others are forwarded unchanged.
  */
 static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
-				   enum exitmark_role role, __u64 routed,
+				   enum exitmark_role role, const struct routed *routed,
 				   struct exitmark_links *links, struct exitmark_counts *counts)
 {
 	bool meant = links->hand_over[role] == HAND_OVER_ALL || !links->decides[role];
@@ -349,14 +440,22 @@ static __always_inline bool is_meant(const struct exitmark_links *links, enum ex
 	       !READ_ONCE(links->decides[role]);
 }
 
+static __always_inline bool is_steered(const struct exitmark_group *group, __u64 rule)
+{
+	barrier_var(rule);
+	return rule < RULES && group->actions[rule] & ACTION_STEER;
+}
+
 SEC("xdp")
 int exitmark_host(struct xdp_md *ctx)
 {
-	__u64 share = 0, number, arrived, known;
+	__u64 share = 0, number, arrived, known, key = 0;
 	const struct exitmark_image *image;
+	const struct exitmark_group *group;
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
 	struct frame frame;
+	__u64 longest;
 	__u32 outcome;
 	bool is_slow;
 
@@ -375,8 +474,10 @@ int exitmark_host(struct xdp_md *ctx)
 	if (!image)
 		return XDP_DROP;
 	frame = frame_of(ctx);
-	known = know(&frame, image, share);
-	is_slow = known & IS_SLOW || frame.bytes > links->longest_redirect;
+	known = know(&frame, image, share, &key);
+	group = group_at(&image->policy, GROUP_OF(known));
+	longest = links->longest_redirect - (is_steered(group, RULE_OF(known)) ? group->grows : 0);
+	is_slow = known & IS_SLOW || frame.bytes > longest;
 	/* Only a worker can parse a slow-path frame; the worker gets it if its ring has room. */
 	if (is_meant(links, ROLE_HOST) ? share && (is_slow || PART_OF(known) >= share) : is_slow)
 		if (hand_over(ctx, ROLE_HOST) == XDP_REDIRECT)
@@ -395,7 +496,7 @@ int exitmark_host(struct xdp_md *ctx)
 	if (known & DISAGREES)
 		counts->disagreed++;
 	frame = frame_again(&frame);
-	outcome = conclude(&frame, known, &image->policy, links, counts);
+	outcome = conclude(&frame, known, key, &image->policy, links, counts);
 	end_sample(ctx, arrived, ROLE_HOST, outcome, RULE_OF(known), image->policy.generation);
 	return action_of(outcome);
 }
@@ -406,14 +507,14 @@ int exitmark_uplink(struct xdp_md *ctx)
 	struct frame frame = frame_of(ctx);
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
-	__u64 routed = 0;
+	struct routed routed = {};
 
 	if (!find_state(&links, &counts))
 		return XDP_DROP;
 	/* One NIC is both uplink and incoming. */
 	if (links->incoming_port == ROLE_UPLINK)
 		routed = routed_to_host(&frame, links);
-	return inbound(ctx, &frame, ROLE_UPLINK, routed, links, counts);
+	return inbound(ctx, &frame, ROLE_UPLINK, &routed, links, counts);
 }
 
 SEC("xdp")
@@ -422,13 +523,14 @@ int exitmark_incoming(struct xdp_md *ctx)
 	struct frame frame = frame_of(ctx);
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
-	__u64 arrived, routed;
+	struct routed routed;
+	__u64 arrived;
 
 	if (!find_state(&links, &counts))
 		return XDP_PASS;
 	routed = routed_to_host(&frame, links);
-	if (routed)
-		return inbound(ctx, &frame, ROLE_INCOMING, routed, links, counts);
+	if (routed.group)
+		return inbound(ctx, &frame, ROLE_INCOMING, &routed, links, counts);
 	arrived = begin_sample(ctx, links, ++counts->stack[ROLE_INCOMING]);
 	if (arrived)
 		end_sample(ctx, arrived, ROLE_INCOMING, OUTCOME_STACK, RULES, generation());

@@ -11,7 +11,7 @@
 #define EXITMARK_H
 
 /* Incremented whenever the layout or meaning of a pinned map changes. */
-#define LAYOUT_VERSION 7
+#define LAYOUT_VERSION 8
 
 /* The role of a NIC; Role in user space. */
 enum exitmark_role {
@@ -30,6 +30,10 @@ enum exitmark_family {
 	V6 = 1,
 	FAMILIES = 2,
 };
+
+/* Groups of hosts with a policy of their own. The one after the last is that of all other frames. */
+#define MAX_GROUPS 64
+#define NO_GROUP MAX_GROUPS
 
 /* policy::Rule in user space, in the same order. */
 enum exitmark_rule {
@@ -84,21 +88,41 @@ struct exitmark_ranges {
 
 /*
  * An open-addressed hash table of endpoints, with a filter of one bit per hash in front. `filter`
- * and `slots` are word indices in the image. The bit index of a key is its hash shifted right; its
- * slot index is the bit index divided by BITS_PER_SLOT. A slot is one word for IPv4
+ * and `slots` are word indices in the image. The bit index of a key is the upper half of its hash,
+ * scaled to the number of bits; its slot index is the bit index divided by BITS_PER_SLOT. A slot is one word for IPv4
  * (address << 16 | port) and three for IPv6 (high, low, port); an empty slot is zero. A search
  * takes at most MAX_PROBES steps.
  */
 struct exitmark_table {
 	__u64 multipliers[3];
-	__u32 shift;
-	__u32 mask;
+	__u32 bits; /* of the filter */
 	__u32 filter;
 	__u32 slots;
+	__u32 unused;
 };
 
 #define BITS_PER_SLOT 16
 #define MAX_PROBES 128
+
+/*
+ * The owner of each host address: its group, with OWNER_OF_RELAY if the address carries Tor traffic
+ * only. `ranges` is the word index of sorted, disjoint ranges as above, `owners` that of the owner
+ * of each range, one word each. `candidates` is that of a table with the index of a range per hash,
+ * four a word: that range may be the one that covers the address. The hash of an address is its
+ * masked halves, each multiplied, summed and shifted right.
+ */
+struct exitmark_owners {
+	__u64 masks[2]; /* high, low */
+	__u64 multipliers[2];
+	__u32 shift;
+	__u32 count; /* of ranges */
+	__u32 ranges;
+	__u32 owners;
+	__u32 candidates;
+	__u32 mask; /* of a hash: one less than the number of candidates */
+};
+
+#define OWNER_OF_RELAY 0x80
 
 /* How engine connect changes the sockets of connections. 0: not set. */
 struct exitmark_sockets {
@@ -109,26 +133,54 @@ struct exitmark_sockets {
 	__u32 overwrites; /* exit connections get the mark in place of another ToS of tor's */
 };
 
+/* In place of a priority: that of the frame is kept. */
+#define KEEP_PRIORITY 0xff
+
+/* The policy of a group of hosts. */
+struct exitmark_group {
+	__u8 mark; /* as in the ToS byte: the code point shifted left by two */
+	__u8 exit_protocols; /* enum exitmark_exit_protocols */
+	__u8 both_kinds; /* clearnet and relay addresses: the relay set is checked against them */
+	__u8 routed; /* one bit per IP version: whether it has a next hop */
+	__u8 next_hops[FAMILIES]; /* indices in exitmark_links.next_hops */
+	__u8 priority; /* of the tags of steered frames, 0 to 7 */
+	__u8 grows; /* bytes that the tags of steered frames add to a frame */
+	__u8 inbound_grows; /* the same, for frames that come back by incoming */
+	__u8 unused[7];
+	/*
+	 * VLAN tags: 16 bits for the outer tag of two, 16 for the inner or only one; each is its ID
+	 * with TAG_PRESENT, or 0.
+	 */
+	__u32 host_tags; /* of the hosts' frames */
+	__u32 steer_tags; /* of the network of the next hops */
+	__u64 mac; /* configured, of all the hosts' addresses; 0: learned */
+	__u8 actions[24];
+	struct exitmark_ranges resolvers[FAMILIES];
+	struct exitmark_ranges exempt[FAMILIES];
+	__u64 padding[4]; /* to two cache lines */
+};
+
+#define TAG_PRESENT 0x1000
+
 /*
  * Everything besides the frame that a verdict depends on, published and replaced as a whole. The
  * ranges and tables follow it.
  */
 struct exitmark_policy {
 	__u64 generation;
-	__u8 mark; /* as in the ToS byte: the code point shifted left by two */
-	__u8 exit_protocols; /* enum exitmark_exit_protocols */
-	__u8 both_kinds; /* clearnet and relay addresses: the relay set is checked against them */
-	__u8 host_mark; /* as `mark`: identifies exit traffic; 0: the relay set does */
-	__u8 routed; /* one bit per IP version: whether the next hop routes it */
-	__u8 unused[3];
-	__u8 actions[24];
-	struct exitmark_ranges addresses[FAMILIES];
-	struct exitmark_ranges relay_addresses[FAMILIES];
-	struct exitmark_ranges resolvers[FAMILIES];
-	struct exitmark_ranges exempt[FAMILIES];
+	__u64 clears; /* one bit per code point: the marks of all groups, and the host's mark */
+	__u8 host_mark; /* as `mark` of a group: identifies exit traffic; 0: the relay set does */
+	__u8 several; /* more than one group: frames are also counted by group */
+	__u8 unused[6];
+	struct exitmark_owners owners[FAMILIES];
 	struct exitmark_table relays[FAMILIES];
+	/*
+	 * Listeners with an address. A port on which all addresses of a group listen is the
+	 * endpoint of IPv4 with the group's number in place of the address.
+	 */
 	struct exitmark_table listeners[FAMILIES];
 	struct exitmark_sockets sockets;
+	struct exitmark_group groups[MAX_GROUPS + 1];
 	/* One bit per port: whether some address, and whether every address, has a listener. */
 	__u64 listens[1024];
 	__u64 listens_everywhere[1024];
@@ -153,21 +205,29 @@ enum exitmark_handover {
 	HAND_OVER_ALL = 1, /* all frames */
 };
 
-/* Entries that map the host's IP addresses to MAC addresses: half for each IP version. */
-#define HOST_SLOTS 128
-/* From this many changes of the MAC address on, several hosts are assumed. */
-#define SEVERAL_CHANGES 3
+/* Entries of the table of host addresses: an address has one of PROBES entries. */
+#define HOST_SLOTS 8192
+#define HOST_SLOT_BITS 13
+#define HOST_PROBES 8
+
+/* The MAC address of an IP address of a host, learned from its frames. */
+struct exitmark_host {
+	__u64 key; /* of the IP address; 0: the entry is free */
+	__u64 mac; /* below MAC_BITS; above, how often it has changed */
+	__u64 address[2]; /* high, low; for user space */
+};
+
+/* Next hops: two for each group. */
+#define NEXT_HOPS (2 * MAX_GROUPS)
 
 /*
  * The state of the links, shared with the workers. This program and every worker may learn the
- * host's MAC address.
+ * hosts' MAC addresses.
  */
 struct exitmark_links {
-	__u64 host_mac; /* 0: unknown */
-	__u64 next_hop; /* 0: unknown, or no link; nothing is steered */
+	__u64 next_hops[NEXT_HOPS]; /* MAC addresses; 0: unknown, or no link: not steered */
 	__u64 incoming_mac;
 	__u64 incoming_port; /* the role whose NIC is incoming; ROLES: none */
-	__u64 learns_host; /* the host's MAC address is not configured */
 	__u64 longest_redirect; /* bytes: the longest frame that can be redirected to every port */
 	__u64 hand_over[ROLES]; /* enum exitmark_handover */
 	__u64 decides[ROLES]; /* frames from this role can be redirected to their egress ports */
@@ -180,9 +240,10 @@ struct exitmark_links {
 	__u64 sample; /* sampling rate of the decisions, in units of 1 / (1 << 64); 0: none */
 	__u64 sample_until; /* CLOCK_MONOTONIC, ns: user space reads samples until then */
 	__u64 seeks_host; /* frames from uplink with the host's source address are counted */
-	__u64 host_changes; /* frames from the host with another MAC address than the last */
-	__u64 hosts_settled; /* value of `host_changes` after its last quiet period */
-	__u64 hosts[HOST_SLOTS]; /* tag of an IP address of the host (16 bits), its MAC address (48) */
+	__u64 host_mac; /* of the hosts, if all have one; 0: unknown */
+	__u64 several_macs; /* the hosts have several MAC addresses */
+	__u64 hosts_full; /* frames from an address that found no entry */
+	struct exitmark_host hosts[HOST_SLOTS];
 };
 
 /* What a worker and this program share about one queue. One writer per cache line. */
@@ -204,6 +265,17 @@ struct exitmark_guard {
 	} handed[ROLES];
 };
 
+/* What is counted for each group, if there are several. */
+struct exitmark_group_counts {
+	__u64 rules[RULES];
+	__u64 bytes[RULES];
+	__u64 marked;
+	__u64 cleared;
+	__u64 unsteered;
+	__u64 unrouted_vlan;
+	__u64 unrouted_family;
+};
+
 /* Per CPU. The fields before `stack` are a Tally in user space. */
 struct exitmark_counts {
 	__u64 received[ROLES];
@@ -215,8 +287,8 @@ struct exitmark_counts {
 	__u64 cleared;
 	__u64 disagreed;
 	__u64 unsteered; /* relay frames that left by uplink, because they could not be steered */
-	__u64 unrouted_vlan; /* not steered: tagged, and the next hop is resolved untagged */
-	__u64 unrouted_family; /* not steered: the next hop routes only the other IP version */
+	__u64 unrouted_vlan; /* not steered: it has other VLAN tags than its group */
+	__u64 unrouted_family; /* not steered: its IP version has no next hop */
 	__u64 host_by_uplink; /* arrived by uplink from the host's address, while `seeks_host` */
 	__u64 tx_full[ROLES];
 	__u64 host_mac_unknown;
@@ -229,6 +301,7 @@ struct exitmark_counts {
 	__u64 handed[ROLES]; /* handed to user space */
 	__u64 spilled[ROLES]; /* meant for a worker, but decided by this program */
 	__u64 samples_lost; /* user space did not read them in time */
+	struct exitmark_group_counts groups[MAX_GROUPS];
 };
 
 /* The outcome for a frame: the role of its egress port, or one of these. */

@@ -22,17 +22,19 @@ static __always_inline bool has_bit(const __u64 *bits, __u64 port)
 }
 
 /*
- * Whether the host accepts connections at this address of its own: the operator configured it as
- * a listener, or the relay set lists it.
+ * Whether a host of the group accepts connections at this address of its own: the operator
+ * configured it as a listener, or the relay set lists it.
  */
 static __always_inline bool is_listener(const struct exitmark_image *image, int family,
-					struct address address, __u16 port)
+					__u64 group, struct address address, __u16 port)
 {
 	const struct exitmark_policy *policy = &image->policy;
+	struct address everywhere = { .low = group };
 
 	if (!has_bit(policy->listens, port))
 		return false;
 	return has_bit(policy->listens_everywhere, port) ||
+	       lists(image, &policy->listeners[V4], V4, everywhere, port) ||
 	       lists(image, &policy->listeners[family], family, address, port) ||
 	       lists(image, &policy->relays[family], family, address, port);
 }
@@ -40,33 +42,35 @@ static __always_inline bool is_listener(const struct exitmark_image *image, int 
 /* Flag beside a rule: the relay set and the source address disagree about this flow. */
 #define DISAGREES 0x100
 
-static __always_inline bool is_exit_protocol(const struct exitmark_policy *policy, __u8 protocol)
+static __always_inline bool is_exit_protocol(const struct exitmark_group *group, __u8 protocol)
 {
-	return protocol == PROTOCOL_TCP || policy->exit_protocols == EXIT_ALL ||
-	       (policy->exit_protocols == EXIT_TCP_UDP && protocol == PROTOCOL_UDP);
+	return protocol == PROTOCOL_TCP || group->exit_protocols == EXIT_ALL ||
+	       (group->exit_protocols == EXIT_TCP_UDP && protocol == PROTOCOL_UDP);
 }
 
-static __always_inline bool carries_host_mark(const struct exitmark_policy *policy, __u8 tos)
+/* The policy of a group, or of frames of no group. */
+static __always_inline const struct exitmark_group *group_at(const struct exitmark_policy *policy,
+							     __u64 number)
 {
-	return policy->host_mark && (tos & DSCP_BITS) == policy->host_mark;
+	barrier_var(number);
+	return &policy->groups[number < NO_GROUP ? number : NO_GROUP];
 }
 
-static __always_inline __u32 judge_family(const struct exitmark_image *image,
-					  const struct packet *packet, int family)
+static __always_inline __u32 judge_group(const struct exitmark_image *image,
+					 const struct packet *packet, int family, __u64 owner)
 {
 	const struct exitmark_policy *policy = &image->policy;
+	const struct exitmark_group *group = group_at(policy, owner & ~OWNER_OF_RELAY);
 	bool tcp = packet->protocol == PROTOCOL_TCP;
-	bool clearnet, listed;
+	bool clearnet = !(owner & OWNER_OF_RELAY);
+	bool listed;
 
-	clearnet = covers(image, &policy->addresses[family], family, packet->source);
-	if (!clearnet &&
-	    !covers(image, &policy->relay_addresses[family], family, packet->source))
-		return RULE_FOREIGN_SOURCE;
 	if ((packet->destination_port == DNS || packet->destination_port == DNS_OVER_TLS) &&
-	    covers(image, &policy->resolvers[family], family, packet->destination))
+	    covers(image, &group->resolvers[family], family, packet->destination))
 		return RULE_TO_RESOLVER;
 	if (tcp) {
-		if (is_listener(image, family, packet->source, packet->source_port))
+		if (is_listener(image, family, owner & ~OWNER_OF_RELAY, packet->source,
+				packet->source_port))
 			return RULE_FROM_LISTENER;
 		if (packet->answer)
 			return packet->answer == ACCEPTS ? RULE_ACCEPTS : RULE_REFUSES;
@@ -76,22 +80,36 @@ static __always_inline __u32 judge_family(const struct exitmark_image *image,
 			       packet->destination_port);
 		if (!clearnet)
 			return RULE_FROM_RELAY_ADDRESS |
-			       (!listed && policy->both_kinds ? DISAGREES : 0);
+			       (!listed && group->both_kinds ? DISAGREES : 0);
 		if (listed)
-			return RULE_TO_LISTED_RELAY | (policy->both_kinds ? DISAGREES : 0);
+			return RULE_TO_LISTED_RELAY | (group->both_kinds ? DISAGREES : 0);
 	}
-	if (covers(image, &policy->exempt[family], family, packet->destination))
+	if (covers(image, &group->exempt[family], family, packet->destination))
 		return RULE_TO_EXEMPT_PREFIX;
-	if (!clearnet || !is_exit_protocol(policy, packet->protocol))
+	if (!clearnet || !is_exit_protocol(group, packet->protocol))
 		return RULE_OTHER_PROTOCOL;
 	if (!policy->host_mark)
 		return RULE_EXIT_PROTOCOL;
-	if (carries_host_mark(policy, packet->tos))
+	if ((packet->tos & DSCP_BITS) == policy->host_mark)
 		return RULE_HOST_MARKED;
 	return tcp ? RULE_NOT_HOST_MARKED : RULE_OTHER_PROTOCOL;
 }
 
-/* The rule that a packet matches, perhaps with DISAGREES. */
+/* A verdict is the rule, perhaps with DISAGREES, and the group of the source address above it. */
+#define GROUP_AT 16
+
+static __always_inline __u32 judge_family(const struct exitmark_image *image,
+					  const struct packet *packet, int family)
+{
+	__u64 owner = owner_of(image, family, packet->source);
+	__u64 rule;
+
+	if (owner == NO_OWNER)
+		return RULE_FOREIGN_SOURCE | NO_GROUP << GROUP_AT;
+	rule = hidden(judge_group(image, packet, family, owner), owner);
+	return rule | (owner & ~OWNER_OF_RELAY) << GROUP_AT;
+}
+
 static __always_inline __u32 judge(const struct exitmark_image *image, const struct packet *packet)
 {
 	return packet->family == V4 ? judge_family(image, packet, V4) :

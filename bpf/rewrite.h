@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The only code that changes a frame: the six DSCP bits, the IPv4 header checksum that covers
- * them, and MAC addresses. Same logic as src/policy/packet/rewrite.rs.
+ * them, MAC addresses and VLAN tags. Same logic as src/policy/packet/rewrite.rs and vlan.rs.
  */
 #ifndef EXITMARK_REWRITE_H
 #define EXITMARK_REWRITE_H
@@ -97,6 +97,81 @@ __noinline int set_scattered_macs(struct xdp_md *ctx, __u64 destination, __u64 s
 
 	write_macs(header, destination, source);
 	return bpf_xdp_store_bytes(ctx, 0, header, source ? 2 * ETH_ALEN : ETH_ALEN);
+}
+
+/* Bytes up to the EtherType behind two tags. */
+#define TAGGED_BYTES (2 * ETH_ALEN + 8)
+
+/* How many tags these are. */
+static __always_inline int count_tags(__u32 tags)
+{
+	return (tags / TAG_PRESENT & 1) + (tags >> 16) / TAG_PRESENT;
+}
+
+/* The tags of a frame whose IP header is at `ip`; equal to no configured tags if unreadable. */
+static __always_inline __u32 tags_of(const struct frame *frame, __u64 ip)
+{
+	__u32 first, second;
+
+	if (ip == ETH_HLEN)
+		return 0;
+	if (frame->data + TAGGED_BYTES > frame->end)
+		return ~0U;
+	first = TAG_PRESENT | (be16(frame->data + 14) & 0xfff);
+	second = TAG_PRESENT | (be16(frame->data + 18) & 0xfff);
+	if (ip == ETH_HLEN + 4)
+		return first;
+	return ip == ETH_HLEN + 8 ? first << 16 | second : ~0U;
+}
+
+/*
+ * A tag, in network order: EtherType, priority and DEI, ID. `old` is the tag that it replaces, or
+ * the one whose priority and DEI it takes over; `type` is 0 if it keeps the EtherType of `old`.
+ */
+static __always_inline __u32 new_tag(__u32 old, __u16 type, __u32 id, __u32 priority)
+{
+	__u32 tag = (type ? (__u32)type << 16 : old & 0xffff0000) | (old & 0xf000) | (id & 0xfff);
+
+	if (priority != KEEP_PRIORITY)
+		tag = (tag & 0xffff1fff) | (priority & 7) << 13;
+	return bpf_htonl(tag);
+}
+
+/*
+ * Replaces the tags of a frame and its MAC addresses. `tags` is those that it has << 32 | those that
+ * it gets; a `source` of 0 leaves the source address unchanged. Returns -1, and changes nothing, if
+ * there is no room.
+ */
+__noinline int retag(struct xdp_md *ctx, __u64 tags, __u32 priority, __u64 destination,
+		     __u64 source)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	int had = count_tags(tags >> 32), has = count_tags(tags);
+	__u32 outer = 0, inner = 0;
+
+	if (data + TAGGED_BYTES > end)
+		return -1;
+	if (!source)
+		source = be64(data + 4) & MAC_BITS;
+	if (had) {
+		outer = be32(data + 12);
+		inner = had == has ? be32(data + 16) : outer;
+	}
+	if (had != has && bpf_xdp_adjust_head(ctx, (had - has) * 4))
+		return -1;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	if (data + TAGGED_BYTES > end)
+		return -1;
+	write_macs(data, destination, source);
+	if (has == 2) {
+		*(__u32 *)(data + 12) =
+			new_tag(outer, had == 2 ? 0 : ETH_P_8021AD, tags >> 16, priority);
+		*(__u32 *)(data + 16) = new_tag(inner, had == 2 ? 0 : ETH_P_8021Q, tags, priority);
+	} else if (has) {
+		*(__u32 *)(data + 12) = new_tag(outer, had == 1 ? 0 : ETH_P_8021Q, tags, priority);
+	}
+	return 0;
 }
 
 static __always_inline void set_macs(const struct frame *frame, __u64 destination, __u64 source)

@@ -25,9 +25,11 @@ static __always_inline __u64 is_below(__u64 a, __u64 b)
 
 static __always_inline __u64 is_same(__u64 a, __u64 b)
 {
-	__u64 differ = a ^ b;
+	__u64 differ = a ^ b, below = differ - 1;
 
-	return (~differ & (differ - 1)) >> 63;
+	/* clang would recognise a comparison, which is a branch. */
+	barrier_var(below);
+	return (~differ & below) >> 63;
 }
 
 static __always_inline __u64 is_before(struct address a, struct address b)
@@ -70,10 +72,18 @@ static __always_inline bool is_within(const struct exitmark_image *image, int fa
 		 is_before(last_of(image, family, at), address));
 }
 
-static __always_inline int search(const struct exitmark_image *image, int family, __u64 at,
-				  __u64 count, struct address address)
+static __always_inline __u64 range_words(int family)
 {
-	__u64 size = family == V4 ? 1 : 4;
+	return family == V4 ? 1 : 4;
+}
+
+/*
+ * The index of the range that covers the address, plus one; 0 if none does.
+ */
+static __always_inline __u64 search(const struct exitmark_image *image, int family, __u64 at,
+				    __u64 count, struct address address)
+{
+	__u64 size = range_words(family);
 	__u64 after = 0; /* number of ranges whose first address is not above the address */
 
 	for (int i = RANGE_STEPS - 1; i >= 0; i--) {
@@ -82,18 +92,18 @@ static __always_inline int search(const struct exitmark_image *image, int family
 
 		after += (~(is_below(count, next) | is_before(address, first)) & 1) << i;
 	}
-	return after && is_within(image, family, at + (after - 1) * size, address);
+	return after && is_within(image, family, at + (after - 1) * size, address) ? after : 0;
 }
 
 /* Global functions, never inlined: the verifier checks each once, not once per caller. */
-__noinline int search_v4(const struct exitmark_image *image, __u32 at, __u32 count, __u64 low)
+__noinline __u64 search_v4(const struct exitmark_image *image, __u32 at, __u32 count, __u64 low)
 {
 	struct address address = { .low = low };
 
 	return image ? search(image, V4, at, count, address) : 0;
 }
 
-__noinline int search_v6(const struct exitmark_image *image, __u32 at, __u32 count, __u64 high,
+__noinline __u64 search_v6(const struct exitmark_image *image, __u32 at, __u32 count, __u64 high,
 			 __u64 low)
 {
 	struct address address = { .high = high, .low = low };
@@ -115,6 +125,45 @@ static __always_inline bool covers(const struct exitmark_image *image,
 	return search_v6(image, ranges->at, ranges->count, address.high, address.low);
 }
 
+/* No group owns the address. */
+#define NO_OWNER 0xff
+
+/* The owner of an address, NO_OWNER if it belongs to no group. Same logic as src/policy/owners.rs. */
+static __always_inline __u64 owner_of(const struct exitmark_image *image, int family,
+				      struct address address)
+{
+	const struct exitmark_owners *owners = &image->policy.owners[family];
+	__u64 hash, index;
+
+	hash = (address.low & owners->masks[1]) * owners->multipliers[1];
+	if (family == V6)
+		hash += (address.high & owners->masks[0]) * owners->multipliers[0];
+	hash = hash >> (owners->shift & 63) & owners->mask;
+	index = word(image, owners->candidates + hash / 4) >> (hash % 4 * 16) & 0xffff;
+	if (!is_within(image, family, owners->ranges + index * range_words(family), address)) {
+		if (owners->count <= 1)
+			return NO_OWNER;
+		if (family == V4)
+			index = search_v4(image, owners->ranges, owners->count, address.low);
+		else
+			index = search_v6(image, owners->ranges, owners->count, address.high,
+					  address.low);
+		if (!index--)
+			return NO_OWNER;
+	}
+	return word(image, owners->owners + index);
+}
+
+/* The same as a function, for callers of which the verifier knows many states. */
+__noinline __u64 owner_at(const struct exitmark_image *image, __u64 family, __u64 high, __u64 low)
+{
+	struct address address = { .high = high, .low = low };
+
+	if (!image)
+		return NO_OWNER;
+	return family == V4 ? owner_of(image, V4, address) : owner_of(image, V6, address);
+}
+
 /* Whether the filter has this bit set: a key with this bit may be in the table. */
 static __always_inline bool is_hinted(const struct exitmark_image *image,
 				      const struct exitmark_table *table, __u64 bit)
@@ -122,13 +171,12 @@ static __always_inline bool is_hinted(const struct exitmark_image *image,
 	return word(image, table->filter + bit / 64) >> (bit % 64) & 1;
 }
 
-__noinline int find_v4(const struct exitmark_image *image, __u32 slots, __u32 mask, __u64 slot,
-		       __u64 key)
+__noinline int find_v4(const struct exitmark_image *image, __u64 slot, __u64 key)
 {
 	if (!image)
 		return 0;
 	for (int i = 0; i < MAX_PROBES; i++) {
-		__u64 found = word(image, slots + (slot++ & mask));
+		__u64 found = word(image, slot++);
 
 		if (found == key)
 			return key != 0;
@@ -138,16 +186,13 @@ __noinline int find_v4(const struct exitmark_image *image, __u32 slots, __u32 ma
 	return 0;
 }
 
-/* `table` is `slots` << 32 | `mask`: a BPF function takes at most five arguments. */
-__noinline int find_v6(const struct exitmark_image *image, __u64 table, __u64 slot,
+__noinline int find_v6(const struct exitmark_image *image, __u64 slot,
 		       const struct address *address, __u16 port)
 {
-	__u64 slots = table >> 32, mask = (__u32)table;
-
 	if (!image || !address)
 		return 0;
 	for (int i = 0; i < MAX_PROBES; i++) {
-		__u64 at = slots + (slot++ & mask) * 3;
+		__u64 at = slot + i * 3;
 		__u64 found = word(image, at + 2);
 
 		/* No endpoint has port 0. */
@@ -173,24 +218,26 @@ static __always_inline bool lists(const struct exitmark_image *image,
 	else
 		hash = address.high * table->multipliers[0] + address.low * table->multipliers[1] +
 		       port * table->multipliers[2];
-	bit = hash >> (table->shift & 63);
+	/* The upper half of the hash, scaled to the number of bits. */
+	bit = (hash >> 32) * table->bits >> 32;
 	if (!is_hinted(image, table, bit))
 		return false;
 	/* Most searches end at the first slot; a call would double their cost. */
 	slot = bit / BITS_PER_SLOT;
 	if (family == V4) {
-		found = word(image, table->slots + (slot & table->mask));
+		slot += table->slots;
+		found = word(image, slot);
 		if (!found || found == key)
 			return found;
-		return find_v4(image, table->slots, table->mask, slot + 1, key);
+		return find_v4(image, slot + 1, key);
 	}
-	at = table->slots + (slot & table->mask) * 3;
+	at = table->slots + slot * 3;
 	found = word(image, at + 2);
 	if (!found)
 		return false;
 	if (found == port && word(image, at) == address.high && word(image, at + 1) == address.low)
 		return true;
-	return find_v6(image, (__u64)table->slots << 32 | table->mask, slot + 1, &address, port);
+	return find_v6(image, at + 3, &address, port);
 }
 
 #endif

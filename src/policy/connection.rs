@@ -40,33 +40,28 @@ impl ConnectionVerdict {
     }
 }
 
-/// The verdict on a TCP connection of tor to `destination`. An IPv4-mapped IPv6 address (RFC 4291,
+/// The verdict on a TCP connection of tor to `destination`, by the policy of the first group. An IPv4-mapped IPv6 address (RFC 4291,
 /// section 2.5.5.2) is judged as the IPv4 address.
 ///
 /// # Examples
 /// ```
 /// use exitmark_policy::{Class, Rule, Snapshot, judge_connection};
 /// # use exitmark_policy::packet::Dscp;
-/// # use exitmark_policy::{Actions, AtUplink, ClassifyBy, EndpointSet, ExitProtocols, Intent, Mode};
-/// # use exitmark_policy::{PrefixSet, Rules, SocketRules, Steer};
+/// # use exitmark_policy::{Actions, AtUplink, ClassifyBy, EndpointSet, Group, Intent, Mode};
+/// # use exitmark_policy::{PrefixSet, Rules, Steer};
 /// # use std::sync::Arc;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let rules = Rules {
-/// #     classify_by: ClassifyBy::RelaySet,
-/// #     addresses: PrefixSet::default(),
-/// #     relay_addresses: PrefixSet::default(),
-/// #     listeners: [].into(),
-/// #     resolvers: PrefixSet::default(),
+/// # let actions = Actions::new(Intent {
+/// #     mode: Mode::Enforce,
+/// #     mark: Dscp::AF11,
+/// #     at_uplink: AtUplink::Keep,
+/// #     steer: Steer::Off,
+/// # });
+/// # let tor = Group {
 /// #     exempt: PrefixSet::new(["127.0.0.0/8".parse()?]),
-/// #     exit_protocols: ExitProtocols::Tcp,
-/// #     actions: Actions::new(Intent {
-/// #         mode: Mode::Enforce,
-/// #         mark: Dscp::AF11,
-/// #         at_uplink: AtUplink::Keep,
-/// #         steer: Steer::Off,
-/// #     }),
-/// #     sockets: SocketRules::default(),
+/// #     ..Group::new("tor", actions)
 /// # };
+/// # let rules = Rules::new(ClassifyBy::RelaySet, vec![tor], Default::default());
 /// let relays = EndpointSet::new(["198.51.100.7:9001".parse()?])?;
 /// let snapshot = Snapshot::new(1, Arc::new(rules), relays);
 /// let web = judge_connection("198.51.100.7:443".parse()?, &snapshot);
@@ -78,25 +73,30 @@ impl ConnectionVerdict {
 /// ```
 pub fn judge_connection(destination: SocketAddr, snapshot: &Snapshot) -> ConnectionVerdict {
     let (address, port) = (destination.ip().to_canonical(), destination.port());
-    let rules = &*snapshot.rules;
-    let rule = if rules.exempt.contains(address) {
+    let Some(tor) = snapshot.rules.groups().first() else {
+        return ConnectionVerdict {
+            rule: Rule::ForeignSource,
+            mark: None,
+            is_steered: false,
+        };
+    };
+    let rule = if tor.exempt.contains(address) {
         Rule::ToExemptPrefix
-    } else if matches!(port, DNS | DNS_OVER_TLS) && rules.resolvers.contains(address) {
+    } else if matches!(port, DNS | DNS_OVER_TLS) && tor.resolvers.contains(address) {
         Rule::ToResolver
     } else if snapshot.relays.contains(address, port) {
         Rule::ToListedRelay
     } else {
         Rule::ExitProtocol
     };
-    let action = rules.actions.of(rule);
+    let action = tor.actions.of(rule);
     let version = match address {
         IpAddr::V4(_) => Version::V4,
         IpAddr::V6(_) => Version::V6,
     };
     ConnectionVerdict {
         rule,
-        mark: (action.marking == Marking::Set).then(|| rules.actions.mark()),
-        is_steered: action.egress == Egress::Incoming
-            && rules.actions.intent().steer.routes(version),
+        mark: (action.marking == Marking::Set).then(|| tor.actions.mark()),
+        is_steered: action.egress == Egress::Incoming && tor.actions.intent().steer.routes(version),
     }
 }

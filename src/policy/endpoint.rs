@@ -250,8 +250,11 @@ pub(super) const fn halves(address: u128) -> [u64; 2] {
 #[derive(Clone)]
 pub(super) struct EndpointTable<K> {
     pub(super) filter: Box<[u64]>,
+    /// As many slots as the filter's bits divided by [`BITS_PER_SLOT`], and [`MAX_PROBES`] more: a
+    /// search never goes back to the beginning.
     pub(super) slots: Box<[K]>,
-    pub(super) shift: u32,
+    /// The number of the filter's bits.
+    pub(super) bits: u32,
     pub(super) multipliers: [u64; 3],
     len: usize,
 }
@@ -272,14 +275,15 @@ impl<K: TableKey> EndpointTable<K> {
 
     /// An empty table with a new random key.
     fn with_room_for(len: usize) -> Self {
-        // Twice the keys, at least 8: a vacant slot always ends a probe.
-        let capacity = (len * 2).next_power_of_two().max(8);
+        // Twice the keys, at least 8, so that most searches end at once. Whole words of the filter.
+        let capacity = (len * 2).next_multiple_of(4).max(8);
         let bits = capacity * BITS_PER_SLOT;
         let random = RandomState::new();
         Self {
             filter: vec![0; bits / 64].into_boxed_slice(),
-            slots: vec![K::VACANT; capacity].into_boxed_slice(),
-            shift: u64::BITS - bits.trailing_zeros(),
+            slots: vec![K::VACANT; capacity + MAX_PROBES].into_boxed_slice(),
+            // At most 2^21.
+            bits: u32::try_from(bits).unwrap_or(u32::MAX),
             multipliers: [1, 2, 3].map(|number| random.hash_one(number) | 1),
             len,
         }
@@ -292,18 +296,18 @@ impl<K: TableKey> EndpointTable<K> {
             let bit = self.bit(key);
             self.filter[bit / 64] |= 1 << (bit % 64);
             let mut slot = bit / BITS_PER_SLOT;
-            while self.slots[slot] != K::VACANT {
-                slot = (slot + 1) & (self.slots.len() - 1);
+            while *self.slots.get(slot)? != K::VACANT {
+                slot += 1;
             }
             self.slots[slot] = key;
         }
         (self.longest_run() < MAX_PROBES).then_some(self)
     }
 
-    /// The longest run of occupied slots, including a run that wraps around.
+    /// The longest run of occupied slots.
     fn longest_run(&self) -> usize {
         let (mut run, mut longest) = (0, 0);
-        for slot in self.slots.iter().chain(self.slots.iter()) {
+        for slot in &self.slots {
             run = if *slot == K::VACANT { 0 } else { run + 1 };
             longest = longest.max(run);
         }
@@ -317,7 +321,8 @@ impl<K: TableKey> EndpointTable<K> {
         reason = "after the shift, only the bit's index is left"
     )]
     fn bit(&self, key: K) -> usize {
-        (key.hash(&self.multipliers) >> self.shift) as usize
+        // The upper half of the hash, scaled to the number of bits.
+        ((key.hash(&self.multipliers) >> 32) * u64::from(self.bits) >> 32) as usize
     }
 
     #[inline(always)]
@@ -328,18 +333,16 @@ impl<K: TableKey> EndpointTable<K> {
 
     /// Searches for the key from this slot on.
     #[inline(always)]
-    fn holds(&self, key: K, mut slot: usize) -> bool {
-        let mask = self.slots.len() - 1;
-        loop {
-            let found = self.slots[slot & mask];
+    fn holds(&self, key: K, slot: usize) -> bool {
+        for &found in self.slots.get(slot..).unwrap_or_default() {
             if found == key {
                 return key != K::VACANT;
             }
             if found == K::VACANT {
                 return false;
             }
-            slot += 1;
         }
+        false
     }
 
     fn iter(&self) -> impl Iterator<Item = K> + '_ {
@@ -432,9 +435,12 @@ mod tests {
             multipliers: [1; 3],
             ..EndpointTable::with_room_for(len)
         };
-        let shift = table(MAX_PROBES).shift;
         let keys: Vec<u64> = (1..=MAX_PROBES as u64).collect();
-        assert!(keys.iter().all(|key| key >> shift == 0), "all in one place");
+        let full = table(MAX_PROBES);
+        assert!(
+            keys.iter().all(|key| full.bit(*key) == 0),
+            "all in one place"
+        );
         assert!(table(MAX_PROBES).filled(&keys).is_none());
         let most = &keys[..MAX_PROBES - 1];
         let filled = table(MAX_PROBES).filled(most).unwrap();
@@ -444,27 +450,28 @@ mod tests {
     }
 
     #[test]
-    fn a_run_wraps_around_at_the_end() {
+    fn a_run_at_the_end_goes_on_behind_it() {
         let table = EndpointTable::<u64> {
             multipliers: [1; 3],
             ..EndpointTable::with_room_for(4)
         };
-        // All at the last of eight slots: the others wrap around.
-        let keys = [1, 2, 3, 4].map(|low| u64::MAX << table.shift | low);
+        // All at the last of eight slots.
+        let keys = [1, 2, 3, 4].map(|low| u64::MAX << 8 | low);
         let filled = table.filled(&keys).unwrap();
         let taken: Vec<_> = filled.slots.iter().map(|key| *key != 0).collect();
-        assert_eq!(taken, [true, true, true, false, false, false, false, true]);
+        assert_eq!(taken[7..12], [true, true, true, true, false]);
         assert_eq!(filled.longest_run(), 4);
         assert!(keys.iter().all(|key| filled.contains(*key)));
+        assert!(!filled.contains(u64::MAX << 8 | 5));
     }
 
     #[test]
     fn a_table_is_at_most_half_full() {
-        for (keys, slots) in [(0, 8), (4, 8), (5, 16), (8, 16), (9, 32), (65_536, 131_072)] {
+        for (keys, slots) in [(0, 8), (4, 8), (5, 12), (8, 16), (9, 20), (65_536, 131_072)] {
             let table = EndpointTable::<u64>::with_room_for(keys);
-            assert_eq!(table.slots.len(), slots, "{keys} keys");
+            assert_eq!(table.slots.len(), slots + MAX_PROBES, "{keys} keys");
             assert_eq!(table.filter.len() * 64, slots * BITS_PER_SLOT);
-            assert_eq!(u64::MAX >> table.shift, (slots * BITS_PER_SLOT) as u64 - 1);
+            assert_eq!(table.bits as usize, slots * BITS_PER_SLOT);
         }
         let [a, b, c] = EndpointTable::<u64>::with_room_for(1).multipliers;
         assert!(

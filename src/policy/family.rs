@@ -1,18 +1,21 @@
 //! Selects the part of a set that belongs to an address family, at compile time.
 
 use super::endpoint::{EndpointTable, TableKey};
+use super::groups::ByFamily;
+use super::owners::{Number, Owners};
 use super::prefix::Ranges;
 use super::{EndpointSet, PrefixSet};
 use crate::packet::Address;
 
 /// An address that can be searched in sets.
-pub(super) trait Family: Address {
+pub(super) trait Family: Address + Number {
     /// An endpoint of this family, as a key of a table.
     type Key: TableKey;
 
     fn key(self, port: u16) -> Self::Key;
     fn table(set: &EndpointSet) -> &EndpointTable<Self::Key>;
     fn ranges(set: &PrefixSet) -> &Ranges<Self>;
+    fn owners(of: &ByFamily) -> &Owners<Self>;
 }
 
 impl Family for u32 {
@@ -32,6 +35,11 @@ impl Family for u32 {
     fn ranges(set: &PrefixSet) -> &Ranges<Self> {
         set.v4()
     }
+
+    #[inline]
+    fn owners(of: &ByFamily) -> &Owners<Self> {
+        &of.v4
+    }
 }
 
 impl Family for u128 {
@@ -50,5 +58,10 @@ impl Family for u128 {
     #[inline]
     fn ranges(set: &PrefixSet) -> &Ranges<Self> {
         set.v6()
+    }
+
+    #[inline]
+    fn owners(of: &ByFamily) -> &Owners<Self> {
+        &of.v6
     }
 }

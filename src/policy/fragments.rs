@@ -100,6 +100,7 @@ const fn set_of(key: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::VlanTags;
     use crate::packet::{Ports, Tcp, protocol};
 
     fn packet(id: u32) -> (Packet<u32>, Fragment) {
@@ -110,6 +111,7 @@ mod tests {
         };
         let packet = Packet {
             l3: 14,
+            vlan: VlanTags::UNTAGGED,
             tos: 0,
             source: 0xc000_0201,
             destination: 0xc633_6407,

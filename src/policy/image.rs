@@ -4,9 +4,13 @@
 //! bit from the snapshot: both sides use the same hash, filter and probing.
 
 use super::endpoint::{EndpointTable, TableKey, halves};
+use super::owners::{Number, OwnedRange, Owners};
 use super::rules::Marking;
-use super::{ClassifyBy, Egress, PrefixSet, Rule, Snapshot};
-use crate::packet::{Dscp, Ecn, Version};
+use super::{
+    Actions, AddressKind, ClassifyBy, Egress, Group, GroupNumber, MAX_GROUPS, Owner, PrefixSet,
+    Rule, Snapshot, SocketRules,
+};
+use crate::packet::{Dscp, Ecn, MacAddr, Version, VlanTags};
 use std::mem::offset_of;
 
 pub use super::endpoint::{BITS_PER_SLOT, MAX_PROBES};
@@ -21,32 +25,65 @@ pub const ACTION_STEER: u8 = 1;
 pub const ACTION_SET: u8 = 2;
 /// The frame carries neither the mark nor the host's mark.
 pub const ACTION_CLEAR: u8 = 4;
+/// In place of a priority: that of the frame is kept.
+pub const KEEP_PRIORITY: u8 = 0xff;
 const ACTIONS: usize = 24;
 
 const _: () = assert!(Rule::ALL.len() <= ACTIONS);
 
 /// The layout of an image's fixed part, `struct exitmark_policy`. The data path asserts that this
-/// and the two others are the layouts of the header file.
+/// and the others are the layouts of the header file.
 #[repr(C)]
 #[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
 pub struct Fixed {
     pub generation: u64,
-    pub mark: u8,
-    pub exit_protocols: u8,
-    pub both_kinds: u8,
+    pub clears: u64,
     pub host_mark: u8,
-    pub routed: u8,
-    pub unused: [u8; 3],
-    pub actions: [u8; ACTIONS],
-    pub addresses: [Ranges; 2],
-    pub relay_addresses: [Ranges; 2],
-    pub resolvers: [Ranges; 2],
-    pub exempt: [Ranges; 2],
+    pub several: u8,
+    pub unused: [u8; 6],
+    pub owners: [OwnerIndex; 2],
     pub relays: [HashTable; 2],
     pub listeners: [HashTable; 2],
     pub sockets: Sockets,
+    pub groups: [GroupPolicy; MAX_GROUPS + 1],
     pub listens: [u64; 1024],
     pub listens_everywhere: [u64; 1024],
+}
+
+/// The layout of `struct exitmark_group`.
+#[repr(C)]
+#[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
+pub struct GroupPolicy {
+    pub mark: u8,
+    pub exit_protocols: u8,
+    pub both_kinds: u8,
+    pub routed: u8,
+    pub next_hops: [u8; 2],
+    pub priority: u8,
+    pub grows: u8,
+    pub inbound_grows: u8,
+    pub unused: [u8; 7],
+    pub host_tags: u32,
+    pub steer_tags: u32,
+    pub mac: u64,
+    pub actions: [u8; ACTIONS],
+    pub resolvers: [Ranges; 2],
+    pub exempt: [Ranges; 2],
+    pub padding: [u64; 4],
+}
+
+/// The layout of `struct exitmark_owners`.
+#[repr(C)]
+#[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
+pub struct OwnerIndex {
+    pub masks: [u64; 2],
+    pub multipliers: [u64; 2],
+    pub shift: u32,
+    pub count: u32,
+    pub ranges: u32,
+    pub owners: u32,
+    pub candidates: u32,
+    pub mask: u32,
 }
 
 /// The layout of `struct exitmark_ranges`.
@@ -62,10 +99,10 @@ pub struct Ranges {
 #[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
 pub struct HashTable {
     pub multipliers: [u64; 3],
-    pub shift: u32,
-    pub mask: u32,
+    pub bits: u32,
     pub filter: u32,
     pub slots: u32,
+    pub unused: u32,
 }
 
 /// The layout of `struct exitmark_sockets`.
@@ -96,54 +133,29 @@ pub struct ImageTooLarge {
 pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     let rules = &snapshot.rules;
     // A host mark of 0 means that the relay set is used.
-    let (host_mark, by_relay_set) = match rules.classify_by {
-        ClassifyBy::RelaySet => (Dscp::DEFAULT, true),
-        ClassifyBy::HostMark(mark) => (mark, false),
+    let host_mark = match rules.classify_by {
+        ClassifyBy::RelaySet => Dscp::DEFAULT,
+        ClassifyBy::HostMark(mark) => mark,
     };
-    let both_kinds =
-        by_relay_set && !rules.addresses.is_empty() && !rules.relay_addresses.is_empty();
-    let steer = rules.actions.intent().steer;
-    let routed = |version| u8::from(steer.routes(version)) << version as u8;
-    let no_ecn = Ecn::of(0);
-
     let mut bytes = Vec::with_capacity(IMAGE_BYTES);
     bytes.resize(POLICY_BYTES, 0_u8);
-    bytes[offset_of!(Fixed, mark)] = rules.actions.mark().with_ecn(no_ecn);
-    bytes[offset_of!(Fixed, exit_protocols)] = rules.exit_protocols as u8;
-    bytes[offset_of!(Fixed, both_kinds)] = u8::from(both_kinds);
-    bytes[offset_of!(Fixed, host_mark)] = host_mark.with_ecn(no_ecn);
-    bytes[offset_of!(Fixed, routed)] = routed(Version::V4) | routed(Version::V6);
-    for rule in Rule::ALL {
-        bytes[offset_of!(Fixed, actions) + rule as usize] = action(snapshot, rule);
-    }
+    bytes[offset_of!(Fixed, host_mark)] = tos(host_mark);
+    bytes[offset_of!(Fixed, several)] = u8::from(rules.groups().len() > 1);
     let mut draft = Draft(bytes);
     draft.put(offset_of!(Fixed, generation), &[snapshot.generation]);
-    for (at, prefixes) in [
-        (offset_of!(Fixed, addresses), &rules.addresses),
-        (offset_of!(Fixed, relay_addresses), &rules.relay_addresses),
-        (offset_of!(Fixed, resolvers), &rules.resolvers),
-        (offset_of!(Fixed, exempt), &rules.exempt),
-    ] {
-        draft.push_prefixes(at, prefixes);
+    draft.put(offset_of!(Fixed, clears), &[rules.clears().to_u64()]);
+    let owners = rules.owners();
+    let at = offset_of!(Fixed, owners);
+    draft.push_owners(at, &owners.v4, |&(first, last)| {
+        [u64::from(first) << 32 | u64::from(last)]
+    });
+    draft.push_owners(at + size_of::<OwnerIndex>(), &owners.v6, four_words);
+    for (number, group) in rules.groups().iter().enumerate() {
+        draft.put_group(number, group, snapshot);
     }
-    let at = offset_of!(Fixed, sockets);
-    let sockets = &rules.sockets;
-    let source_v6 = halves(sockets.source_v6.map_or(0, u128::from));
-    draft.put(at + offset_of!(Sockets, source_v6), &source_v6);
-    for (field, number) in [
-        (
-            offset_of!(Sockets, source_v4),
-            sockets.source_v4.map_or(0, u32::from),
-        ),
-        (offset_of!(Sockets, fwmark), sockets.fwmark),
-        (offset_of!(Sockets, interface), sockets.interface),
-        (
-            offset_of!(Sockets, overwrites),
-            u32::from(sockets.overwrites),
-        ),
-    ] {
-        draft.0[at + field..][..4].copy_from_slice(&number.to_ne_bytes());
-    }
+    let no_group = Actions::of_no_group(rules.mode());
+    draft.put_actions(group_at(MAX_GROUPS), &no_group);
+    draft.put_sockets(&rules.sockets);
     let listeners = &snapshot.listeners;
     for (at, endpoints) in [
         (offset_of!(Fixed, relays), &snapshot.relays),
@@ -168,8 +180,18 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     Ok(image)
 }
 
-fn action(snapshot: &Snapshot, rule: Rule) -> u8 {
-    let action = snapshot.rules.actions.of(rule);
+/// A code point in a ToS byte without ECN bits.
+const fn tos(dscp: Dscp) -> u8 {
+    dscp.with_ecn(Ecn::of(0))
+}
+
+/// The offset of a group's policy.
+const fn group_at(number: usize) -> usize {
+    offset_of!(Fixed, groups) + number * size_of::<GroupPolicy>()
+}
+
+const fn action(actions: &Actions, rule: Rule) -> u8 {
+    let action = actions.of(rule);
     let steer = match action.egress {
         Egress::Incoming => ACTION_STEER,
         Egress::Uplink | Egress::Unrouted => 0,
@@ -180,6 +202,12 @@ fn action(snapshot: &Snapshot, rule: Rule) -> u8 {
         Marking::Clear => ACTION_CLEAR,
     };
     steer | marking
+}
+
+/// The words of a range of IPv6 addresses.
+fn four_words(&(first, last): &(u128, u128)) -> [u64; 4] {
+    let ([a, b], [c, d]) = (halves(first), halves(last));
+    [a, b, c, d]
 }
 
 /// The bytes of an image that is being written: the fixed part, and the tables so far.
@@ -210,12 +238,122 @@ impl Draft {
         self.0.len() / 8
     }
 
+    fn put_group(&mut self, number: usize, group: &Group, snapshot: &Snapshot) {
+        let at = group_at(number);
+        let by_relay_set = snapshot.rules.classify_by == ClassifyBy::RelaySet;
+        let steer = group.actions.intent().steer;
+        let routed = |version| u8::from(steer.routes(version)) << version as u8;
+        let path = group.path;
+        let grows = |from: VlanTags, to: VlanTags| to.bytes().saturating_sub(from.bytes());
+        for (field, byte) in [
+            (offset_of!(GroupPolicy, mark), tos(group.actions.mark())),
+            (
+                offset_of!(GroupPolicy, exit_protocols),
+                group.exit_protocols as u8,
+            ),
+            (
+                offset_of!(GroupPolicy, both_kinds),
+                u8::from(by_relay_set && group.has_both_kinds()),
+            ),
+            (
+                offset_of!(GroupPolicy, routed),
+                routed(Version::V4) | routed(Version::V6),
+            ),
+            (offset_of!(GroupPolicy, next_hops), path.next_hops[0]),
+            (offset_of!(GroupPolicy, next_hops) + 1, path.next_hops[1]),
+            (
+                offset_of!(GroupPolicy, priority),
+                path.priority.unwrap_or(KEEP_PRIORITY),
+            ),
+            // At most eight.
+            (
+                offset_of!(GroupPolicy, grows),
+                u8::try_from(grows(group.vlan, path.vlan)).unwrap_or(0),
+            ),
+            (
+                offset_of!(GroupPolicy, inbound_grows),
+                u8::try_from(grows(path.vlan, group.vlan)).unwrap_or(0),
+            ),
+        ] {
+            self.0[at + field] = byte;
+        }
+        for (field, tags) in [
+            (offset_of!(GroupPolicy, host_tags), group.vlan),
+            (offset_of!(GroupPolicy, steer_tags), path.vlan),
+        ] {
+            self.0[at + field..][..4].copy_from_slice(&tags.to_u32().to_ne_bytes());
+        }
+        let mac = group.mac.map_or(0, MacAddr::to_u64);
+        self.put(at + offset_of!(GroupPolicy, mac), &[mac]);
+        self.put_actions(at, &group.actions);
+        self.push_prefixes(at + offset_of!(GroupPolicy, resolvers), &group.resolvers);
+        self.push_prefixes(at + offset_of!(GroupPolicy, exempt), &group.exempt);
+    }
+
+    fn put_actions(&mut self, group: usize, actions: &Actions) {
+        for rule in Rule::ALL {
+            let at = group + offset_of!(GroupPolicy, actions) + rule as usize;
+            self.0[at] = action(actions, rule);
+        }
+    }
+
+    fn put_sockets(&mut self, sockets: &SocketRules) {
+        let at = offset_of!(Fixed, sockets);
+        let source_v6 = halves(sockets.source_v6.map_or(0, u128::from));
+        self.put(at + offset_of!(Sockets, source_v6), &source_v6);
+        for (field, number) in [
+            (
+                offset_of!(Sockets, source_v4),
+                sockets.source_v4.map_or(0, u32::from),
+            ),
+            (offset_of!(Sockets, fwmark), sockets.fwmark),
+            (offset_of!(Sockets, interface), sockets.interface),
+            (
+                offset_of!(Sockets, overwrites),
+                u32::from(sockets.overwrites),
+            ),
+        ] {
+            self.0[at + field..][..4].copy_from_slice(&number.to_ne_bytes());
+        }
+    }
+
+    /// Writes the ranges of owners, their owners, and the candidates.
+    fn push_owners<N: Number, const WORDS: usize>(
+        &mut self,
+        at: usize,
+        owners: &Owners<N>,
+        words: impl Fn(&(N, N)) -> [u64; WORDS],
+    ) {
+        let range = |range: &OwnedRange<N>| words(&(range.first, range.last));
+        let owner = |range: &OwnedRange<N>| u64::from(range.owner.to_u8());
+        self.put(at + offset_of!(OwnerIndex, masks), &owners.hash.masks);
+        let multipliers = &owners.hash.multipliers;
+        self.put(at + offset_of!(OwnerIndex, multipliers), multipliers);
+        let shift = owners.hash.shift as usize;
+        self.put_number(at + offset_of!(OwnerIndex, shift), shift);
+        self.put_number(at + offset_of!(OwnerIndex, count), owners.ranges.len());
+        self.put_number(at + offset_of!(OwnerIndex, ranges), self.words());
+        // The program always looks at a candidate: here at one that covers no address.
+        let none = owners.ranges.is_empty().then(|| words(&(N::MAX, N::ZERO)));
+        self.push(none.into_iter().flatten());
+        self.push(owners.ranges.iter().flat_map(range));
+        self.put_number(at + offset_of!(OwnerIndex, owners), self.words());
+        self.push(owners.ranges.iter().map(owner));
+        let mask = owners.candidates.len() - 1;
+        self.put_number(at + offset_of!(OwnerIndex, mask), mask);
+        self.put_number(at + offset_of!(OwnerIndex, candidates), self.words());
+        let (packed, _) = owners.candidates.as_chunks::<4>();
+        let word = |[a, b, c, d]: &[u16; 4]| {
+            u64::from(*a) | u64::from(*b) << 16 | u64::from(*c) << 32 | u64::from(*d) << 48
+        };
+        self.push(packed.iter().map(word));
+    }
+
     fn push_prefixes(&mut self, at: usize, prefixes: &PrefixSet) {
         let both = |&(first, last): &(u32, u32)| u64::from(first) << 32 | u64::from(last);
         let v4 = prefixes.v4().iter().map(both);
         self.push_ranges(at, prefixes.v4().len(), v4);
-        let four = |&(first, last): &(u128, u128)| [halves(first), halves(last)];
-        let v6 = prefixes.v6().iter().flat_map(four).flatten();
+        let v6 = prefixes.v6().iter().flat_map(four_words);
         self.push_ranges(at + size_of::<Ranges>(), prefixes.v6().len(), v6);
     }
 
@@ -227,8 +365,7 @@ impl Draft {
 
     fn push_table<K: TableKey>(&mut self, at: usize, table: &EndpointTable<K>) {
         self.put(at + offset_of!(HashTable, multipliers), &table.multipliers);
-        self.put_number(at + offset_of!(HashTable, shift), table.shift as usize);
-        self.put_number(at + offset_of!(HashTable, mask), table.slots.len() - 1);
+        self.put_number(at + offset_of!(HashTable, bits), table.bits as usize);
         self.put_number(at + offset_of!(HashTable, filter), self.words());
         self.push(table.filter.iter().copied());
         self.put_number(at + offset_of!(HashTable, slots), self.words());
@@ -240,8 +377,8 @@ impl Draft {
 mod tests {
     use super::*;
     use crate::{
-        Actions, AtUplink, Endpoint, EndpointSet, ExitProtocols, Intent, Listener, MAX_ENDPOINTS,
-        MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, Rules, SocketRules, Steer,
+        AtUplink, Endpoint, EndpointSet, ExitProtocols, Intent, Listener, MAX_ENDPOINTS,
+        MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, Rules, Steer, SteeredPath,
     };
     use ipnet::IpNet;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -255,11 +392,6 @@ mod tests {
         Ipv6Addr::from((0x2001_0db8_u128 << 96) + 2 * number as u128).into()
     }
 
-    fn prefixes(count: usize) -> PrefixSet {
-        let nets = (0..count).flat_map(|number| [v4(number), v6(number)].map(IpNet::from));
-        PrefixSet::new(nets)
-    }
-
     fn actions(steer: Steer) -> Actions {
         Actions::new(Intent {
             mode: Mode::Enforce,
@@ -270,21 +402,26 @@ mod tests {
     }
 
     /// The largest snapshot that settings can make: every set at its maximum.
-    fn largest(of_v6: usize) -> Snapshot {
+    fn largest(of_v6: usize, exempt: PrefixSet) -> Snapshot {
         let endpoint = |number| Endpoint::new(v6(number), 443);
-        let rules = Rules {
-            classify_by: ClassifyBy::RelaySet,
-            addresses: prefixes(MAX_PREFIXES),
-            relay_addresses: PrefixSet::default(),
-            listeners: (0..MAX_LISTENERS)
-                .map(|number| Listener::Endpoint(endpoint(number)))
-                .collect(),
-            resolvers: prefixes(MAX_RESOLVERS),
-            exempt: prefixes(MAX_PREFIXES),
-            exit_protocols: ExitProtocols::Tcp,
-            actions: actions(Steer::Both),
-            sockets: SocketRules::default(),
+        let group = |number: usize| {
+            let of_this = |most| (0..most).filter(move |at| at % MAX_GROUPS == number);
+            let nets = of_this(MAX_PREFIXES).map(|at| IpNet::from(v6(at)));
+            let listeners = of_this(MAX_LISTENERS).map(|at| Listener::Endpoint(endpoint(at)));
+            let resolvers = of_this(MAX_RESOLVERS).map(|at| IpNet::from(v6(at)));
+            Group {
+                addresses: PrefixSet::new(nets),
+                listeners: listeners.collect(),
+                resolvers: PrefixSet::new(resolvers),
+                exempt: match number {
+                    0 => exempt.clone(),
+                    _ => PrefixSet::default(),
+                },
+                ..Group::new("host", actions(Steer::Both))
+            }
         };
+        let groups = (0..MAX_GROUPS).map(group).collect();
+        let rules = Rules::new(ClassifyBy::RelaySet, groups, SocketRules::default());
         let relays = (0..MAX_ENDPOINTS).map(|number| {
             let address = if number < of_v6 { v6 } else { v4 };
             Endpoint::new(address(number), 9001)
@@ -295,8 +432,9 @@ mod tests {
     #[test]
     fn the_largest_snapshots_fit() {
         let (half, all) = (MAX_ENDPOINTS / 2, MAX_ENDPOINTS);
+        let exempt = PrefixSet::new((0..MAX_PREFIXES).map(|at| IpNet::from(v6(at))));
         for of_v6 in [0, 1, half - 1, half, half + 1, all - 1, all] {
-            let image = image(&largest(of_v6)).unwrap();
+            let image = image(&largest(of_v6, exempt.clone())).unwrap();
             assert_eq!(image.len(), IMAGE_BYTES, "{of_v6} of IPv6");
             assert_eq!(Read(image).word(offset_of!(Fixed, generation) / 8), 7);
         }
@@ -322,6 +460,25 @@ mod tests {
             (0..count).map(range).collect()
         }
 
+        /// The ranges of the owners of an IP version, each with its owner. Checks that the
+        /// candidates are among them.
+        fn owned<const WORDS: usize>(&self, family: usize) -> Vec<([u64; WORDS], u64)> {
+            let at = offset_of!(Fixed, owners) + family * size_of::<OwnerIndex>();
+            let number = |field| self.number(at + field);
+            let first = number(offset_of!(OwnerIndex, ranges));
+            let owners = number(offset_of!(OwnerIndex, owners));
+            let count = number(offset_of!(OwnerIndex, count));
+            let at_word = |word: usize| std::array::from_fn(|part| self.word(word + part));
+            let range = |index| (at_word(first + index * WORDS), self.word(owners + index));
+            let ranges: Vec<([u64; WORDS], u64)> = (0..count).map(range).collect();
+            let candidates = number(offset_of!(OwnerIndex, candidates));
+            for index in 0..=number(offset_of!(OwnerIndex, mask)) {
+                let candidate = self.word(candidates + index / 4) >> (index % 4 * 16) & 0xffff;
+                assert!((candidate as usize) < count, "{candidate}");
+            }
+            ranges
+        }
+
         /// Whether the described table has this key.
         fn holds(&self, at: usize, key: &[u64]) -> bool {
             let multipliers = (at + offset_of!(HashTable, multipliers)) / 8;
@@ -329,14 +486,13 @@ mod tests {
             let hash = products.fold(0_u64, |sum, (part, at)| {
                 sum.wrapping_add(part.wrapping_mul(self.word(at)))
             });
-            let shift = self.number(at + offset_of!(HashTable, shift));
-            let mask = self.number(at + offset_of!(HashTable, mask));
+            let bits = self.number(at + offset_of!(HashTable, bits)) as u64;
             let filter = self.number(at + offset_of!(HashTable, filter));
             let slots = self.number(at + offset_of!(HashTable, slots));
-            let bit = usize::try_from(hash >> shift).unwrap();
+            let bit = usize::try_from((hash >> 32) * bits >> 32).unwrap();
             let is_filled = self.word(filter + bit / 64) >> (bit % 64) & 1 == 1;
             let slot = |number: usize| -> Vec<u64> {
-                let at = slots + (number & mask) * key.len();
+                let at = slots + number * key.len();
                 (at..at + key.len()).map(|at| self.word(at)).collect()
             };
             is_filled
@@ -354,12 +510,12 @@ mod tests {
 
     fn small(classify_by: ClassifyBy, exit_protocols: ExitProtocols, steer: Steer) -> Read {
         let net = |texts: &[&str]| PrefixSet::new(texts.iter().map(|text| text.parse().unwrap()));
-        let rules = Rules {
-            classify_by,
+        let first = Group {
             addresses: net(&["192.0.2.0/30", "192.0.2.9/32", "2001:db8::/127"]),
             relay_addresses: net(&["2001:db8:1::5/128"]),
             listeners: [
                 Listener::Port(22),
+                Listener::Port(80),
                 Listener::Endpoint("192.0.2.1:9001".parse().unwrap()),
                 Listener::Endpoint("[2001:db8::1]:65535".parse().unwrap()),
             ]
@@ -367,15 +523,29 @@ mod tests {
             resolvers: net(&["198.51.100.53/32"]),
             exempt: net(&["203.0.113.0/24"]),
             exit_protocols,
-            actions: actions(steer),
-            sockets: SocketRules {
-                source_v4: Some(Ipv4Addr::new(203, 0, 113, 10)),
-                source_v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 7)),
-                fwmark: 0x1234_5678,
-                interface: 9,
-                overwrites: true,
+            mac: Some(MacAddr::new([2, 0, 0, 0, 0, 9])),
+            vlan: VlanTags::one(10),
+            path: SteeredPath {
+                next_hops: [3, 127],
+                vlan: VlanTags::pair(200, 30),
+                priority: Some(5),
             },
+            ..Group::new("first", actions(steer))
         };
+        let second = Group {
+            relay_addresses: net(&["192.0.2.5/32"]),
+            listeners: [Listener::Port(22)].into(),
+            resolvers: net(&["2001:db8::53/128"]),
+            ..Group::new("second", actions(Steer::Off))
+        };
+        let sockets = SocketRules {
+            source_v4: Some(Ipv4Addr::new(203, 0, 113, 10)),
+            source_v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 7)),
+            fwmark: 0x1234_5678,
+            interface: 9,
+            overwrites: true,
+        };
+        let rules = Rules::new(classify_by, vec![first, second], sockets);
         let relays = ["198.51.100.7:443", "[2001:db8:2::7]:9001"];
         let relays = relays.map(|text| text.parse::<Endpoint>().unwrap());
         let relays = EndpointSet::new(relays).unwrap();
@@ -387,35 +557,51 @@ mod tests {
         let image = small(ClassifyBy::RelaySet, ExitProtocols::Tcp, Steer::Both);
         assert_eq!(image.word(offset_of!(Fixed, generation) / 8), 3);
 
-        let addresses = offset_of!(Fixed, addresses);
-        let relay_addresses = offset_of!(Fixed, relay_addresses);
-        let resolvers = offset_of!(Fixed, resolvers);
-        let exempt = offset_of!(Fixed, exempt);
+        let resolvers = group_at(0) + offset_of!(GroupPolicy, resolvers);
+        let exempt = group_at(0) + offset_of!(GroupPolicy, exempt);
         let second = size_of::<Ranges>();
         let v4 = |first: u64, last: u64| [first << 32 | last];
-        let host = v4(0xc000_0200, 0xc000_0203);
-        assert_eq!(
-            image.ranges(addresses),
-            [host, v4(0xc000_0209, 0xc000_0209)]
-        );
         let high = 0x2001_0db8_0000_0000_u64;
-        assert_eq!(image.ranges(addresses + second), [[high, 0, high, 1]]);
-        assert!(image.ranges::<1>(relay_addresses).is_empty());
         assert_eq!(
-            image.ranges(relay_addresses + second),
-            [[high + 0x1_0000, 5, high + 0x1_0000, 5]]
+            image.owned::<1>(0),
+            [
+                (v4(0xc000_0200, 0xc000_0203), 0),
+                (v4(0xc000_0205, 0xc000_0205), 1 | 0x80),
+                (v4(0xc000_0209, 0xc000_0209), 0),
+            ]
+        );
+        assert_eq!(
+            image.owned::<4>(1),
+            [
+                ([high, 0, high, 1], 0),
+                ([high + 0x1_0000, 5, high + 0x1_0000, 5], 0x80),
+            ]
         );
         assert_eq!(image.ranges(resolvers), [v4(0xc633_6435, 0xc633_6435)]);
         assert!(image.ranges::<4>(resolvers + second).is_empty());
         assert_eq!(image.ranges(exempt), [v4(0xcb00_7100, 0xcb00_71ff)]);
         assert!(image.ranges::<4>(exempt + second).is_empty());
+        let of_second = group_at(1) + offset_of!(GroupPolicy, resolvers) + second;
+        assert_eq!(image.ranges(of_second), [[high, 0x53, high, 0x53]]);
+        let first = group_at(0);
+        for (field, expected) in [
+            (offset_of!(GroupPolicy, host_tags), 0x100a),
+            (offset_of!(GroupPolicy, steer_tags), 0x10c8_101e),
+        ] {
+            assert_eq!(image.number(first + field), expected);
+        }
+        let mac = (first + offset_of!(GroupPolicy, mac)) / 8;
+        assert_eq!(image.word(mac), 0x0200_0000_0009);
+        assert_eq!(image.word(offset_of!(Fixed, clears) / 8), 1 << 10);
 
         // Relays of IPv4 and IPv6, then listeners: each key is in only one table.
-        let keys: [&[u64]; 4] = [
+        let keys: [&[u64]; 5] = [
             &[0xc633_6407 << 16 | 443],
             &[0x2001_0db8_0002_0000, 7, 9001],
             &[0xc000_0201 << 16 | 9001],
             &[high, 1, 65535],
+            // Port 80 of every address of the first group.
+            &[80],
         ];
         let tables = [offset_of!(Fixed, relays), offset_of!(Fixed, listeners)];
         let tables = tables.map(|at| [at, at + size_of::<HashTable>()]);
@@ -423,7 +609,8 @@ mod tests {
             for (number, key) in keys.iter().enumerate() {
                 if key.len() == keys[table].len() {
                     let holds = image.holds(at, key);
-                    assert_eq!(holds, number == table, "{key:?} in table {table}");
+                    let is_there = number == table || (number, table) == (4, 2);
+                    assert_eq!(holds, is_there, "{key:?} in table {table}");
                 }
             }
         }
@@ -439,7 +626,10 @@ mod tests {
         ] {
             assert_eq!(image.number(sockets + field), expected);
         }
-        assert_eq!(image.ports(offset_of!(Fixed, listens)), [22, 9001, 65535]);
+        assert_eq!(
+            image.ports(offset_of!(Fixed, listens)),
+            [22, 80, 9001, 65535]
+        );
         let everywhere = offset_of!(Fixed, listens_everywhere);
         assert_eq!(image.ports(everywhere), [22]);
     }
@@ -451,35 +641,35 @@ mod tests {
         let relay_set = ClassifyBy::RelaySet;
         let host_mark = ClassifyBy::HostMark(Dscp::of(0x20));
         for (classify_by, protocols, steer, expected) in [
-            (relay_set, Tcp, Steer::Both, [0x28, 0, 1, 0, 3]),
-            (relay_set, TcpUdp, Steer::Only(V4), [0x28, 1, 1, 0, 1]),
-            (host_mark, All, Steer::Only(V6), [0x28, 2, 0, 0x20, 2]),
-            (host_mark, Tcp, Steer::Off, [0x28, 0, 0, 0x20, 0]),
+            (relay_set, Tcp, Steer::Both, [0x28, 0, 1, 3, 0]),
+            (relay_set, TcpUdp, Steer::Only(V4), [0x28, 1, 1, 1, 0]),
+            (host_mark, All, Steer::Only(V6), [0x28, 2, 0, 2, 0x20]),
+            (host_mark, Tcp, Steer::Off, [0x28, 0, 0, 0, 0x20]),
         ] {
             let image = small(classify_by, protocols, steer);
+            let first = group_at(0);
             let choices = [
-                offset_of!(Fixed, mark),
-                offset_of!(Fixed, exit_protocols),
-                offset_of!(Fixed, both_kinds),
+                first + offset_of!(GroupPolicy, mark),
+                first + offset_of!(GroupPolicy, exit_protocols),
+                first + offset_of!(GroupPolicy, both_kinds),
+                first + offset_of!(GroupPolicy, routed),
                 offset_of!(Fixed, host_mark),
-                offset_of!(Fixed, routed),
             ];
             let choices = choices.map(|at| image.0[at]);
             assert_eq!(
                 choices, expected,
                 "{classify_by:?}, {protocols:?}, {steer:?}"
             );
-            assert_eq!(image.0[offset_of!(Fixed, unused)..][..3], [0; 3]);
+            let path = &image.0[first + offset_of!(GroupPolicy, next_hops)..][..5];
+            assert_eq!(path, [3, 127, 5, 4, 0]);
+            let second = group_at(1);
+            assert_eq!(image.0[second + offset_of!(GroupPolicy, both_kinds)], 0);
+            assert_eq!(image.0[second + offset_of!(GroupPolicy, priority)], 0xff);
+            assert_eq!(
+                image.0[offset_of!(Fixed, several)..][..7],
+                [1, 0, 0, 0, 0, 0, 0]
+            );
         }
-    }
-
-    #[test]
-    fn both_kinds_of_address_are_needed_for_the_cross_check() {
-        let mut snapshot = largest(0);
-        assert_eq!(image(&snapshot).unwrap()[offset_of!(Fixed, both_kinds)], 0);
-        let rules = Arc::get_mut(&mut snapshot.rules).unwrap();
-        std::mem::swap(&mut rules.addresses, &mut rules.relay_addresses);
-        assert_eq!(image(&snapshot).unwrap()[offset_of!(Fixed, both_kinds)], 0);
     }
 
     #[test]
@@ -487,7 +677,8 @@ mod tests {
         use crate::Class;
         for steer in [Steer::Off, Steer::Both] {
             let image = small(ClassifyBy::RelaySet, ExitProtocols::Tcp, steer);
-            let actions = &image.0[offset_of!(Fixed, actions)..][..ACTIONS];
+            let actions = |group| &image.0[group_at(group) + offset_of!(GroupPolicy, actions)..];
+            let actions = [0, MAX_GROUPS].map(|group| &actions(group)[..ACTIONS]);
             for rule in Rule::ALL {
                 let expected = match rule.class() {
                     Class::NonIp | Class::Malformed => 0,
@@ -495,23 +686,27 @@ mod tests {
                     Class::Relay if steer == Steer::Both => 4 | 1,
                     _ => 4,
                 };
-                assert_eq!(actions[rule as usize], expected, "{rule:?}, {steer:?}");
+                assert_eq!(actions[0][rule as usize], expected, "{rule:?}, {steer:?}");
+                let of_no_group = if expected == 0 { 0 } else { 4 };
+                assert_eq!(actions[1][rule as usize], of_no_group, "{rule:?}");
             }
-            assert!(actions[Rule::ALL.len()..].iter().all(|unused| *unused == 0));
+            let unused = actions
+                .iter()
+                .flat_map(|actions| &actions[Rule::ALL.len()..]);
+            assert!(unused.clone().all(|unused| *unused == 0));
         }
     }
 
     #[test]
     fn a_snapshot_may_fill_the_image_exactly() {
-        let mut snapshot = largest(MAX_ENDPOINTS);
-        let mut refused = |count| {
-            let rules = Arc::get_mut(&mut snapshot.rules).unwrap();
-            // Three words for these, and four for each of the others.
-            let few = (0..3).map(v4);
+        let refused = |count| {
+            // A word for each of these, and four for each of the others.
+            let few = (0..FEW).map(v4);
             let nets = few.chain((0..count).map(v6)).map(IpNet::from);
-            rules.exempt = PrefixSet::new(nets);
+            let snapshot = largest(MAX_ENDPOINTS, PrefixSet::new(nets));
             image(&snapshot).err().map(|error| error.words)
         };
+        const FEW: usize = 2;
         const WORDS: usize = IMAGE_BYTES / 8;
         let too_many = WORDS / 4;
         let most = too_many - (refused(too_many).unwrap() - WORDS) / 4;

@@ -23,12 +23,10 @@
 //! its flow.
 
 use super::{
-    ClassifyBy, Egress, ExitProtocols, Family, FragmentTable, Remark, Rule, Rules, Snapshot,
-    Verdict,
+    ClassifyBy, Egress, ExitProtocols, Family, FragmentTable, Group, GroupNumber, Owner, Remark,
+    Rule, Rules, Snapshot, Verdict,
 };
-use crate::packet::{
-    Dscp, ETHERNET_HEADER_BYTES, Fragment, Headers, Packet, Ports, Tcp, Version, protocol,
-};
+use crate::packet::{Dscp, Fragment, Headers, Packet, Ports, Tcp, Version, VlanTags, protocol};
 use std::time::Duration;
 
 const DNS: u16 = 53;
@@ -47,28 +45,22 @@ const DNS_OVER_TLS: u16 = 853;
 ///
 /// ```
 /// use exitmark_policy::packet::{Dscp, parse, protocol};
-/// use exitmark_policy::{Actions, AtUplink, Class, ClassifyBy, Egress, EndpointSet, ExitProtocols};
-/// use exitmark_policy::{FragmentTable, Intent, Mode, PrefixSet, Rules, Snapshot, SocketRules, Steer};
-/// use exitmark_policy::judge;
+/// use exitmark_policy::{Actions, AtUplink, Class, ClassifyBy, Egress, EndpointSet, FragmentTable};
+/// use exitmark_policy::{Group, Intent, Mode, PrefixSet, Rules, Snapshot, Steer, judge};
 /// use std::{sync::Arc, time::Duration};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let rules = Rules {
-///     classify_by: ClassifyBy::RelaySet,
+/// let actions = Actions::new(Intent {
+///     mode: Mode::Enforce,
+///     mark: Dscp::AF11,
+///     at_uplink: AtUplink::Keep,
+///     steer: Steer::Off,
+/// });
+/// let host = Group {
 ///     addresses: PrefixSet::new(["192.0.2.10/32".parse()?]),
-///     relay_addresses: PrefixSet::default(),
-///     listeners: [].into(),
-///     resolvers: PrefixSet::default(),
-///     exempt: PrefixSet::default(),
-///     exit_protocols: ExitProtocols::Tcp,
-///     actions: Actions::new(Intent {
-///         mode: Mode::Enforce,
-///         mark: Dscp::AF11,
-///         at_uplink: AtUplink::Keep,
-///         steer: Steer::Off,
-///     }),
-///     sockets: SocketRules::default(),
+///     ..Group::new("host", actions)
 /// };
+/// let rules = Rules::new(ClassifyBy::RelaySet, vec![host], Default::default());
 /// let relays = EndpointSet::new(["198.51.100.7:9001".parse()?])?;
 /// let snapshot = Snapshot::new(1, Arc::new(rules), relays);
 ///
@@ -106,14 +98,29 @@ pub fn judge(
 #[inline(always)]
 pub fn judge_whole_v4(packet: Packet<u32>, snapshot: &Snapshot) -> Verdict {
     debug_assert!(packet.fragment.is_none(), "only whole packets");
-    verdict(&packet, classify(&packet, snapshot), snapshot)
+    judge_whole(&packet, snapshot, classify)
 }
 
 /// The verdict on an IPv6 packet that is not a fragment; same result as [`judge`].
 #[inline(always)]
 pub fn judge_whole_v6(packet: Packet<u128>, snapshot: &Snapshot) -> Verdict {
     debug_assert!(packet.fragment.is_none(), "only whole packets");
-    verdict(&packet, classify(&packet, snapshot), snapshot)
+    judge_whole(&packet, snapshot, classify)
+}
+
+#[inline(always)]
+fn judge_whole<F: Family>(
+    packet: &Packet<F>,
+    snapshot: &Snapshot,
+    classify: impl FnOnce(&Packet<F>, Owner, &Snapshot) -> (Rule, bool),
+) -> Verdict {
+    match snapshot.rules.owner_of(packet.source) {
+        Some(owner) => {
+            let met = classify(packet, owner, snapshot);
+            verdict(packet, owner.group(), met, snapshot)
+        }
+        None => foreign(packet, snapshot),
+    }
 }
 
 #[inline(always)]
@@ -123,29 +130,33 @@ fn judge_packet<F: Family>(
     fragments: &mut FragmentTable,
     now: Duration,
 ) -> Verdict {
-    let met = match packet.fragment {
-        None => classify_apart(packet, snapshot),
-        Some(fragment) => classify_fragment(packet, fragment, snapshot, fragments, now),
-    };
-    verdict(packet, met, snapshot)
+    match packet.fragment {
+        None => judge_whole(packet, snapshot, classify_apart),
+        Some(fragment) => judge_whole(packet, snapshot, |packet, owner, snapshot| {
+            classify_fragment(packet, fragment, owner, snapshot, fragments, now)
+        }),
+    }
 }
 
-/// The verdict on a packet, from the rule that it matched and whether the relay set disagrees.
+/// The verdict on a packet of a group, from the rule that it matched and whether the relay set
+/// disagrees.
 #[inline(always)]
 fn verdict<F: Family>(
     packet: &Packet<F>,
+    group: GroupNumber,
     (rule, disagreement): (Rule, bool),
     snapshot: &Snapshot,
 ) -> Verdict {
     let carried = Dscp::of(packet.tos);
-    let dscp = snapshot.leaves.dscp(rule, carried);
-    // For untagged frames the offset is a constant in each hot caller.
-    let egress = match snapshot.leaves.egress(rule, F::VERSION) {
-        Egress::Incoming if packet.l3 != ETHERNET_HEADER_BYTES => Egress::Unrouted,
+    let leaves = &snapshot.group(group).leaves;
+    let dscp = leaves.dscp(rule, carried);
+    let egress = match leaves.egress(rule, F::VERSION) {
+        Egress::Incoming if !is_of_vlan(packet.vlan, group, &snapshot.rules) => Egress::Unrouted,
         egress => egress,
     };
     Verdict {
         rule,
+        group,
         egress,
         remark: (dscp != carried).then_some(Remark {
             l3: packet.l3,
@@ -156,13 +167,30 @@ fn verdict<F: Family>(
     }
 }
 
+/// Whether a frame has the tags of its group, so that it is of the network that the group's
+/// configuration names.
+#[inline(always)]
+fn is_of_vlan(vlan: VlanTags, group: GroupNumber, rules: &Rules) -> bool {
+    rules.group(group).is_some_and(|group| group.vlan == vlan)
+}
+
+/// The verdict on a packet whose source is not an address of a group.
+#[cold]
+#[inline(never)]
+fn foreign<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> Verdict {
+    let met = (Rule::ForeignSource, false);
+    verdict(packet, GroupNumber::NONE, met, snapshot)
+}
+
 /// The verdict on a frame without a valid IP header.
 #[cold]
 fn unread(rule: Rule, snapshot: &Snapshot) -> Verdict {
+    let leaves = &snapshot.group(GroupNumber::NONE).leaves;
     Verdict {
         rule,
+        group: GroupNumber::NONE,
         // None of these rules is relay traffic, so the IP version does not matter.
-        egress: snapshot.leaves.egress(rule, Version::V4),
+        egress: leaves.egress(rule, Version::V4),
         remark: None,
         disagreement: false,
     }
@@ -173,53 +201,55 @@ fn unread(rule: Rule, snapshot: &Snapshot) -> Verdict {
 fn classify_fragment<F: Family>(
     packet: &Packet<F>,
     fragment: Fragment,
+    owner: Owner,
     snapshot: &Snapshot,
     fragments: &mut FragmentTable,
     now: Duration,
 ) -> (Rule, bool) {
-    if packet.ports_are_elsewhere() && is_from_host(packet, snapshot) {
+    if packet.ports_are_elsewhere() {
         let rule = fragments.recall(packet, fragment, now);
         return (rule.unwrap_or(Rule::UnseenFragment), false);
     }
-    let (rule, disagreement) = classify_apart(packet, snapshot);
-    if fragment.first && rule != Rule::ForeignSource {
+    let (rule, disagreement) = classify_apart(packet, owner, snapshot);
+    if fragment.first {
         fragments.remember(packet, fragment, rule, now);
     }
     (rule, disagreement)
 }
 
-fn is_from_host<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> bool {
-    snapshot.rules.addresses.covers(packet.source)
-        || snapshot.rules.relay_addresses.covers(packet.source)
-}
-
 /// Out-of-line copy of [`classify`] for frames of the slow path.
 #[inline(never)]
-fn classify_apart<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) {
-    classify(packet, snapshot)
+fn classify_apart<F: Family>(
+    packet: &Packet<F>,
+    owner: Owner,
+    snapshot: &Snapshot,
+) -> (Rule, bool) {
+    classify(packet, owner, snapshot)
 }
 
-/// The rule that a packet matches, and whether the relay set contradicts its source address. Rules
-/// for traffic other than TCP from a clearnet address are in separate functions that do not take a
-/// copy of the packet, so that the fields of nearly all packets stay in registers.
+/// The rule that a packet of a group matches, and whether the relay set contradicts its source
+/// address. Rules for traffic other than TCP from a clearnet address are in separate functions that
+/// do not take a copy of the packet, so that the fields of nearly all packets stay in registers.
 #[inline(always)]
-fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) {
+fn classify<F: Family>(packet: &Packet<F>, owner: Owner, snapshot: &Snapshot) -> (Rule, bool) {
     let rules = &*snapshot.rules;
     let (source, destination, ports) = (packet.source, packet.destination, packet.ports);
-    if !rules.addresses.covers(source) {
-        if rules.relay_addresses.covers(source) {
-            let tcp = packet.tcp;
-            return from_relay_address(source, destination, ports, packet.protocol, tcp, snapshot);
-        }
+    let number = owner.group();
+    let Some(group) = rules.group(number) else {
         return (Rule::ForeignSource, false);
+    };
+    if owner.is_of_relay() {
+        let tcp = packet.tcp;
+        let from = (source, ports, number);
+        return from_relay_address(from, destination, packet.protocol, tcp, group, snapshot);
     }
-    if is_to_resolver(destination, ports, rules) {
+    if is_to_resolver(destination, ports, group) {
         return (Rule::ToResolver, false);
     }
     if packet.protocol != protocol::TCP {
-        return (classify_other(packet, rules), false);
+        return (classify_other(packet, group, rules), false);
     }
-    if is_from_listener(source, ports, snapshot) {
+    if is_from_listener(source, ports, number, snapshot) {
         return (Rule::FromListener, false);
     }
     if let Some(rule) = answer(packet.tcp) {
@@ -228,13 +258,13 @@ fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) 
     // With a host mark the relay set is not used, and may be missing.
     let left_over = match rules.classify_by {
         ClassifyBy::RelaySet if is_to_relay(destination, ports, snapshot) => {
-            return (Rule::ToListedRelay, snapshot.both_kinds);
+            return (Rule::ToListedRelay, snapshot.group(number).both_kinds);
         }
         ClassifyBy::RelaySet => Rule::ExitProtocol,
         ClassifyBy::HostMark(mark) if Dscp::of(packet.tos) == mark => Rule::HostMarked,
         ClassifyBy::HostMark(_) => Rule::NotHostMarked,
     };
-    if rules.exempt.covers(destination) {
+    if group.exempt.covers(destination) {
         return (Rule::ToExemptPrefix, false);
     }
     (left_over, false)
@@ -242,11 +272,11 @@ fn classify<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> (Rule, bool) 
 
 /// The rule for a protocol other than TCP, from a clearnet address and not to a resolver.
 #[inline]
-fn classify_other<F: Family>(packet: &Packet<F>, rules: &Rules) -> Rule {
-    if rules.exempt.covers(packet.destination) {
+fn classify_other<F: Family>(packet: &Packet<F>, group: &Group, rules: &Rules) -> Rule {
+    if group.exempt.covers(packet.destination) {
         return Rule::ToExemptPrefix;
     }
-    let exit = match rules.exit_protocols {
+    let exit = match group.exit_protocols {
         ExitProtocols::Tcp => false,
         ExitProtocols::TcpUdp => packet.protocol == protocol::UDP,
         ExitProtocols::All => true,
@@ -263,30 +293,29 @@ fn classify_other<F: Family>(packet: &Packet<F>, rules: &Rules) -> Rule {
 /// disagrees.
 #[inline(never)]
 fn from_relay_address<F: Family>(
-    source: F,
+    (source, ports, number): (F, Ports, GroupNumber),
     destination: F,
-    ports: Ports,
     protocol: u8,
     tcp: Tcp,
+    group: &Group,
     snapshot: &Snapshot,
 ) -> (Rule, bool) {
-    let rules = &*snapshot.rules;
-    if is_to_resolver(destination, ports, rules) {
+    if is_to_resolver(destination, ports, group) {
         return (Rule::ToResolver, false);
     }
     if protocol == protocol::TCP {
-        if is_from_listener(source, ports, snapshot) {
+        if is_from_listener(source, ports, number, snapshot) {
             return (Rule::FromListener, false);
         }
         if let Some(rule) = answer(tcp) {
             return (rule, false);
         }
-        let disagreement = rules.classify_by == ClassifyBy::RelaySet
+        let disagreement = snapshot.rules.classify_by == ClassifyBy::RelaySet
             && !is_to_relay(destination, ports, snapshot)
-            && snapshot.both_kinds;
+            && snapshot.group(number).both_kinds;
         return (Rule::FromRelayAddress, disagreement);
     }
-    if rules.exempt.covers(destination) {
+    if group.exempt.covers(destination) {
         return (Rule::ToExemptPrefix, false);
     }
     (Rule::OtherProtocol, false)
@@ -306,14 +335,19 @@ fn answer(tcp: Tcp) -> Option<Rule> {
 }
 
 #[inline(always)]
-fn is_to_resolver<F: Family>(destination: F, ports: Ports, rules: &Rules) -> bool {
-    matches!(ports.destination, DNS | DNS_OVER_TLS) && rules.resolvers.covers(destination)
+fn is_to_resolver<F: Family>(destination: F, ports: Ports, group: &Group) -> bool {
+    matches!(ports.destination, DNS | DNS_OVER_TLS) && group.resolvers.covers(destination)
 }
 
 #[inline(always)]
-fn is_from_listener<F: Family>(source: F, ports: Ports, snapshot: &Snapshot) -> bool {
+fn is_from_listener<F: Family>(
+    source: F,
+    ports: Ports,
+    group: GroupNumber,
+    snapshot: &Snapshot,
+) -> bool {
     let (listeners, relays) = (&snapshot.listeners, &snapshot.relays);
-    listeners.contains(relays, source, ports.source)
+    listeners.contains(relays, group, source, ports.source)
 }
 
 #[inline(always)]
@@ -324,28 +358,24 @@ fn is_to_relay<F: Family>(destination: F, ports: Ports, snapshot: &Snapshot) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::ETHERNET_HEADER_BYTES;
     use crate::{Actions, AtUplink, EndpointSet, Intent, Mode, PrefixSet, SocketRules, Steer};
     use std::sync::Arc;
 
     const HOST: u32 = 0xc000_020a;
 
     fn snapshot() -> Snapshot {
-        let rules = Rules {
-            classify_by: ClassifyBy::RelaySet,
+        let actions = Actions::new(Intent {
+            mode: Mode::Enforce,
+            mark: Dscp::AF11,
+            at_uplink: AtUplink::Keep,
+            steer: Steer::Off,
+        });
+        let host = Group {
             addresses: PrefixSet::new(["192.0.2.10/32".parse().unwrap()]),
-            relay_addresses: PrefixSet::default(),
-            listeners: [].into(),
-            resolvers: PrefixSet::default(),
-            exempt: PrefixSet::default(),
-            exit_protocols: ExitProtocols::Tcp,
-            actions: Actions::new(Intent {
-                mode: Mode::Enforce,
-                mark: Dscp::AF11,
-                at_uplink: AtUplink::Keep,
-                steer: Steer::Off,
-            }),
-            sockets: SocketRules::default(),
+            ..Group::new("host", actions)
         };
+        let rules = Rules::new(ClassifyBy::RelaySet, vec![host], SocketRules::default());
         Snapshot::new(1, Arc::new(rules), EndpointSet::empty())
     }
 
@@ -355,6 +385,7 @@ mod tests {
             source,
             destination: 0xc633_6407,
             l3: ETHERNET_HEADER_BYTES,
+            vlan: VlanTags::UNTAGGED,
             ports: Ports::default(),
             tcp: Tcp::default(),
             fragment: Some(Fragment {

@@ -10,8 +10,10 @@ mod connection;
 mod endpoint;
 mod family;
 mod fragments;
+mod groups;
 pub mod image;
 mod judge;
+mod owners;
 pub mod packet;
 mod prefix;
 mod rules;
@@ -23,8 +25,10 @@ use std::sync::Arc;
 pub use connection::{ConnectionVerdict, judge_connection};
 pub use endpoint::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};
 pub use fragments::{FRAGMENT_LIFETIME, FragmentTable};
+pub use groups::{Group, GroupNumber, MAX_GROUPS, MAX_NEXT_HOPS, SteeredPath};
 pub use image::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, image};
 pub use judge::{judge, judge_whole_v4, judge_whole_v6};
+pub use owners::{AddressKind, Owner};
 pub use prefix::{MAX_PREFIXES, PrefixSet};
 pub use rules::{
     Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, Listener, MAX_LISTENERS, MAX_RESOLVERS,
@@ -44,30 +48,46 @@ pub struct Snapshot {
     pub rules: Arc<Rules>,
     /// The relay set: the endpoints on which relays listen.
     pub relays: EndpointSet,
-    /// The host's listeners: those of the rules, and its own relay's endpoints in the relay set.
+    /// The hosts' listeners: those of the rules, and their own relays' endpoints in the relay set.
     listeners: Listeners,
-    /// Whether the host has clearnet and relay addresses. If so, source address and relay set each
-    /// determine the kind of a flow, and are checked against each other.
+    /// What is precomputed for each group, and at the end for frames of no group.
+    groups: Box<[ForGroup]>,
+}
+
+/// What a snapshot has precomputed for a group.
+#[derive(Debug)]
+struct ForGroup {
+    /// The group has clearnet and relay addresses.
     both_kinds: bool,
-    /// Egress and DSCP per rule, precomputed.
+    /// Egress and DSCP per rule.
     leaves: Leaves,
 }
 
 impl Snapshot {
     /// Makes a snapshot of rules and relay set.
     pub fn new(generation: u64, rules: Arc<Rules>, relays: EndpointSet) -> Self {
-        let own = relays.iter().filter(|endpoint| {
-            rules.addresses.contains(endpoint.address)
-                || rules.relay_addresses.contains(endpoint.address)
-        });
-        let listeners = Listeners::new(&rules.listeners, own.map(|endpoint| endpoint.port));
+        let own = relays
+            .iter()
+            .filter(|endpoint| rules.is_host(endpoint.address));
+        let listeners = Listeners::new(rules.groups(), own.map(|endpoint| endpoint.port));
+        let for_group = |group: Option<&Group>| ForGroup {
+            both_kinds: group.is_some_and(Group::has_both_kinds),
+            leaves: Leaves::new(&rules, group),
+        };
+        let of_groups = rules.groups().iter().map(Some);
         Self {
             generation,
-            both_kinds: !rules.addresses.is_empty() && !rules.relay_addresses.is_empty(),
-            leaves: Leaves::new(&rules),
+            groups: of_groups.chain([None]).map(for_group).collect(),
             rules,
             relays,
             listeners,
         }
+    }
+
+    /// What is precomputed for this group.
+    #[inline]
+    fn group(&self, number: GroupNumber) -> &ForGroup {
+        let last = self.groups.len() - 1;
+        &self.groups[usize::from(number.to_u8()).min(last)]
     }
 }

@@ -1,37 +1,29 @@
 //! The operator's rules, compiled to tables for the packet path.
 
-use super::{Class, Egress, Endpoint, EndpointSet, Family, PrefixSet, Rule};
+use super::groups::{ByFamily, DscpSet};
+use super::{
+    Class, Egress, Endpoint, EndpointSet, Family, Group, GroupNumber, MAX_GROUPS, Owner, Rule,
+};
 use crate::packet::{Dscp, Version};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The most listeners with an address; limited by the room in the XDP program's map.
-pub const MAX_LISTENERS: usize = 256;
+pub const MAX_LISTENERS: usize = 1024;
 /// The most resolvers of one family; limited by the room in the XDP program's map.
-pub const MAX_RESOLVERS: usize = 64;
+pub const MAX_RESOLVERS: usize = 256;
 
 /// The operator's configuration of the verdicts.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// How exit traffic is distinguished from relay traffic.
     pub classify_by: ClassifyBy,
-    /// The host's clearnet addresses.
-    pub addresses: PrefixSet,
-    /// The host's addresses that carry Tor traffic only.
-    pub relay_addresses: PrefixSet,
-    /// The host's listeners, besides its own relay's endpoints.
-    pub listeners: Box<[Listener]>,
-    /// The host's DNS resolvers; every address, if the host has a recursive resolver. Only their
-    /// ports 53 and 853 match, over TCP and UDP.
-    pub resolvers: PrefixSet,
-    /// Destinations whose traffic is the host's own, never exit traffic.
-    pub exempt: PrefixSet,
-    /// The protocols from a clearnet address that count as exit.
-    pub exit_protocols: ExitProtocols,
-    /// The action on a frame, by the rule that it matched.
-    pub actions: Actions,
     /// How engine `connect` changes sockets; the other engines do not use it.
     pub sockets: SocketRules,
+    groups: Box<[Group]>,
+    owners: ByFamily,
+    clears: DscpSet,
 }
 
 /// How engine `connect` changes the sockets of outgoing connections, besides the mark.
@@ -50,31 +42,90 @@ pub struct SocketRules {
 }
 
 impl Rules {
-    /// The DSCP of a frame on departure, given the one on arrival. Exit frames get the mark; other
-    /// frames that carry it get 0, so that on the wire the mark means exit only. A host mark, if
-    /// traffic is classified by it, is no longer needed and is cleared like the mark, on foreign
-    /// frames too.
-    fn dscp(&self, marking: Marking, carried: Dscp) -> Dscp {
-        let mark = self.actions.mark();
+    /// Rules of these groups, of which [`MAX_GROUPS`] are used. Without a group, every frame is
+    /// foreign. If groups share an address, it belongs to the group whose prefix begins first.
+    pub fn new(classify_by: ClassifyBy, mut groups: Vec<Group>, sockets: SocketRules) -> Self {
+        groups.truncate(MAX_GROUPS);
+        Self {
+            classify_by,
+            sockets,
+            owners: ByFamily::new(&groups),
+            clears: DscpSet::of_marks(classify_by, &groups),
+            groups: groups.into_boxed_slice(),
+        }
+    }
+
+    /// The groups of hosts, at most [`MAX_GROUPS`].
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The group with this number, if there is one.
+    pub fn group(&self, number: GroupNumber) -> Option<&Group> {
+        self.groups.get(usize::from(number.to_u8()))
+    }
+
+    /// The group that an address belongs to, and the address' kind; `None` for a foreign address.
+    pub fn owner(&self, address: IpAddr) -> Option<Owner> {
+        match address {
+            IpAddr::V4(address) => self.owner_of(u32::from(address)),
+            IpAddr::V6(address) => self.owner_of(u128::from(address)),
+        }
+    }
+
+    /// As [`Rules::owner`], for an address whose family is known at compile time.
+    #[inline(always)]
+    pub(super) fn owner_of<F: Family>(&self, address: F) -> Option<Owner> {
+        F::owners(&self.owners).find(address)
+    }
+
+    pub(super) const fn owners(&self) -> &ByFamily {
+        &self.owners
+    }
+
+    /// The code points that mean something on the wire: each group's mark, and the host's mark.
+    pub(super) const fn clears(&self) -> DscpSet {
+        self.clears
+    }
+
+    /// The DSCP of a frame of a group, or of none, on departure, given the one on arrival. Exit
+    /// frames get the mark; other frames that carry a group's mark get 0, so that on the wire a
+    /// mark means exit only. A host mark, if traffic is classified by it, is no longer needed and
+    /// is cleared like a mark, on foreign frames too.
+    fn dscp(&self, mark: Dscp, marking: Marking, carried: Dscp) -> Dscp {
         match marking {
             Marking::Set => mark,
-            Marking::Clear if carried == mark => Dscp::DEFAULT,
-            Marking::Clear if self.classify_by == ClassifyBy::HostMark(carried) => Dscp::DEFAULT,
+            Marking::Clear if self.clears.contains(carried) => Dscp::DEFAULT,
             Marking::Clear | Marking::Leave => carried,
         }
     }
 
-    /// Whether this is an address of the host, of either kind.
+    /// Whether this is an address of a host, of either kind.
     pub fn is_host(&self, address: IpAddr) -> bool {
-        self.addresses.contains(address) || self.relay_addresses.contains(address)
+        self.owner(address).is_some()
+    }
+
+    /// Whether verdicts are applied: the same for all groups.
+    pub fn mode(&self) -> Mode {
+        self.groups
+            .first()
+            .map_or_else(Mode::default, |group| group.actions.mode())
     }
 
     /// The same rules with [`Actions::passing`].
     pub fn passing(&self) -> Self {
-        Self {
-            actions: self.actions.passing(),
-            ..self.clone()
-        }
+        let groups = self.groups.iter().map(Group::passing).collect();
+        Self::new(self.classify_by, groups, self.sockets)
+    }
+
+    /// The same rules with further exempt prefixes in every group.
+    #[must_use]
+    pub fn exempting(&self, prefixes: &[IpNet]) -> Self {
+        let groups = self.groups.iter().map(|group| Group {
+            exempt: group.exempt.with(prefixes.iter().copied()),
+            ..group.clone()
+        });
+        Self::new(self.classify_by, groups.collect(), self.sockets)
     }
 }
 
@@ -133,22 +184,29 @@ pub struct Intent {
     pub steer: Steer,
 }
 
-/// Which relay frames are steered.
-///
-/// The next hop is resolved in the untagged network of `incoming`, so frames with a VLAN tag are
-/// never steered.
+/// Which relay frames are steered: those of the IP versions that have a next hop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Steer {
     /// No frames: no NIC is `incoming`.
     #[default]
     Off,
-    /// Both IP versions: the next hop is configured as a MAC address.
+    /// Both IP versions: each has a next hop, or the next hop is configured as a MAC address.
     Both,
-    /// Those of one IP version: the next hop is configured as an address of that version.
+    /// Those of one IP version: only that one has a next hop.
     Only(Version),
 }
 
 impl Steer {
+    /// Steers the IP versions for which this returns true.
+    pub fn of(routes: impl Fn(Version) -> bool) -> Self {
+        match [Version::V4, Version::V6].map(routes) {
+            [true, true] => Self::Both,
+            [true, false] => Self::Only(Version::V4),
+            [false, true] => Self::Only(Version::V6),
+            [false, false] => Self::Off,
+        }
+    }
+
     /// Whether packets of this IP version are steered.
     pub fn routes(self, version: Version) -> bool {
         match self {
@@ -208,6 +266,16 @@ impl Actions {
         self.intent.mode
     }
 
+    /// The actions on frames of no group: nothing is steered or marked.
+    pub(super) fn of_no_group(mode: Mode) -> Self {
+        Self::new(Intent {
+            mode,
+            mark: Dscp::DEFAULT,
+            at_uplink: AtUplink::Strip,
+            steer: Steer::Off,
+        })
+    }
+
     /// The actions of a box that cannot classify frames: none is steered, and none leaves marked.
     pub fn passing(&self) -> Self {
         Self::new(Intent {
@@ -260,10 +328,15 @@ pub(super) struct Leaves {
 }
 
 impl Leaves {
-    pub(super) fn new(rules: &Rules) -> Self {
-        let steer = rules.actions.intent.steer;
+    /// For the frames of a group, or with `None` for frames of no group.
+    pub(super) fn new(rules: &Rules, group: Option<&Group>) -> Self {
+        let actions = match group {
+            Some(group) => group.actions.clone(),
+            None => Actions::of_no_group(rules.mode()),
+        };
+        let steer = actions.intent.steer;
         let egress = |version| {
-            Rule::ALL.map(|rule| match rules.actions.of(rule).egress {
+            Rule::ALL.map(|rule| match actions.of(rule).egress {
                 Egress::Incoming if !steer.routes(version) => Egress::Unrouted,
                 egress => egress,
             })
@@ -272,8 +345,8 @@ impl Leaves {
             v4: egress(Version::V4),
             v6: egress(Version::V6),
             dscp: Rule::ALL.map(|rule| {
-                let marking = rules.actions.of(rule).marking;
-                Dscp::ALL.map(|carried| rules.dscp(marking, carried))
+                let marking = actions.of(rule).marking;
+                Dscp::ALL.map(|carried| rules.dscp(actions.mark(), marking, carried))
             }),
         }
     }
@@ -328,28 +401,43 @@ pub enum Listener {
     Endpoint(Endpoint),
 }
 
-/// All listeners, for fast look-up. The endpoints of the host's own relay are in the relay set.
+/// The listeners of all groups, for fast look-up. The endpoints of the hosts' own relays are in the
+/// relay set.
 #[derive(Debug)]
 pub(super) struct Listeners {
     /// One bit per port that has any listener: one load suffices for nearly every frame.
     pub(super) any: Box<[u64; 1024]>,
-    /// One bit per port that has a listener on every address.
+    /// One bit per port that has a listener on every address of every group.
     pub(super) everywhere: Box<[u64; 1024]>,
-    /// The configured listeners with an address.
+    /// The configured listeners with an address; and as the endpoint of [`GroupNumber::as_address`],
+    /// the ports on which all addresses of one group listen.
     pub(super) endpoints: EndpointSet,
 }
 
 impl Listeners {
-    /// The configured listeners, and the ports of the host's own relay.
-    pub(super) fn new(named: &[Listener], own_ports: impl IntoIterator<Item = u16>) -> Self {
-        let mut everywhere = Box::new([0; 1024]);
+    /// The configured listeners, and the ports of the hosts' own relays.
+    pub(super) fn new(groups: &[Group], own_ports: impl IntoIterator<Item = u16>) -> Self {
+        let mut everywhere = Box::new([u64::MAX; 1024]);
         let mut endpoints = Vec::new();
-        for listener in named {
-            match listener {
-                Listener::Port(port) => set(&mut everywhere, *port),
-                Listener::Endpoint(endpoint) => endpoints.push(*endpoint),
+        for (number, group) in groups.iter().enumerate() {
+            let mut of_group = [0; 1024];
+            for listener in &group.listeners {
+                match listener {
+                    Listener::Port(port) => set(&mut of_group, *port),
+                    Listener::Endpoint(endpoint) => endpoints.push(*endpoint),
+                }
             }
+            for (all, here) in everywhere.iter_mut().zip(of_group) {
+                *all &= here;
+            }
+            let ports = (1..=u16::MAX).filter(|&port| groups.len() > 1 && is_set(&of_group, port));
+            let address = GroupNumber::of(number).as_address();
+            endpoints.extend(ports.map(|port| Endpoint::new(address.into(), port)));
         }
+        if groups.is_empty() {
+            everywhere.fill(0);
+        }
+        endpoints.retain(|endpoint| !is_set(&everywhere, endpoint.port));
         let mut any = everywhere.clone();
         let ports = endpoints.iter().map(|endpoint| endpoint.port);
         for port in ports.chain(own_ports) {
@@ -363,17 +451,31 @@ impl Listeners {
         }
     }
 
-    /// Whether the host accepts connections at this address, one of its own, and port.
+    /// Whether a host of this group accepts connections at this address of its own, and port.
     #[inline]
-    pub(super) fn contains<F: Family>(&self, relays: &EndpointSet, address: F, port: u16) -> bool {
+    pub(super) fn contains<F: Family>(
+        &self,
+        relays: &EndpointSet,
+        group: GroupNumber,
+        address: F,
+        port: u16,
+    ) -> bool {
         is_set(&self.any, port)
-            && (is_set(&self.everywhere, port) || self.names(relays, address, port))
+            && (is_set(&self.everywhere, port) || self.names(relays, group, address, port))
     }
 
     /// A separate function: few frames need it, and inlined it would cost every frame registers.
     #[inline(never)]
-    fn names<F: Family>(&self, relays: &EndpointSet, address: F, port: u16) -> bool {
-        self.endpoints.lists(address, port) || relays.lists(address, port)
+    fn names<F: Family>(
+        &self,
+        relays: &EndpointSet,
+        group: GroupNumber,
+        address: F,
+        port: u16,
+    ) -> bool {
+        self.endpoints.lists(u32::from(group.as_address()), port)
+            || self.endpoints.lists(address, port)
+            || relays.lists(address, port)
     }
 }
 
@@ -389,6 +491,7 @@ fn is_set(bits: &[u64; 1024], port: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PrefixSet;
 
     const ENFORCED: Intent = Intent {
         mode: Mode::Enforce,
@@ -399,17 +502,12 @@ mod tests {
 
     fn rules(intent: Intent) -> Rules {
         let net = |text: &str| PrefixSet::new([text.parse().unwrap()]);
-        Rules {
-            classify_by: ClassifyBy::RelaySet,
+        let host = Group {
             addresses: net("192.0.2.10/32"),
             relay_addresses: net("2001:db8::10/128"),
-            listeners: [].into(),
-            resolvers: PrefixSet::default(),
-            exempt: PrefixSet::default(),
-            exit_protocols: ExitProtocols::Tcp,
-            actions: Actions::new(intent),
-            sockets: SocketRules::default(),
-        }
+            ..Group::new("host", Actions::new(intent))
+        };
+        Rules::new(ClassifyBy::RelaySet, vec![host], SocketRules::default())
     }
 
     #[test]
@@ -424,7 +522,8 @@ mod tests {
     fn a_passing_box_steers_nothing_and_marks_nothing() {
         for mode in [Mode::Enforce, Mode::Audit] {
             let passing = rules(Intent { mode, ..ENFORCED }).passing();
-            assert_eq!(passing.actions.mode(), mode);
+            assert_eq!(passing.mode(), mode);
+            let passing = &passing.groups()[0];
             assert_eq!(passing.actions.mark(), Dscp::AF11);
             for rule in Rule::ALL {
                 let action = passing.actions.of(rule);
@@ -437,7 +536,8 @@ mod tests {
                 (AtUplink::Strip, Steer::Off)
             );
         }
-        let active = rules(ENFORCED).actions;
+        let rules = rules(ENFORCED);
+        let active = &rules.groups()[0].actions;
         assert_eq!(active.of(Rule::ToListedRelay).egress, Egress::Incoming);
         assert_eq!(active.of(Rule::ExitProtocol).marking, Marking::Set);
     }
@@ -462,26 +562,37 @@ mod tests {
 
     #[test]
     fn a_listener_is_a_port_everywhere_or_at_its_address() {
-        let named = [
-            Listener::Port(443),
-            Listener::Endpoint("192.0.2.10:22".parse().unwrap()),
-        ];
+        let group = |listeners: &[Listener]| Group {
+            listeners: listeners.into(),
+            ..Group::new("host", Actions::new(ENFORCED))
+        };
+        let here = Listener::Endpoint("192.0.2.10:22".parse().unwrap());
         let relays = EndpointSet::new(["192.0.2.10:9001".parse().unwrap()]).unwrap();
-        let listeners = Listeners::new(&named, [9001]);
-        let contains = |address: u32, port| listeners.contains(&relays, address, port);
+        let one = group(&[Listener::Port(443), here]);
+        let other = group(&[Listener::Port(443), Listener::Port(80)]);
+        let of_one = Listeners::new(std::slice::from_ref(&one), [9001]);
+        let of_both = Listeners::new(&[one, other], [9001]);
+        let [first, second] = [0, 1].map(GroupNumber::of);
         let [here, elsewhere] = [0xc000_020a_u32, 0xc000_020b];
-        for (port, at_here, at_elsewhere) in [
-            (443, true, true),
-            (22, true, false),
-            (9001, true, false),
-            (444, false, false),
+        for (port, at_here, at_elsewhere, in_second) in [
+            (443, true, true, true),
+            (22, true, false, false),
+            (9001, true, false, false),
+            (80, false, false, true),
+            (444, false, false, false),
             // The same bit in two other words.
-            (443 - 64, false, false),
-            (443 % 64, false, false),
-            (0, false, false),
+            (443 - 64, false, false, false),
+            (443 % 64, false, false, false),
+            (0, false, false, false),
         ] {
-            assert_eq!(contains(here, port), at_here, "{port}");
-            assert_eq!(contains(elsewhere, port), at_elsewhere, "{port}");
+            for listeners in [&of_one, &of_both] {
+                let contains = |address| listeners.contains(&relays, first, address, port);
+                assert_eq!(contains(here), at_here, "{port}");
+                assert_eq!(contains(elsewhere), at_elsewhere, "{port}");
+            }
+            let contains = of_both.contains(&relays, second, elsewhere, port);
+            assert_eq!(contains, in_second, "{port}");
         }
+        assert!(of_one.endpoints.len() == 1 && of_both.endpoints.len() == 2);
     }
 }

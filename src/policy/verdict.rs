@@ -1,5 +1,6 @@
 //! The verdict on a frame: its rule, its class, and what is done with it.
 
+use super::GroupNumber;
 use crate::packet::{Dscp, Malformed, Version};
 
 /// The class of an outbound frame. Every outbound frame has exactly one.
@@ -208,8 +209,8 @@ pub enum Egress {
     Uplink,
     /// The network that carries Tor traffic.
     Incoming,
-    /// Relay traffic that the next hop does not route, because it has another IP version or a VLAN
-    /// tag. It leaves by the uplink or is dropped, by configuration.
+    /// Relay traffic that no next hop routes: its IP version has none, or it has other VLAN tags
+    /// than its group. It leaves by the uplink or is dropped, by configuration.
     Unrouted,
 }
 
@@ -229,6 +230,8 @@ pub struct Remark {
 pub struct Verdict {
     /// The rule that the frame matched.
     pub rule: Rule,
+    /// The group of its source address.
+    pub group: GroupNumber,
     /// The port by which the frame leaves.
     pub egress: Egress,
     /// The change of its IP header; `None` if the DSCP is right already.

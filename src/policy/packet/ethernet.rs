@@ -10,13 +10,13 @@ pub const ETHERNET_HEADER_BYTES: usize = 14;
 /// not treated as IP and is forwarded unchanged.
 pub const MAX_VLAN_TAGS: usize = 4;
 
-const VLAN_TAG_BYTES: usize = 4;
+pub(super) const VLAN_TAG_BYTES: usize = 4;
 const ETHERTYPE: usize = 12;
 
 pub(super) const IPV4: u16 = 0x0800;
 pub(super) const IPV6: u16 = 0x86dd;
-const VLAN: u16 = 0x8100;
-const QINQ: u16 = 0x88a8;
+pub(super) const VLAN: u16 = 0x8100;
+pub(super) const QINQ: u16 = 0x88a8;
 /// The EtherType of provider bridges before 802.1ad.
 const LEGACY_QINQ: u16 = 0x9100;
 

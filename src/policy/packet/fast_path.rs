@@ -6,6 +6,7 @@
 
 use super::ethernet::{ETHERNET_HEADER_BYTES, IPV4, IPV6};
 use super::headers::{Packet, Ports, Tcp, protocol};
+use super::vlan::VlanTags;
 use super::{ipv4, ipv6};
 
 /// EtherType, version, and IPv4's header length.
@@ -41,6 +42,7 @@ pub fn fast_path_v4(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Pac
         source: u32::from_be_bytes(*at(head, L3 + ipv4::SOURCE)),
         destination: u32::from_be_bytes(*at(head, L3 + ipv4::DESTINATION)),
         l3: tags + L3,
+        vlan: VlanTags::of(frame, tags + L3),
         ports: ports(head),
         tcp: tcp(head, head[L3 + ipv4::PROTOCOL]),
         fragment: None,
@@ -65,6 +67,7 @@ pub fn fast_path_v6(frame: &[u8], tags: usize, frame_bytes: usize) -> Option<Pac
         source: u128::from_be_bytes(*at(head, L3 + ipv6::SOURCE)),
         destination: u128::from_be_bytes(*at(head, L3 + ipv6::DESTINATION)),
         l3: tags + L3,
+        vlan: VlanTags::of(frame, tags + L3),
         ports: ports(head),
         tcp: tcp(head, protocol),
         fragment: None,
@@ -171,6 +174,11 @@ mod tests {
                 source,
                 destination,
                 l3: tags + 14,
+                vlan: match tags {
+                    0 => VlanTags::UNTAGGED,
+                    4 => VlanTags::one(100),
+                    _ => VlanTags::pair(100, 100),
+                },
                 ports: PORTS,
                 tcp: TCP,
                 fragment: None,

@@ -1,5 +1,6 @@
 //! The header fields that the policy uses.
 
+use super::vlan::VlanTags;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -131,6 +132,8 @@ pub struct Packet<A> {
     pub destination: A,
     /// Offset of the IP header in the frame, in bytes.
     pub l3: usize,
+    /// The VLAN tags in front of the IP header.
+    pub vlan: VlanTags,
     /// TCP or UDP ports; both are 0 for other protocols and later fragments.
     pub ports: Ports,
     /// TCP sequence number and control bits; 0 for other protocols, later fragments, and packets
@@ -248,6 +251,7 @@ mod tests {
                 source: address,
                 destination: address,
                 l3: 14,
+                vlan: VlanTags::UNTAGGED,
                 ports: Ports::default(),
                 tcp: Tcp::default(),
                 fragment: first.map(|first| Fragment {

@@ -1,6 +1,7 @@
 //! The IPv4 header (RFC 791, section 3.1): its fields, its lengths, its fragments.
 
 use super::headers::{self, Fragment, Malformed, Packet};
+use super::vlan::VlanTags;
 use std::net::{IpAddr, Ipv4Addr};
 
 pub(super) const MIN_BYTES: usize = 20;
@@ -59,6 +60,7 @@ pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet
         source: address(SOURCE),
         destination: address(DESTINATION),
         l3,
+        vlan: VlanTags::of(frame, l3),
         ports,
         tcp,
         fragment,

@@ -1,6 +1,7 @@
 //! The IPv6 header and its extension headers (RFC 8200).
 
 use super::headers::{self, FRAGMENT, Fragment, Malformed, Packet, is_extension};
+use super::vlan::VlanTags;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The most extension headers that are skipped; a longer chain counts as malformed.
@@ -52,6 +53,7 @@ pub(super) fn read(frame: &[u8], l3: usize, frame_bytes: usize) -> Result<Packet
         source: address(SOURCE),
         destination: address(DESTINATION),
         l3,
+        vlan: VlanTags::of(frame, l3),
         ports,
         tcp,
         fragment: chain.fragment,

@@ -13,6 +13,7 @@ mod ipv4;
 mod ipv6;
 mod parse;
 mod rewrite;
+mod vlan;
 
 pub use checksum::{internet_checksum, ipv4_header_checksum_is_good, replace_word};
 pub use dscp::{Dscp, DscpError, Ecn};
@@ -24,6 +25,7 @@ pub use headers::{Address, Fragment, Headers, Malformed, Packet, Ports, Tcp, Ver
 pub use ipv6::MAX_EXTENSION_HEADERS;
 pub use parse::{destination, parse, source, transport};
 pub use rewrite::{set_destination_mac, set_dscp, set_macs};
+pub use vlan::{Retagged, VlanTags};
 
 /// Two bytes at `offset`, in network order, if they are there.
 #[inline]

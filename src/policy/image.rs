@@ -7,8 +7,7 @@ use super::endpoint::{EndpointTable, TableKey, halves};
 use super::owners::{Number, OwnedRange, Owners};
 use super::rules::Marking;
 use super::{
-    Actions, AddressKind, ClassifyBy, Egress, Group, GroupNumber, MAX_GROUPS, Owner, PrefixSet,
-    Rule, Snapshot, SocketRules,
+    Actions, ClassifyBy, Egress, Group, MAX_GROUPS, PrefixSet, Rule, Snapshot, SocketRules,
 };
 use crate::packet::{Dscp, Ecn, MacAddr, Version, VlanTags};
 use std::mem::offset_of;

@@ -21,7 +21,7 @@ pub enum AddressKind {
 pub struct Owner(u8);
 
 /// Beside the number of a group: the address carries Tor traffic only.
-pub const OWNER_OF_RELAY: u8 = 0x80;
+const OWNER_OF_RELAY: u8 = 0x80;
 
 impl Owner {
     /// Makes an owner from its two parts.

@@ -6,8 +6,8 @@
 //! depend on this module: the assertions below compare its numbers with those of the headers.
 
 use crate::Role;
-use ::exitmark_policy::packet::{MAX_VLAN_TAGS, Version};
-use ::exitmark_policy::{ExitProtocols, MAX_PREFIXES, Rule, image};
+use ::exitmark_policy::packet::{MAX_VLAN_TAGS, Version, VlanTags};
+use ::exitmark_policy::{ExitProtocols, MAX_NEXT_HOPS, MAX_PREFIXES, Rule, image};
 use std::mem::offset_of;
 
 pub use generated::exitmark_guard_exitmark_handed as exitmark_handed;
@@ -27,11 +27,10 @@ mod generated {
 pub const MAX_QUEUES: usize = generated::MAX_QUEUES as usize;
 /// How many bytes of a frame's beginning a sample has.
 pub const SAMPLE_BYTES: usize = generated::SAMPLE_BYTES as usize;
-/// This many changes from one MAC address to another mean several hosts; one or two can be a NIC
-/// that was replaced and put back.
-pub const SEVERAL_CHANGES: u64 = generated::SEVERAL_CHANGES as u64;
 /// 2^64 divided by the golden ratio: its multiples are evenly distributed and aperiodic.
 pub const GOLDEN: u64 = generated::GOLDEN.cast_unsigned();
+/// Another odd number, independent of [`GOLDEN`].
+pub const GOLDEN_OF_LOW: u64 = generated::GOLDEN_OF_LOW.cast_unsigned();
 
 /// The index of a field in a structure of 64-bit numbers.
 macro_rules! index_of {
@@ -58,12 +57,21 @@ macro_rules! same_layout {
 }
 
 same_layout!(Ranges, exitmark_ranges: at count);
-same_layout!(HashTable, exitmark_table: multipliers shift mask filter slots);
+same_layout!(HashTable, exitmark_table: multipliers bits filter slots unused);
+same_layout!(
+    OwnerIndex, exitmark_owners:
+    masks multipliers shift count ranges owners candidates mask
+);
 same_layout!(Sockets, exitmark_sockets: source_v6 source_v4 fwmark interface overwrites);
 same_layout!(
+    GroupPolicy, exitmark_group:
+    mark exit_protocols both_kinds routed next_hops priority grows inbound_grows unused host_tags
+    steer_tags mac actions resolvers exempt padding
+);
+same_layout!(
     Fixed, exitmark_policy:
-    generation mark exit_protocols both_kinds host_mark routed unused actions addresses
-    relay_addresses resolvers exempt relays listeners sockets listens listens_everywhere
+    generation clears host_mark several unused owners relays listeners sockets groups listens
+    listens_everywhere
 );
 
 const _: () = {
@@ -74,6 +82,10 @@ const _: () = {
     assert!(image::BITS_PER_SLOT == BITS_PER_SLOT as usize);
     assert!(image::MAX_PROBES == MAX_PROBES as usize);
     assert!(MAX_PREFIXES < 1 << RANGE_STEPS);
+    assert!(::exitmark_policy::MAX_GROUPS == MAX_GROUPS as usize);
+    assert!(MAX_NEXT_HOPS == NEXT_HOPS as usize);
+    assert!(image::KEEP_PRIORITY as u32 == KEEP_PRIORITY);
+    assert!(VlanTags::one(0).to_u32() == TAG_PRESENT);
     assert!(MAX_VLAN_TAGS == MAX_TAGS as usize);
     assert!(ExitProtocols::Tcp as u32 == EXIT_TCP);
     assert!(ExitProtocols::TcpUdp as u32 == EXIT_TCP_UDP);

@@ -75,7 +75,7 @@ struct {
 } counters SEC(".maps");
 
 /*
- * The workers' counters, one tally each. This program does not use them; they are pinned with its
+ * The workers' counters, one tally and the counts of all groups each. This program does not use them; they are pinned with its
  * maps, so that another process that takes over continues the counts.
  */
 struct {
@@ -83,7 +83,8 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, MAX_QUEUES);
 	__uint(key_size, sizeof(__u32));
-	__uint(value_size, __builtin_offsetof(struct exitmark_counts, stack));
+	__uint(value_size, __builtin_offsetof(struct exitmark_counts, stack) +
+				   MAX_GROUPS * sizeof(struct exitmark_group_counts));
 } worker_counters SEC(".maps");
 
 static __always_inline bool find_state(struct exitmark_links **found_links,
@@ -297,10 +298,13 @@ static __always_inline __u64 group_of_end(struct frame *frame, enum end end, __u
 	*key = host_key(family, address);
 	owner &= ~OWNER_OF_RELAY;
 	if (end == DESTINATION) {
-		/* The tags of a frame from a next hop are those of the next hop's network. */
+		const struct exitmark_group *group = group_at(&image->policy, owner);
+
+		/* A group without tags gets every frame as it is. */
+		if (!(group->steer_tags | group->host_tags))
+			return owner + 1;
 		payload_of(frame, MAX_TAGS, &payload);
-		if (payload && tags_of(frame, payload - frame->data) !=
-				       group_at(&image->policy, owner)->steer_tags)
+		if (payload && tags_of(frame, payload - frame->data) != group->steer_tags)
 			return 0;
 	}
 	return owner + 1;
@@ -400,6 +404,21 @@ static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_ro
 	return to_port(ROLE_HOST, counts);
 }
 
+/* The longest inbound frame that can be redirected, before its tags are replaced. */
+static __always_inline __u64 longest_inbound(const struct routed *routed,
+					     const struct exitmark_links *links)
+{
+	const struct exitmark_image *image;
+
+	if (!routed->group)
+		return links->longest_redirect;
+	image = current_image();
+	if (!image)
+		return 0;
+	return links->longest_redirect -
+	       group_at(&image->policy, routed->group - 1)->inbound_grows;
+}
+
 /*
  * Forwards a frame to the host, or hands it to a worker. `routed` frames were sent to the box and
  * get the host's MAC address; others are forwarded unchanged.
@@ -413,7 +432,7 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 	__u32 outcome;
 
 	measure_short(frame);
-	if (meant || frame->bytes > links->longest_redirect) {
+	if (meant || frame->bytes > longest_inbound(routed, links)) {
 		struct packet packet;
 		__u64 share = meant ? share_kept(ctx, role, links) : 0;
 

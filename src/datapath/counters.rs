@@ -5,7 +5,8 @@
 //! a read derives its class from the rule. The XDP program has the same counters, one set per CPU.
 //! Both are pinned with the program, and another process that takes over continues them.
 
-use super::contract::index_of;
+use super::contract::{MAX_GROUPS, index_of};
+use super::groups::{ALL_GROUP_SLOTS, GROUP_SLOTS, GroupCounts};
 use super::{Cells, Role};
 use exitmark_policy::packet::{Dscp, Malformed};
 use exitmark_policy::{Class, Rule};
@@ -22,6 +23,8 @@ macro_rules! slot {
 
 /// The slots of a tally. The structure's fields from `stack` on are the XDP program's only.
 pub(super) const SLOTS: usize = slot!(stack);
+/// The slots of a queue's worker: its tally, then those of the groups.
+pub(super) const QUEUE_SLOTS: usize = SLOTS + ALL_GROUP_SLOTS;
 
 /// Why a frame was not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,11 +104,9 @@ pub enum Counter {
     Disagreement,
     /// Relay frames that left by the uplink, because they could not be steered.
     Unsteered,
-    /// Relay frames that were not steered, because they have a VLAN tag and the next hop is
-    /// resolved in the untagged network only.
+    /// Relay frames that were not steered, because they have other VLAN tags than their group.
     UnroutedVlan,
-    /// Relay frames that were not steered, because the next hop is resolved by an address of the
-    /// other IP version.
+    /// Relay frames that were not steered, because their IP version has no next hop.
     UnroutedFamily,
     /// Frames that arrived by `uplink` from an address of the host, counted while
     /// [`super::Links::seek_host`] is on.
@@ -262,9 +263,9 @@ impl Tally {
         self.0[slot!(unsteered)] += 1;
     }
 
-    /// Counts a relay frame that the next hop does not route.
-    pub(super) fn unrouted(&mut self, is_tagged: bool) {
-        if is_tagged {
+    /// Counts a relay frame that no next hop routes.
+    pub(super) fn unrouted(&mut self, has_other_tags: bool) {
+        if has_other_tags {
             self.0[slot!(unrouted_vlan)] += 1;
         } else {
             self.0[slot!(unrouted_family)] += 1;
@@ -355,7 +356,7 @@ pub struct Counters {
 impl Default for Counters {
     /// Zeros in this process' own memory.
     fn default() -> Self {
-        Self::over(Arc::new(Cells::own(SLOTS)), 0)
+        Self::over(Arc::new(Cells::own(QUEUE_SLOTS)), 0)
     }
 }
 
@@ -364,7 +365,7 @@ impl Counters {
     pub const fn over(cells: Arc<Cells>, queue: usize) -> Self {
         Self {
             cells,
-            first: queue * SLOTS,
+            first: queue * QUEUE_SLOTS,
         }
     }
 
@@ -372,16 +373,30 @@ impl Counters {
         &self.cells[self.first..self.first + SLOTS]
     }
 
+    fn of_group(&self, group: usize) -> &[AtomicU64] {
+        let first = self.first + SLOTS + group * GROUP_SLOTS;
+        &self.cells[first..first + GROUP_SLOTS]
+    }
+
     /// Adds the tally to the published counts and resets it. Only the worker that owns these
     /// counters may call this: a load and a store are enough for one writer.
     pub fn publish(&self, tally: &mut Tally) {
-        for (published, count) in self.own().iter().zip(&mut tally.0) {
-            if *count != 0 {
-                let sum = published.load(Ordering::Relaxed) + *count;
-                published.store(sum, Ordering::Relaxed);
-                *count = 0;
-            }
-        }
+        publish(self.own(), &mut tally.0);
+    }
+
+    /// The same for the counts of a group.
+    pub(super) fn publish_group(&self, group: usize, counts: &mut [u64; GROUP_SLOTS]) {
+        publish(self.of_group(group), counts);
+    }
+
+    /// A copy of the published counts of the first `groups` groups.
+    pub fn read_groups(&self, groups: usize) -> Vec<GroupCounts> {
+        let read = |group| {
+            let cells = self.of_group(group).iter();
+            let numbers: Vec<_> = cells.map(|cell| cell.load(Ordering::Relaxed)).collect();
+            GroupCounts::of_numbers(&numbers)
+        };
+        (0..groups.min(MAX_GROUPS as usize)).map(read).collect()
     }
 
     /// A copy of the published counts.
@@ -391,6 +406,17 @@ impl Counters {
             *count = published.load(Ordering::Relaxed);
         }
         tally
+    }
+}
+
+/// Adds counts to published ones, and resets them.
+fn publish(published: &[AtomicU64], counts: &mut [u64]) {
+    for (published, count) in published.iter().zip(counts) {
+        if *count != 0 {
+            let sum = published.load(Ordering::Relaxed) + *count;
+            published.store(sum, Ordering::Relaxed);
+            *count = 0;
+        }
     }
 }
 

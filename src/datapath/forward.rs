@@ -2,13 +2,17 @@
 //!
 //! Uses no ring, makes no system call, and does not allocate. `explain` runs the same code.
 
+use super::groups::{GroupCounts, GroupTallies};
 use super::{
-    DecidedBy, DropReason, Excerpt, Frame, FrameMemory, Links, PerRole, Role, Sample, Samples,
-    Tally, links::Steering, sample::SamplingRate,
+    Counters, DecidedBy, DropReason, Excerpt, Frame, FrameMemory, Links, PerRole, Role, Sample,
+    Samples, Tally, links::Steering, sample::SamplingRate,
 };
-use exitmark_policy::packet::{self, MacAddr};
+use exitmark_policy::packet::{
+    self, ETHERNET_HEADER_BYTES, Headers, MacAddr, MacPair, Packet, Retagged, Version, VlanTags,
+};
 use exitmark_policy::{
-    Egress, FragmentTable, Rule, Snapshot, Verdict, judge, judge_whole_v4, judge_whole_v6,
+    Egress, FragmentTable, GroupNumber, Rule, Snapshot, Verdict, judge, judge_whole_v4,
+    judge_whole_v6,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,11 +47,15 @@ pub struct Forwarder {
     links: Arc<Links>,
     fragments: FragmentTable,
     tally: Tally,
-    /// How relay frames of this batch leave; `None` if they cannot be steered.
-    steering: Option<Steering>,
-    /// The host's MAC address as last learned in this batch: the eight bytes of that frame from
-    /// [`SOURCE_END`] on.
-    last_host: u64,
+    /// The counts of each group, if there are several.
+    groups: GroupTallies,
+    /// How the relay frames of this batch leave that have the next hop with this number; `None` if
+    /// they cannot be steered.
+    steering: (usize, Option<Steering>),
+    /// The host that was learned last in this batch.
+    last_host: SentBy,
+    /// The new beginning of the frame that was decided last, if its VLAN tags are replaced.
+    retagged: Option<(Retagged, GroupNumber)>,
     /// Whether frames by `uplink` from an address of the host are counted.
     seeks_host: bool,
     /// Where sampled decisions go.
@@ -60,12 +68,14 @@ impl Forwarder {
     /// A forwarder that uses this snapshot until [`Forwarder::follow`] replaces it.
     pub fn new(snapshot: Arc<Snapshot>, links: Arc<Links>) -> Self {
         Self {
+            groups: GroupTallies::of(&snapshot),
             snapshot,
             links,
             fragments: FragmentTable::default(),
             tally: Tally::default(),
-            steering: None,
+            steering: (NO_HOP, None),
             last_host: NO_HOST,
+            retagged: None,
             seeks_host: false,
             samples: None,
             phase: 0,
@@ -87,6 +97,7 @@ impl Forwarder {
     /// Uses another snapshot from the next frame on. Returns the old one, so that the caller frees
     /// it off the packet path.
     pub fn follow(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.groups.follow(&snapshot);
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 
@@ -95,9 +106,22 @@ impl Forwarder {
         &self.snapshot
     }
 
-    /// The counts since the last [`super::Counters::publish`].
+    /// The counts since the last [`Forwarder::publish`].
     pub const fn tally(&mut self) -> &mut Tally {
         &mut self.tally
+    }
+
+    /// The counts of the groups since the last [`Forwarder::publish`], which begin again at 0; none
+    /// if there is only one group.
+    pub fn take_group_counts(&mut self) -> Vec<GroupCounts> {
+        self.groups.take()
+    }
+
+    /// Adds the counts to these counters, and begins again at 0. Only the worker that owns the
+    /// counters may call this.
+    pub fn publish(&mut self, counters: &Counters) {
+        counters.publish(&mut self.tally);
+        self.groups.publish(counters);
     }
 
     /// Forwards every whole packet in `arrived`, and leaves there the beginning of one whose end
@@ -153,17 +177,30 @@ impl Forwarder {
             if is_sampled || first.has_more() {
                 let (parts, frame_bytes) = extent(frames.as_slice());
                 let frame = memory.bytes(first);
-                let outcome = self.decide_rarely(ingress, frame, frame_bytes, now, is_sampled);
+                let mut outcome = self.decide_rarely(ingress, frame, frame_bytes, now, is_sampled);
                 packets -= parts - 1;
                 bytes += frame_bytes;
+                let mut first = frames.next();
+                if let Some((retagged, group)) = self.retagged.take() {
+                    first = first.map(|frame| {
+                        let (frame, done) = retag(frame, &retagged, memory);
+                        outcome = self.after_retag(ingress, outcome, group, done);
+                        frame
+                    });
+                }
                 let queue = self.queue(outcome, outbox);
-                queue.extend(frames.by_ref().take(parts));
+                queue.extend(first);
+                queue.extend(frames.by_ref().take(parts - 1));
                 continue;
             }
             bytes += first.length();
             let queue = self.decide_whole(ingress, memory.bytes(first), now, outbox);
-            if let Some(frame) = frames.next() {
-                queue.push(frame);
+            let Some(frame) = frames.next() else {
+                continue;
+            };
+            match self.retagged {
+                None => queue.push(frame),
+                Some(_) => self.push_retagged(ingress, frame, memory, outbox),
             }
         }
         drop(frames);
@@ -175,9 +212,48 @@ impl Forwarder {
         packets as u64
     }
 
+    /// Replaces the tags of a frame that was just decided, and puts it into its queue.
+    #[cold]
+    #[inline(never)]
+    fn push_retagged(
+        &mut self,
+        ingress: Role,
+        frame: Frame,
+        memory: &mut impl FrameMemory,
+        outbox: &mut Outbox,
+    ) {
+        let (Some((retagged, group)), Some(incoming)) =
+            (self.retagged.take(), self.links.incoming_port())
+        else {
+            return outbox.dropped.push(frame);
+        };
+        let (frame, done) = retag(frame, &retagged, memory);
+        let outcome = Outcome::Forward(match ingress {
+            Role::Host => incoming,
+            Role::Uplink | Role::Incoming => Role::Host,
+        });
+        let outcome = self.after_retag(ingress, outcome, group, done);
+        self.queue(outcome, outbox).push(frame);
+    }
+
+    /// The outcome for a frame whose tags were to be replaced, which may have failed.
+    fn after_retag(
+        &mut self,
+        ingress: Role,
+        outcome: Outcome,
+        group: GroupNumber,
+        done: bool,
+    ) -> Outcome {
+        match (done, ingress) {
+            (true, _) => outcome,
+            (false, Role::Host) => self.unsteered(group),
+            (false, _) => Outcome::Drop(DropReason::NoEgress),
+        }
+    }
+
     /// Loads the state that is the same for all frames of a batch.
     fn begin(&mut self) {
-        self.steering = self.links.steering();
+        self.steering = (NO_HOP, None);
         self.last_host = NO_HOST;
         self.seeks_host = self.links.seeks_host();
     }
@@ -222,17 +298,21 @@ impl Forwarder {
 
     /// Decides one frame and rewrites it. `frame` is the part with the headers, `frame_bytes` the
     /// length of the whole frame. Returns the verdict too for outbound frames.
-    #[inline]
     pub fn forward(
         &mut self,
         ingress: Role,
-        frame: &mut [u8],
+        frame: &mut Vec<u8>,
         frame_bytes: usize,
         now: Duration,
     ) -> (Outcome, Option<Verdict>) {
         // A batch of one.
         self.begin();
-        self.decide(ingress, frame, frame_bytes, now)
+        let decided = self.decide(ingress, frame, frame_bytes, now);
+        if let Some((retagged, _)) = self.retagged.take() {
+            let (beginning, replaced) = retagged.parts();
+            frame.splice(..replaced, beginning.iter().copied());
+        }
+        decided
     }
 
     fn decide(
@@ -294,10 +374,10 @@ impl Forwarder {
     ) -> T {
         if let Some(packet) = packet::fast_path_v4(frame, 0, frame_bytes) {
             let verdict = judge_whole_v4(packet, &self.snapshot);
-            self.carry_out(frame, frame_bytes, verdict, end)
+            self.carry_out(frame, frame_bytes, packet.into(), verdict, end)
         } else if let Some(packet) = packet::fast_path_v6(frame, 0, frame_bytes) {
             let verdict = judge_whole_v6(packet, &self.snapshot);
-            self.carry_out(frame, frame_bytes, verdict, end)
+            self.carry_out(frame, frame_bytes, packet.into(), verdict, end)
         } else if packet::tag_bytes(frame) > 0 {
             self.outbound_tagged(frame, frame_bytes, now, end)
         } else {
@@ -319,10 +399,10 @@ impl Forwarder {
         let tags = packet::tag_bytes(frame);
         if let Some(packet) = packet::fast_path_v4(frame, tags, frame_bytes) {
             let verdict = judge_whole_v4(packet, &self.snapshot);
-            self.carry_out(frame, frame_bytes, verdict, end)
+            self.carry_out(frame, frame_bytes, packet.into(), verdict, end)
         } else if let Some(packet) = packet::fast_path_v6(frame, tags, frame_bytes) {
             let verdict = judge_whole_v6(packet, &self.snapshot);
-            self.carry_out(frame, frame_bytes, verdict, end)
+            self.carry_out(frame, frame_bytes, packet.into(), verdict, end)
         } else {
             self.outbound_any(frame, frame_bytes, now, end)
         }
@@ -340,7 +420,12 @@ impl Forwarder {
     ) -> T {
         let headers = packet::parse(frame, frame_bytes);
         let verdict = judge(&headers, &self.snapshot, &mut self.fragments, now);
-        self.carry_out(frame, frame_bytes, verdict, end)
+        let sent = match headers {
+            Headers::V4(packet) => packet.into(),
+            Headers::V6(packet) => packet.into(),
+            Headers::NotIp | Headers::Malformed(_) => SentPacket::default(),
+        };
+        self.carry_out(frame, frame_bytes, sent, verdict, end)
     }
 
     #[inline(always)]
@@ -348,6 +433,7 @@ impl Forwarder {
         &mut self,
         frame: &mut [u8],
         frame_bytes: usize,
+        sent: SentPacket,
         verdict: Verdict,
         end: impl FnOnce(&mut Self, Outcome, Verdict) -> T,
     ) -> T {
@@ -359,27 +445,51 @@ impl Forwarder {
         if verdict.disagreement {
             self.tally.disagreed();
         }
-        // One frame per batch and source MAC address is enough to learn the host's.
-        if source_end(frame) != self.last_host {
-            self.learn_host(frame, verdict.rule);
+        if self.groups.are_several() {
+            self.groups.count(&verdict, frame_bytes as u64);
+        }
+        // One frame per batch is enough to learn the MAC address of an address.
+        let by = SentBy {
+            mac: source_end(frame),
+            address: sent.source,
+        };
+        if by != self.last_host {
+            self.learn_host(frame, verdict.rule, by);
         }
         match verdict.egress {
             Egress::Uplink => end(self, Outcome::Forward(Role::Uplink), verdict),
-            Egress::Incoming => match self.steering {
-                Some(steering) => {
-                    packet::set_macs(frame, steering.macs);
-                    match steering.port {
-                        Role::Uplink => end(self, Outcome::Forward(Role::Uplink), verdict),
-                        port => end(self, Outcome::Forward(port), verdict),
+            Egress::Incoming => {
+                let path = self
+                    .snapshot
+                    .rules
+                    .group(verdict.group)
+                    .map(|group| group.path);
+                let path = path.unwrap_or_default();
+                let number = path.next_hop(sent.version);
+                if number != self.steering.0 {
+                    self.steering = (number, self.links.steering(number));
+                }
+                match self.steering.1 {
+                    Some(steering) => {
+                        if sent.has_tags || path.vlan != VlanTags::UNTAGGED {
+                            let replaced = replaced(frame, path.vlan, path.priority, steering.macs);
+                            self.retagged = replaced.map(|new| (new, verdict.group));
+                        } else {
+                            packet::set_macs(frame, steering.macs);
+                        }
+                        match steering.port {
+                            Role::Uplink => end(self, Outcome::Forward(Role::Uplink), verdict),
+                            port => end(self, Outcome::Forward(port), verdict),
+                        }
+                    }
+                    None => {
+                        let outcome = self.unsteered(verdict.group);
+                        end(self, outcome, verdict)
                     }
                 }
-                None => {
-                    let outcome = self.unsteered();
-                    end(self, outcome, verdict)
-                }
-            },
+            }
             Egress::Unrouted => {
-                let outcome = self.unrouted(frame);
+                let outcome = self.unrouted(sent, verdict);
                 end(self, outcome, verdict)
             }
         }
@@ -387,28 +497,32 @@ impl Forwarder {
 
     #[cold]
     #[inline(never)]
-    fn learn_host(&mut self, frame: &[u8], rule: Rule) {
+    fn learn_host(&mut self, frame: &[u8], rule: Rule, by: SentBy) {
         if rule as usize > Rule::ForeignSource as usize {
             self.links.learn_host(frame);
-            self.last_host = source_end(frame);
+            self.last_host = by;
         }
     }
 
-    /// The outcome for a relay frame that the next hop does not route.
+    /// The outcome for a relay frame that no next hop routes.
     #[cold]
     #[inline(never)]
-    fn unrouted(&mut self, frame: &[u8]) -> Outcome {
-        self.tally.unrouted(packet::tag_bytes(frame) > 0);
-        self.unsteered()
+    fn unrouted(&mut self, sent: SentPacket, verdict: Verdict) -> Outcome {
+        let group = self.snapshot.rules.group(verdict.group);
+        let is_of_vlan = group.is_some_and(|group| group.vlan == sent.vlan);
+        self.tally.unrouted(!is_of_vlan);
+        self.groups.unrouted(verdict.group, !is_of_vlan);
+        self.unsteered(verdict.group)
     }
 
     /// The outcome for a relay frame that cannot be steered.
     #[cold]
-    fn unsteered(&mut self) -> Outcome {
+    fn unsteered(&mut self, group: GroupNumber) -> Outcome {
         if self.links.drops_unsteered() {
             return Outcome::Drop(DropReason::SteerUnavailable);
         }
         self.tally.unsteered();
+        self.groups.unsteered(group);
         Outcome::Forward(Role::Uplink)
     }
 
@@ -440,23 +554,37 @@ impl Forwarder {
     /// `incoming` is a member of another network: only frames sent to the box's MAC address for
     /// the host's IP addresses are forwarded.
     #[inline]
-    fn inbound_by_incoming(&self, frame: &mut [u8]) -> Outcome {
+    fn inbound_by_incoming(&mut self, frame: &mut [u8]) -> Outcome {
         self.routed_to_host(frame).unwrap_or(Outcome::Stack)
     }
 
-    /// The outcome for a frame that a router sent to the box for the host; `None` for any other
-    /// frame.
-    fn routed_to_host(&self, frame: &mut [u8]) -> Option<Outcome> {
+    /// The outcome for a frame that a router sent to the box for a host; `None` for any other frame.
+    fn routed_to_host(&mut self, frame: &mut [u8]) -> Option<Outcome> {
         self.links.incoming_port()?;
         let own = self.links.incoming_mac()?;
         let rules = &self.snapshot.rules;
         let destination = packet::destination(frame)?;
-        if MacAddr::destination_of(frame) != Some(own) || !rules.is_host(destination) {
+        if MacAddr::destination_of(frame) != Some(own) {
             return None;
         }
-        Some(match self.links.host_of(destination) {
-            Some(host) => {
+        let owner = rules.owner(destination)?;
+        let group = rules.group(owner.group())?;
+        let has_tags = [group.vlan, group.path.vlan] != [VlanTags::UNTAGGED; 2];
+        // Sent on another network than that of the group's next hops. A group without tags gets
+        // every frame as it is.
+        if has_tags && packet::tags(frame) != group.path.vlan {
+            return None;
+        }
+        let mac = group.mac.or_else(|| self.links.host_of(destination));
+        Some(match mac {
+            Some(host) if !has_tags => {
                 packet::set_destination_mac(frame, host);
+                Outcome::Forward(Role::Host)
+            }
+            Some(host) => {
+                let macs = MacPair::new(host, MacAddr::source_of(frame)?);
+                let replaced = replaced(frame, group.vlan, None, macs);
+                self.retagged = replaced.map(|new| (new, owner.group()));
                 Outcome::Forward(Role::Host)
             }
             None => Outcome::Drop(DropReason::HostMacUnknown),
@@ -464,16 +592,106 @@ impl Forwarder {
     }
 }
 
+/// The number of no next hop.
+const NO_HOP: usize = usize::MAX;
+
+/// What is left of an outbound packet after the verdict.
+#[derive(Clone, Copy)]
+struct SentPacket {
+    /// Both halves of the source address, combined into one number.
+    source: u64,
+    version: Version,
+    vlan: VlanTags,
+    has_tags: bool,
+}
+
+impl Default for SentPacket {
+    fn default() -> Self {
+        Self {
+            source: 0,
+            version: Version::V4,
+            vlan: VlanTags::UNTAGGED,
+            has_tags: false,
+        }
+    }
+}
+
+impl From<Packet<u32>> for SentPacket {
+    #[inline(always)]
+    fn from(packet: Packet<u32>) -> Self {
+        Self {
+            source: u64::from(packet.source),
+            version: Version::V4,
+            vlan: packet.vlan,
+            has_tags: packet.l3 != ETHERNET_HEADER_BYTES,
+        }
+    }
+}
+
+impl From<Packet<u128>> for SentPacket {
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "each half is taken")]
+    fn from(packet: Packet<u128>) -> Self {
+        let (high, low) = ((packet.source >> 64) as u64, packet.source as u64);
+        Self {
+            source: high.rotate_left(32) ^ low,
+            version: Version::V6,
+            vlan: packet.vlan,
+            has_tags: packet.l3 != ETHERNET_HEADER_BYTES,
+        }
+    }
+}
+
+/// The beginning of a frame with other tags and MAC addresses.
+#[cold]
+#[inline(never)]
+fn replaced(frame: &[u8], tags: VlanTags, priority: Option<u8>, macs: MacPair) -> Option<Retagged> {
+    let retagged = Retagged::new(frame, packet::tag_bytes(frame), tags, priority)?;
+    Some(retagged.with_macs(macs))
+}
+
+/// Replaces the beginning of a frame. Returns false, and leaves the frame as it is, if the memory
+/// has no room in front of it.
+#[cold]
+#[inline(never)]
+fn retag(frame: Frame, retagged: &Retagged, memory: &mut impl FrameMemory) -> (Frame, bool) {
+    let (beginning, replaces) = retagged.parts();
+    match memory.lengthen(frame, beginning.len(), replaces) {
+        Ok(longer) => {
+            let bytes = memory.bytes(&longer);
+            if let Some(head) = bytes.get_mut(..beginning.len()) {
+                head.copy_from_slice(beginning);
+            }
+            (longer, true)
+        }
+        Err(same) => (same, false),
+    }
+}
+
 /// The offset of the eight bytes that end with the source MAC address.
 const SOURCE_END: usize = 4;
 /// A value that no host has: its source MAC address would be multicast.
-const NO_HOST: u64 = u64::MAX;
+const NO_MAC: u64 = u64::MAX;
+/// The sender of no frame.
+const NO_HOST: SentBy = SentBy {
+    mac: NO_MAC,
+    address: 0,
+};
+
+/// The sender of a frame, for comparison within a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct SentBy {
+    /// See [`source_end`].
+    mac: u64,
+    /// See [`SentPacket::source`].
+    address: u64,
+}
 
 /// The eight bytes of a frame that end with its source MAC address: one load, one comparison.
 #[inline(always)]
 fn source_end(frame: &[u8]) -> u64 {
     let bytes = frame.get(SOURCE_END..).and_then(<[u8]>::first_chunk);
-    bytes.map_or(NO_HOST, |bytes| u64::from_ne_bytes(*bytes))
+    bytes.map_or(NO_MAC, |bytes| u64::from_ne_bytes(*bytes))
 }
 
 /// The number of frames and of bytes of the first packet.

@@ -13,6 +13,8 @@ pub struct Frame {
     chunk: u32,
     length: u16,
     more: bool,
+    /// How many bytes the frame begins behind the place where it was received.
+    moved: i8,
 }
 
 impl Frame {
@@ -23,7 +25,30 @@ impl Frame {
             chunk,
             length,
             more,
+            moved: 0,
         }
+    }
+
+    /// The token of the same chunk, whose first `old` bytes are replaced by `new` bytes: the frame
+    /// ends where it ended. Gives the token back if the numbers do not fit.
+    pub(super) fn lengthened(self, new: usize, old: usize) -> Result<Self, Self> {
+        let more = i64::try_from(new).unwrap_or(i64::MAX) - i64::try_from(old).unwrap_or(i64::MAX);
+        let length = u16::try_from(i64::from(self.length) + more);
+        let moved = i8::try_from(i64::from(self.moved) - more);
+        match (length, moved) {
+            (Ok(length), Ok(moved)) => Ok(Self {
+                length,
+                moved,
+                ..self
+            }),
+            _ => Err(self),
+        }
+    }
+
+    /// How many bytes the frame begins behind the place where it was received; negative: before.
+    #[inline]
+    pub(super) const fn moved(&self) -> isize {
+        self.moved as isize
     }
 
     /// The chunk's number, from 0; its offset is this times the size of a chunk.
@@ -59,7 +84,17 @@ pub trait FrameMemory {
 
     /// Prefetches the cache line with the headers.
     fn prefetch(&self, frame: &Frame);
+
+    /// Makes room for `new` bytes in place of the first `old` bytes of a frame: the frame begins
+    /// earlier or later, and ends where it ended. The new bytes are undefined.
+    ///
+    /// # Errors
+    /// Gives the frame back if the memory in front of it has no room for them.
+    fn lengthen(&mut self, frame: Frame, new: usize, old: usize) -> Result<Frame, Frame>;
 }
+
+/// The most bytes by which a frame can begin before the place where it was received: two tags.
+pub(super) const LONGEST_GROWTH: isize = 8;
 
 /// The unused frames, last in first out: the frame used last is still in the cache.
 pub struct FramePool {

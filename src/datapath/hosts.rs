@@ -1,69 +1,198 @@
-//! The MAC address of each of the host's addresses, learned from frames.
+//! The MAC address of each address of the hosts, learned from frames. Same logic as bpf/hosts.h.
 //!
-//! If several hosts are behind one box, their addresses have different MAC addresses, and the MAC
-//! address learned last is wrong for all hosts but one. Same logic as bpf/hosts.h.
+//! A hash table in the cells that this program's workers and the XDP program share. An entry is
+//! claimed once, by a compare-and-swap of its key, and never removed; its MAC address is replaced by
+//! each frame with another one. The box sends nothing on the wire: an address that has sent no frame
+//! is not asked for.
 
-use super::contract::{self, GOLDEN};
+use super::Cells;
+use super::contract::{self, GOLDEN, GOLDEN_OF_LOW, exitmark_host, index_of};
 use exitmark_policy::packet::MacAddr;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::Ordering;
 
-/// Entries: half for each IP version. Addresses may share an entry, which then holds the one that
-/// sent last.
+/// The entries of the table.
 pub(super) const HOST_SLOTS: usize = contract::HOST_SLOTS as usize;
-const TAG_BITS: u32 = contract::HOST_TAG_BITS;
-/// Of the hash: a key has one more, for the IP version.
-const HASH_BITS: u32 = contract::HOST_KEY_BITS - 1;
+/// How many entries an address can have.
+const PROBES: usize = contract::HOST_PROBES as usize;
 const MAC_BITS: u32 = contract::MAC_BYTES_BITS;
+const SLOT_BITS: u32 = contract::HOST_SLOT_BITS;
+/// The numbers of an entry.
+pub(super) const ENTRY: usize = size_of::<exitmark_host>() / size_of::<u64>();
+const KEY: usize = index_of!(exitmark_host, key);
+const MAC: usize = index_of!(exitmark_host, mac);
+const ADDRESS: usize = index_of!(exitmark_host, address);
+/// Beside an IPv4 address: the key is not 0.
+const IPV4: u64 = 1 << 32;
+/// Beside the hash of an IPv6 address.
+const IPV6: u64 = 1 << 63;
 
-const _: () = assert!(HOST_SLOTS == 2 << (HASH_BITS - TAG_BITS));
+const _: () = assert!(HOST_SLOTS == 1 << SLOT_BITS);
 
-/// The slot of an address' entry, and the tag that distinguishes addresses that share the slot.
+/// The MAC address of an address of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownHost {
+    /// The host's IP address.
+    pub address: IpAddr,
+    /// The MAC address of its last frame.
+    pub mac: MacAddr,
+    /// How often the MAC address has changed, modulo 65,536.
+    pub changes: u16,
+}
+
+/// The key of an address in the table, never 0.
 #[derive(Clone, Copy)]
-pub(super) struct HostKey(u64);
+pub(super) struct HostKey {
+    key: u64,
+    halves: [u64; 2],
+}
 
 impl HostKey {
+    #[inline]
     pub(super) fn of(address: IpAddr) -> Self {
-        let (version, number) = match address {
-            IpAddr::V4(address) => (0, u32::from(address).into()),
+        match address {
+            IpAddr::V4(address) => {
+                let low = u64::from(u32::from(address));
+                Self {
+                    key: low | IPV4,
+                    halves: [0, low],
+                }
+            }
             IpAddr::V6(address) => {
                 let [high, low] = halves(address.into());
-                (1, high ^ low)
+                let hash = high.wrapping_mul(GOLDEN);
+                let hash = hash.wrapping_add(low.wrapping_mul(GOLDEN_OF_LOW));
+                Self {
+                    key: hash | IPV6,
+                    halves: [high, low],
+                }
             }
-        };
-        let hash: u64 = number.wrapping_mul(GOLDEN) >> (64 - HASH_BITS);
-        Self(version << HASH_BITS | hash)
+        }
     }
 
+    /// The first numbers of the entries that the address can have.
     #[allow(
         clippy::cast_possible_truncation,
-        reason = "a slot's number has seven bits"
+        reason = "after the shift, only the index is left"
     )]
-    pub(super) const fn slot(self) -> usize {
-        (self.0 >> TAG_BITS) as usize
-    }
-
-    const fn tag(self) -> u64 {
-        self.0 & ((1 << TAG_BITS) - 1)
-    }
-
-    /// The entry that maps the address to this MAC address.
-    pub(super) const fn entry(self, mac: MacAddr) -> u64 {
-        self.tag() << MAC_BITS | mac.to_u64()
-    }
-
-    /// The MAC address in an entry, if the entry is for this address.
-    pub(super) const fn read(self, entry: u64) -> Option<MacAddr> {
-        if entry >> MAC_BITS == self.tag() {
-            mac_in(entry)
-        } else {
-            None
-        }
+    fn entries(self) -> impl Iterator<Item = usize> {
+        let slot = (self.key.wrapping_mul(GOLDEN) >> (u64::BITS - SLOT_BITS)) as usize;
+        (slot..slot + PROBES).map(|slot| slot % HOST_SLOTS * ENTRY)
     }
 }
 
-/// The MAC address in an entry, for whichever address.
-pub(super) const fn mac_in(entry: u64) -> Option<MacAddr> {
-    MacAddr::from_u64(entry & ((1 << MAC_BITS) - 1))
+/// What a frame has taught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lesson {
+    /// Nothing new.
+    Known,
+    /// The address has this MAC address now; before, it had the other one, if any.
+    New { before: Option<MacAddr> },
+    /// No entry is left for the address.
+    Full,
+}
+
+/// The table within the cells of the links.
+pub(super) struct Hosts<'c> {
+    cells: &'c Cells,
+    first: usize,
+}
+
+impl<'c> Hosts<'c> {
+    /// The table that begins at this cell.
+    pub(super) const fn at(cells: &'c Cells, first: usize) -> Self {
+        Self { cells, first }
+    }
+
+    #[inline]
+    fn get(&self, number: usize) -> u64 {
+        self.cells[self.first + number].load(Ordering::Relaxed)
+    }
+
+    fn set(&self, number: usize, value: u64) {
+        self.cells[self.first + number].store(value, Ordering::Relaxed);
+    }
+
+    /// The MAC address of an address, if it is known.
+    #[inline]
+    pub(super) fn find(&self, key: HostKey) -> Option<MacAddr> {
+        let mut entries = key
+            .entries()
+            .filter(|entry| self.get(entry + KEY) == key.key);
+        mac_in(self.get(entries.next()? + MAC))
+    }
+
+    /// Notes the MAC address of an address.
+    pub(super) fn learn(&self, key: HostKey, mac: MacAddr) -> Lesson {
+        let of = |wanted: u64| {
+            let mut entries = key.entries();
+            entries.find(|entry| self.get(entry + KEY) == wanted)
+        };
+        let Some(entry) = of(key.key).or_else(|| of(0)) else {
+            return Lesson::Full;
+        };
+        if self.get(entry + KEY) == 0 {
+            let cell = &self.cells[self.first + entry + KEY];
+            let claimed = cell.compare_exchange(0, key.key, Ordering::Relaxed, Ordering::Relaxed);
+            if claimed.is_err() {
+                // Another worker was faster: the next frame finds another entry.
+                return Lesson::Known;
+            }
+            for (half, value) in key.halves.into_iter().enumerate() {
+                self.set(entry + ADDRESS + half, value);
+            }
+        }
+        let old = self.get(entry + MAC);
+        let before = mac_in(old);
+        if before == Some(mac) {
+            return Lesson::Known;
+        }
+        let changes = (old >> MAC_BITS).wrapping_add(u64::from(before.is_some()));
+        self.set(entry + MAC, changes << MAC_BITS | mac.to_u64());
+        Lesson::New { before }
+    }
+
+    /// Every entry that has a MAC address.
+    pub(super) fn known(&self) -> impl Iterator<Item = KnownHost> {
+        (0..HOST_SLOTS).filter_map(|slot| {
+            let numbers: [u64; ENTRY] = std::array::from_fn(|at| self.get(slot * ENTRY + at));
+            known_in(&numbers)
+        })
+    }
+}
+
+/// The entries in the value of a links map, from the beginning of its table on.
+pub(super) fn known_among(numbers: &[u64]) -> impl Iterator<Item = KnownHost> {
+    let (entries, _) = numbers.as_chunks::<ENTRY>();
+    entries.iter().filter_map(known_in)
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "each is a half, or what is above the MAC address"
+)]
+fn known_in(numbers: &[u64; ENTRY]) -> Option<KnownHost> {
+    let [high, low] = [numbers[ADDRESS], numbers[ADDRESS + 1]];
+    let address: IpAddr = match numbers[KEY] {
+        0 => return None,
+        key if key & IPV6 == 0 => std::net::Ipv4Addr::from(key as u32).into(),
+        _ => Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)).into(),
+    };
+    // The address is written after the key.
+    if HostKey::of(address).key != numbers[KEY] {
+        return None;
+    }
+    Some(KnownHost {
+        address,
+        mac: mac_in(numbers[MAC])?,
+        changes: (numbers[MAC] >> MAC_BITS) as u16,
+    })
+}
+
+/// The MAC address in an entry.
+#[inline]
+fn mac_in(number: u64) -> Option<MacAddr> {
+    MacAddr::from_u64(number & ((1 << MAC_BITS) - 1))
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "each half is taken")]
@@ -76,33 +205,73 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    #[test]
-    fn an_entry_is_read_by_its_address_alone() {
-        let mac = MacAddr::new([2, 0xff, 0, 0x80, 0xff, 1]);
-        let addresses = [
-            "192.0.2.10",
-            "192.0.2.11",
-            "2001:db8:1::10",
-            "2001:db8:2::10",
-        ];
-        let keys = addresses.map(|text| HostKey::of(text.parse().unwrap()));
-        for (at, key) in keys.into_iter().enumerate() {
-            for (of, other) in keys.into_iter().enumerate() {
-                let read = key.read(other.entry(mac));
-                assert_eq!(read, (at == of).then_some(mac), "{at} by {of}");
-            }
-            assert_eq!(key.read(0), None);
-            assert_eq!(mac_in(key.entry(mac)), Some(mac));
+    fn cells() -> Cells {
+        Cells::own(HOST_SLOTS * ENTRY)
+    }
+
+    fn mac(number: usize) -> MacAddr {
+        MacAddr::from_u64(0x0200_0000_0000 + number as u64).unwrap()
+    }
+
+    fn address(number: u32) -> IpAddr {
+        match number % 2 {
+            0 => IpAddr::V4((0xc000_0200 + number / 2).into()),
+            _ => IpAddr::V6((0x2001_0db8 << 96 | u128::from(number / 2)).into()),
         }
     }
 
     #[test]
-    fn consecutive_addresses_do_not_share_slots() {
-        for first in [0xc000_0200_u32, 0x0a00_00f0, 0xffff_ff00] {
-            let v4 = (0..32).map(|n| IpAddr::V4((first + n).into()));
-            let v6 = (0..32).map(|n| IpAddr::V6((0x2001_0db8 << 96 | 0x0001 << 64 | n).into()));
-            let slots = v4.chain(v6).map(|address| HostKey::of(address).slot());
-            assert_eq!(slots.collect::<BTreeSet<_>>().len(), 64, "{first:x}");
+    fn two_thousand_addresses_have_an_entry_each() {
+        let cells = cells();
+        let hosts = Hosts::at(&cells, 0);
+        for number in 0..2048 {
+            let lesson = hosts.learn(HostKey::of(address(number)), mac(number as usize));
+            assert_eq!(lesson, Lesson::New { before: None }, "{number}");
         }
+        for number in 0..2048 {
+            let found = hosts.find(HostKey::of(address(number)));
+            assert_eq!(found, Some(mac(number as usize)));
+        }
+        assert_eq!(hosts.find(HostKey::of(address(2048))), None);
+        let known: BTreeSet<_> = hosts.known().map(|host| host.address).collect();
+        assert_eq!(known, (0..2048).map(address).collect());
+    }
+
+    #[test]
+    fn a_changed_mac_address_is_counted() {
+        let cells = cells();
+        let hosts = Hosts::at(&cells, 0);
+        let key = HostKey::of(address(1));
+        let lessons = [1, 1, 2, 2, 1].map(|number| hosts.learn(key, mac(number)));
+        let after = |number| Lesson::New {
+            before: Some(mac(number)),
+        };
+        let first = Lesson::New { before: None };
+        assert_eq!(
+            lessons,
+            [first, Lesson::Known, after(1), Lesson::Known, after(2)]
+        );
+        let known = KnownHost {
+            address: address(1),
+            mac: mac(1),
+            changes: 2,
+        };
+        assert_eq!(hosts.known().collect::<Vec<_>>(), [known]);
+    }
+
+    #[test]
+    fn an_address_without_a_free_entry_is_not_learned() {
+        let cells = cells();
+        let hosts = Hosts::at(&cells, 0);
+        let key = HostKey::of(address(0));
+        for entry in key.entries() {
+            hosts.set(entry + KEY, 1);
+        }
+        assert_eq!(hosts.learn(key, mac(1)), Lesson::Full);
+        assert_eq!(hosts.find(key), None);
+        let last = key.entries().last().unwrap();
+        hosts.set(last + KEY, 0);
+        assert_eq!(hosts.learn(key, mac(1)), Lesson::New { before: None });
+        assert_eq!(hosts.find(key), Some(mac(1)));
     }
 }

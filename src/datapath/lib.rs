@@ -11,6 +11,7 @@ mod counters;
 mod cut;
 mod forward;
 mod frame;
+mod groups;
 mod guard;
 mod hosts;
 mod kernel;
@@ -30,15 +31,17 @@ pub use connect::{
 pub use counters::{Counter, Counters, DropReason, Tally};
 pub use forward::{Forwarder, Outbox, Outcome};
 pub use frame::{Frame, FrameMemory, FramePool};
+pub use groups::GroupCounts;
 
 pub use guard::{GUARD_NUMBERS, Guard};
-pub use kernel::contract::{self, MAX_QUEUES, SAMPLE_BYTES, SEVERAL_CHANGES};
+pub use hosts::KnownHost;
+pub use kernel::contract::{self, MAX_QUEUES, SAMPLE_BYTES};
 pub use kernel::{
     AttachMode, Attachment, Buffers, DropCounters, Kernel, KernelCounts, KernelError,
     KernelSamples, PinError, Pins, Ran, Undo, XdpFeatures, XdpState, kernel_version, run_live,
     xdp_state,
 };
-pub use links::{IncomingLink, LearnedHosts, Links, TakeoverLimits};
+pub use links::{IncomingLink, Links, TakeoverLimits};
 pub use sample::{DecidedBy, Excerpt, Sample, Samples};
 pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{

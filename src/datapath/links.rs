@@ -1,11 +1,11 @@
 //! Link-layer state of the box's neighbours, and the settings of the XDP program; shared by all
 //! workers and the program.
 
-use super::contract::{HAND_OVER_ALL, HAND_OVER_SLOW, ROLES, SEVERAL_CHANGES};
-use super::contract::{exitmark_links, index_of};
-use super::hosts::{HOST_SLOTS, HostKey, mac_in};
+use super::contract::{HAND_OVER_ALL, HAND_OVER_SLOW, ROLES, exitmark_links, index_of};
+use super::hosts::{self, ENTRY, HOST_SLOTS, HostKey, Hosts, KnownHost, Lesson};
 use super::sample::SamplingRate;
 use super::{Cells, PerRole, Role};
+use exitmark_policy::MAX_NEXT_HOPS;
 use exitmark_policy::packet::{self, MacAddr, MacPair};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -19,14 +19,14 @@ macro_rules! cell {
     };
 }
 
-/// The cells of the entries of the host's IP addresses.
-const HOSTS: Range<usize> = cell!(hosts)..cell!(hosts) + HOST_SLOTS;
+/// The cells of the table of host addresses.
+const HOSTS: Range<usize> = cell!(hosts)..cell!(hosts) + HOST_SLOTS * ENTRY;
 /// The size of the structure, in 64-bit numbers.
 pub(super) const LINK_NUMBERS: usize = size_of::<exitmark_links>() / size_of::<u64>();
 
 /// The MAC addresses for rewriting frames, and the settings of the XDP program.
 ///
-/// The host's MAC address may be learned while frames flow, so these are atomic cells: each is one
+/// The hosts' MAC addresses are learned while frames flow, so these are atomic cells: each is one
 /// number, and no two of them need to change together.
 #[derive(Debug)]
 pub struct Links {
@@ -41,24 +41,8 @@ pub struct IncomingLink {
     pub port: Role,
     /// The MAC address of that NIC.
     pub own: MacAddr,
-    /// The MAC address of the next hop, if it is known already.
+    /// The MAC address of the next hop with number 0, if it is known already.
     pub next_hop: Option<MacAddr>,
-}
-
-/// The learned MAC addresses of the host.
-#[derive(Clone, Debug)]
-pub struct LearnedHosts {
-    /// The MAC address that was learned last.
-    last: MacAddr,
-    /// The entries of its IP addresses, as in the cells.
-    hosts: Vec<u64>,
-}
-
-impl From<MacAddr> for LearnedHosts {
-    fn from(last: MacAddr) -> Self {
-        let hosts = Vec::new();
-        Self { last, hosts }
-    }
 }
 
 /// How steered frames leave: the port, and the MAC addresses that are written into them.
@@ -80,24 +64,22 @@ pub struct TakeoverLimits {
 }
 
 impl Links {
-    /// Links in this process' own memory. The host's MAC address is learned if `host` is `None`;
-    /// without an `incoming` link nothing is steered.
-    pub fn new(host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
-        Self::over(Cells::own(LINK_NUMBERS), host, incoming)
+    /// Links in this process' own memory; without an `incoming` link nothing is steered.
+    pub fn new(incoming: Option<IncomingLink>) -> Self {
+        Self::over(Cells::own(LINK_NUMBERS), incoming)
     }
 
     /// Links in cells that are shared, e.g. with the XDP program.
-    pub fn over(cells: Cells, host: Option<MacAddr>, incoming: Option<IncomingLink>) -> Self {
+    pub fn over(cells: Cells, incoming: Option<IncomingLink>) -> Self {
         let links = Self {
             cells,
             incoming: incoming.map(|link| link.port),
         };
-        links.expect_host(host);
         links.sample_until(Duration::MAX);
         match incoming {
             Some(link) => {
                 links.set_incoming_mac(link.own);
-                links.steer_to(link.next_hop);
+                links.steer_to(0, link.next_hop);
                 links.set(cell!(incoming_port), link.port.index() as u64);
             }
             None => links.set(cell!(incoming_port), ROLES.into()),
@@ -105,35 +87,20 @@ impl Links {
         links
     }
 
-    /// The host's MAC addresses in the value of a links map, if it is of this network namespace.
-    pub(super) fn learned_hosts(value: &[u8], netns: u64) -> Option<LearnedHosts> {
+    /// The hosts in the value of a links map, if it is of this network namespace.
+    pub(super) fn learned_hosts(value: &[u8], netns: u64) -> Vec<KnownHost> {
         let (numbers, _) = value.as_chunks::<8>();
-        let number = |at: usize| numbers.get(at).map(|bytes| u64::from_ne_bytes(*bytes));
-        if number(cell!(netns))? != netns {
-            return None;
-        }
-        Some(LearnedHosts {
-            last: MacAddr::from_u64(number(cell!(host_mac))?)?,
-            hosts: HOSTS.filter_map(number).collect(),
-        })
-    }
-
-    /// Sets the host's MAC address; `None` turns learning on, and keeps the known address until
-    /// another is learned.
-    pub fn expect_host(&self, host: Option<MacAddr>) {
-        self.set(cell!(learns_host), u64::from(host.is_none()));
-        if let Some(host) = host {
-            self.set(cell!(host_mac), host.to_u64());
+        let numbers: Vec<_> = numbers.iter().copied().map(u64::from_ne_bytes).collect();
+        match (numbers.get(cell!(netns)), numbers.get(HOSTS)) {
+            (Some(there), Some(table)) if *there == netns => hosts::known_among(table).collect(),
+            _ => Vec::new(),
         }
     }
 
-    /// Sets the host's learned MAC addresses, unless one is known already.
-    pub fn remember_hosts(&self, learned: Option<LearnedHosts>) {
-        if let (None, Some(learned)) = (self.host(), learned) {
-            self.set(cell!(host_mac), learned.last.to_u64());
-            for (cell, entry) in HOSTS.zip(learned.hosts) {
-                self.set(cell, entry);
-            }
+    /// Notes what is known of the hosts already, as if each had sent a frame.
+    pub fn remember_hosts(&self, known: impl IntoIterator<Item = KnownHost>) {
+        for host in known {
+            self.note_host(HostKey::of(host.address), host.mac);
         }
     }
 
@@ -177,10 +144,13 @@ impl Links {
         }
     }
 
-    /// Steers to this MAC address from the next batch of frames on. `None` stops steering:
-    /// `incoming` has no link, or its next hop is unknown.
-    pub fn steer_to(&self, next_hop: Option<MacAddr>) {
-        self.set(cell!(next_hop), next_hop.map_or(0, MacAddr::to_u64));
+    /// Steers the frames for a next hop, by its number, to this MAC address from the next frame on.
+    /// `None` stops steering them: `incoming` has no link, or the next hop's MAC address is unknown.
+    pub fn steer_to(&self, number: usize, next_hop: Option<MacAddr>) {
+        if number < MAX_NEXT_HOPS {
+            let mac = next_hop.map_or(0, MacAddr::to_u64);
+            self.set(cell!(next_hops) + number, mac);
+        }
     }
 
     /// Sets whether relay frames that cannot be steered are dropped; otherwise they leave by the
@@ -227,79 +197,83 @@ impl Links {
         SamplingRate(self.get(cell!(sample)))
     }
 
-    /// The host's MAC address, if it is known.
-    #[inline]
-    pub fn host(&self) -> Option<MacAddr> {
-        MacAddr::from_u64(self.get(cell!(host_mac)))
+    fn table(&self) -> Hosts<'_> {
+        Hosts::at(&self.cells, HOSTS.start)
     }
 
-    /// Learns the source MAC address of a frame that the host sent from one of its addresses. A
-    /// configured MAC address is never replaced.
+    /// Learns the source MAC address of a frame that a host sent from one of its addresses.
     pub(super) fn learn_host(&self, frame: &[u8]) {
         let (Some(mac), Some(address)) = (MacAddr::source_of(frame), packet::source(frame)) else {
             return;
         };
         let key = HostKey::of(address);
-        let (cell, entry) = (HOSTS.start + key.slot(), key.entry(mac));
-        let last = self.get(cell!(host_mac));
-        if last == mac.to_u64() && self.get(cell) == entry || !mac.is_unicast() {
-            return;
-        }
-        self.set(cell, entry);
-        if last == mac.to_u64() {
-            return;
-        }
-        if last != 0 {
-            self.set(cell!(host_changes), self.host_changes() + 1);
-        }
-        if self.get(cell!(learns_host)) != 0 {
-            self.set(cell!(host_mac), mac.to_u64());
+        if mac.is_unicast() && self.table().find(key) != Some(mac) {
+            self.note_host(key, mac);
         }
     }
 
-    /// The destination MAC address of frames for this address of the host, if known. A configured
-    /// MAC address serves every address. An address that has sent no frame yet gets the MAC
-    /// address learned last, unless there are several hosts.
-    pub(super) fn host_of(&self, address: IpAddr) -> Option<MacAddr> {
-        let last = self.host();
-        if self.get(cell!(learns_host)) == 0 {
-            return last;
-        }
-        let key = HostKey::of(address);
-        match key.read(self.get(HOSTS.start + key.slot())) {
-            Some(mac) => last.and(Some(mac)),
-            None => last.filter(|_| !self.has_several_hosts()),
+    #[cold]
+    fn note_host(&self, key: HostKey, mac: MacAddr) {
+        match self.table().learn(key, mac) {
+            Lesson::Known => {}
+            Lesson::Full => self.set(cell!(hosts_full), self.hosts_full() + 1),
+            // A host whose MAC address has changed, or another host.
+            Lesson::New { before } => match self.common_host() {
+                Some(common) if before != Some(common) => {
+                    if mac != common {
+                        self.set(cell!(several_macs), 1);
+                    }
+                }
+                _ => self.set(cell!(host_mac), mac.to_u64()),
+            },
         }
     }
 
-    /// How many frames from the host had another MAC address than the last one learned, or than the
-    /// configured one if there is one.
-    pub fn host_changes(&self) -> u64 {
-        self.get(cell!(host_changes))
+    /// The MAC address of the hosts, if all have the same as far as is known.
+    fn common_host(&self) -> Option<MacAddr> {
+        MacAddr::from_u64(self.get(cell!(host_mac)))
     }
 
-    /// Attributes the changes so far to a single host: [`Links::has_several_hosts`] ignores them.
+    /// Whether the hosts have several MAC addresses.
+    pub fn has_several_macs(&self) -> bool {
+        self.get(cell!(several_macs)) != 0
+    }
+
+    /// Finds out again whether the hosts have several MAC addresses: one of two may be gone.
     pub fn settle_hosts(&self) {
-        self.set(cell!(hosts_settled), self.host_changes());
+        let table = self.table();
+        let mut macs = table.known().map(|host| host.mac);
+        let Some(first) = macs.next() else {
+            return;
+        };
+        let has_several = macs.any(|mac| mac != first);
+        if !has_several {
+            self.set(cell!(host_mac), first.to_u64());
+        }
+        self.set(cell!(several_macs), u64::from(has_several));
     }
 
-    /// Whether the MAC address has changed too often for a single host.
-    pub fn has_several_hosts(&self) -> bool {
-        let settled = self.get(cell!(hosts_settled));
-        self.host_changes().wrapping_sub(settled) >= SEVERAL_CHANGES
+    /// The learned MAC address for this address of a host. An address that has sent no frame yet
+    /// gets that of the hosts, if all have the same.
+    pub(super) fn host_of(&self, address: IpAddr) -> Option<MacAddr> {
+        let found = self.table().find(HostKey::of(address));
+        found.or_else(|| self.common_host().filter(|_| !self.has_several_macs()))
     }
 
-    /// Whether an address of the host has this MAC address.
-    pub fn has_learned(&self, mac: MacAddr) -> bool {
-        let entries = self.cells[HOSTS].iter();
-        let mut macs = entries.map(|cell| mac_in(cell.load(Ordering::Relaxed)));
-        macs.any(|known| known == Some(mac))
+    /// The addresses of the hosts that have sent a frame, in no particular order.
+    pub fn hosts(&self) -> Vec<KnownHost> {
+        self.table().known().collect()
     }
 
-    /// All learned state of the host, for comparison.
+    /// How many frames came from an address for which the table had no entry left.
+    pub fn hosts_full(&self) -> u64 {
+        self.get(cell!(hosts_full))
+    }
+
+    /// All learned state of the hosts, for comparison.
     pub fn learned(&self) -> Vec<u64> {
-        let cells = [cell!(host_mac), cell!(host_changes)].into_iter();
-        let cells = cells.chain(HOSTS);
+        let cells = [cell!(host_mac), cell!(several_macs), cell!(hosts_full)];
+        let cells = cells.into_iter().chain(HOSTS);
         cells.map(|cell| self.get(cell)).collect()
     }
 
@@ -320,17 +294,21 @@ impl Links {
         self.set(cell!(incoming_mac), own.to_u64());
     }
 
-    /// How steered frames leave now; `None` if they cannot be steered.
-    pub(super) fn steering(&self) -> Option<Steering> {
+    /// How the frames for a next hop leave now; `None` if they cannot be steered.
+    #[inline]
+    pub(super) fn steering(&self, number: usize) -> Option<Steering> {
         Some(Steering {
             port: self.incoming?,
-            macs: MacPair::new(self.next_hop()?, self.incoming_mac()?),
+            macs: MacPair::new(self.next_hop(number)?, self.incoming_mac()?),
         })
     }
 
-    /// The current next hop of steered frames.
+    /// The current MAC address of a next hop, by its number.
     #[inline]
-    pub fn next_hop(&self) -> Option<MacAddr> {
-        MacAddr::from_u64(self.get(cell!(next_hop)))
+    pub fn next_hop(&self, number: usize) -> Option<MacAddr> {
+        match number < MAX_NEXT_HOPS {
+            true => MacAddr::from_u64(self.get(cell!(next_hops) + number)),
+            false => None,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Ports in memory, without a kernel: everything except the two unsafe modules is tested and
 //! measured over these. They can simulate faults of NICs.
 
+use super::frame::LONGEST_GROWTH;
 use super::{Frame, FrameMemory, FramePool, Held, Port};
 use std::collections::VecDeque;
 
@@ -20,7 +21,8 @@ impl HeapMemory {
     /// to a power of two.
     pub fn new(frames: u32, chunk_bytes: u16) -> (Self, FramePool) {
         let chunk_bytes = usize::from(chunk_bytes).next_power_of_two();
-        let bytes = vec![0; frames as usize * chunk_bytes + CACHE_LINE].into_boxed_slice();
+        let bytes = frames as usize * (chunk_bytes + CACHE_LINE) + CACHE_LINE;
+        let bytes = vec![0; bytes].into_boxed_slice();
         let memory = Self {
             start: bytes.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE),
             bytes,
@@ -31,7 +33,9 @@ impl HeapMemory {
 
     #[inline]
     const fn offset(&self, frame: &Frame) -> usize {
-        self.start + frame.chunk() * self.chunk_bytes
+        // In front of each chunk is a cache line into which a frame can grow.
+        let chunk = self.start + frame.chunk() * (self.chunk_bytes + CACHE_LINE) + CACHE_LINE;
+        chunk.wrapping_add_signed(frame.moved())
     }
 
     /// Copies a packet into frames of the pool. Returns no frames, and takes none, if the pool has
@@ -74,6 +78,14 @@ impl FrameMemory for HeapMemory {
     #[inline]
     fn prefetch(&self, frame: &Frame) {
         super::xsk::prefetch(&self.bytes[self.offset(frame)]);
+    }
+
+    fn lengthen(&mut self, frame: Frame, new: usize, old: usize) -> Result<Frame, Frame> {
+        let longer = frame.lengthened(new, old)?;
+        match longer.moved() < -LONGEST_GROWTH {
+            true => Err(longer.lengthened(old, new).unwrap_or_else(|same| same)),
+            false => Ok(longer),
+        }
     }
 }
 

@@ -252,7 +252,7 @@ impl<P: Port> Worker<P> {
             }
         }
         if active {
-            self.counters.publish(self.forwarder.tally());
+            self.forwarder.publish(&self.counters);
         }
         self.report_done(done, now);
         active

@@ -110,7 +110,9 @@ impl CaseTable {
 
     /// The links of a site with an incoming port, if the configuration has one.
     pub fn links(&self, settings: &Settings) -> Links {
-        Links::new(settings.host_mac, self.incoming(settings))
+        let links = Links::new(self.incoming(settings));
+        self.steer(settings, &links);
+        links
     }
 
     /// The egress link for relay traffic at such a site.
@@ -119,12 +121,26 @@ impl CaseTable {
         Some(IncomingLink {
             port: Role::Incoming,
             own: mac(INCOMING_MAC),
-            next_hop: match incoming.next_hop {
-                NextHop::Mac(mac) => Some(mac),
-                // As if neighbour resolution had succeeded.
-                NextHop::Address(_) => Some(mac(TORNET_MAC)),
-            },
+            next_hop: incoming.next_hops.first().map(mac_of_hop),
         })
+    }
+
+    /// Sets the MAC addresses of the next hops, as if all had been resolved.
+    pub fn steer(&self, settings: &Settings, links: &Links) {
+        let hops = settings.incoming().map(|incoming| &incoming.next_hops);
+        for (number, hop) in hops.into_iter().flatten().enumerate() {
+            links.steer_to(number, Some(mac_of_hop(hop)));
+        }
+    }
+}
+
+/// The MAC address of a next hop at such a site: that of [`TORNET_MAC`] for IPv4, that of
+/// [`TORNET6_MAC`] for IPv6.
+fn mac_of_hop(hop: &Hop) -> MacAddr {
+    match hop.next_hop {
+        NextHop::Mac(mac) => mac,
+        NextHop::Address(IpAddr::V4(_)) => mac(TORNET_MAC),
+        NextHop::Address(IpAddr::V6(_)) => mac(TORNET6_MAC),
     }
 }
 

@@ -3,7 +3,6 @@
 use super::LabError;
 use exitmark_datapath::{Buffers, IncomingLink, Kernel, Links, PerRole, Role};
 use exitmark_policy::Snapshot;
-use exitmark_policy::packet::MacAddr;
 
 /// The interface index of loopback. A device map requires an existing interface; nothing is sent.
 const LOOPBACK: u32 = 1;
@@ -39,12 +38,11 @@ impl KernelEngine {
     pub fn new(
         buffers: Buffers,
         snapshot: &Snapshot,
-        host: Option<MacAddr>,
         incoming: Option<IncomingLink>,
     ) -> Result<Self, LabError> {
         let kernel = load(buffers)?;
         kernel.publish(snapshot).map_err(because)?;
-        let links = Links::over(kernel.links().map_err(because)?, host, incoming);
+        let links = Links::over(kernel.links().map_err(because)?, incoming);
         links.allow_redirects(PerRole::from_fn(|_| true), LONGEST);
         Ok(Self { kernel, links })
     }

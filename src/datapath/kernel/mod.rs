@@ -15,10 +15,11 @@ mod samples;
 pub(crate) mod sys;
 mod undo;
 
-use super::counters::SLOTS;
+use super::counters::{QUEUE_SLOTS, SLOTS};
+use super::groups::{ALL_GROUP_SLOTS, GROUP_SLOTS, GroupCounts};
 use super::guard::GUARD_NUMBERS;
 use super::links::LINK_NUMBERS;
-use super::{Cells, LearnedHosts, Links, PerRole, Role, Tally};
+use super::{Cells, KnownHost, Links, PerRole, Role, Tally};
 use contract::{MAX_QUEUES, exitmark_counts, exitmark_sample, index_of};
 use exitmark_bpf::{BpfError, Refusal};
 use exitmark_policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
@@ -248,12 +249,12 @@ impl Kernel {
         Ok(pins.pin_maps(self.layout, PINNED_MAPS.into_iter().zip(pinned))?)
     }
 
-    /// The host's MAC addresses that the previous process' program learned in this network
-    /// namespace, from its pinned map.
-    pub fn learned_hosts(&self, pins: &Pins, netns: u64) -> Option<LearnedHosts> {
-        let links = MapHandle::from_pinned_path(pins.maps(self.layout).join(LINKS)).ok()?;
-        let value = links.lookup(&ONLY, MapFlags::ANY).ok()??;
-        Links::learned_hosts(&value, netns)
+    /// The hosts that the previous process' program learned in this network namespace, from its
+    /// pinned map.
+    pub fn learned_hosts(&self, pins: &Pins, netns: u64) -> Vec<KnownHost> {
+        let links = MapHandle::from_pinned_path(pins.maps(self.layout).join(LINKS)).ok();
+        let value = links.and_then(|links| links.lookup(&ONLY, MapFlags::ANY).ok()?);
+        value.map_or_else(Vec::new, |value| Links::learned_hosts(&value, netns))
     }
 
     /// The links' cells, in the program's map.
@@ -272,7 +273,8 @@ impl Kernel {
     /// The map cannot be mapped.
     pub fn worker_counters(&self) -> Result<Cells, KernelError> {
         let map = self.skeleton.maps.worker_counters.as_fd();
-        let mapped = Mapped::new(map, MAX_QUEUES * SLOTS).map_err(map_error(WORKER_COUNTERS))?;
+        let mapped =
+            Mapped::new(map, MAX_QUEUES * QUEUE_SLOTS).map_err(map_error(WORKER_COUNTERS))?;
         Ok(Cells::shared(mapped))
     }
 
@@ -376,6 +378,10 @@ impl Kernel {
             handed: per_role(index_of!(exitmark_counts, handed)),
             spilled: per_role(index_of!(exitmark_counts, spilled)),
             samples_lost: sums[index_of!(exitmark_counts, samples_lost)],
+            groups: sums[index_of!(exitmark_counts, groups)..][..ALL_GROUP_SLOTS]
+                .chunks(GROUP_SLOTS)
+                .map(GroupCounts::of_numbers)
+                .collect(),
         })
     }
 }
@@ -408,6 +414,8 @@ pub struct KernelCounts {
     pub spilled: PerRole<u64>,
     /// Samples that were not read in time.
     pub samples_lost: u64,
+    /// Frames of each group that it decided itself, if there are several groups; zeros otherwise.
+    pub groups: Vec<GroupCounts>,
 }
 
 /// Checks the sizes of the program's structures, and returns their layout version.

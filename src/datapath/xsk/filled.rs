@@ -61,6 +61,18 @@ impl Descriptor for xdp_desc {
     fn set_more(&mut self, more: bool) {
         self.options = u32::from(more);
     }
+
+    const MOVES: bool = true;
+
+    #[inline]
+    fn moved(self, by: isize, length: usize) -> Self {
+        Self {
+            addr: self.addr.wrapping_add_signed(by as i64),
+            // A frame's length is less than 2^16.
+            len: u32::try_from(length).unwrap_or(u32::MAX),
+            ..self
+        }
+    }
 }
 
 /// One worker's part of the memory.

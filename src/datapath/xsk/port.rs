@@ -2,6 +2,7 @@
 
 use super::options::read_option;
 use super::rings::{Descriptor, Rings};
+use crate::frame::LONGEST_GROWTH;
 use crate::{Frame, FrameMemory, FramePool, Held, Port, cut};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -53,8 +54,12 @@ impl<D: Descriptor> XskMemory<D> {
         let descriptor = &self.descriptors[frame.chunk()];
         // SAFETY: the descriptor is within one chunk of this memory (`token` checked it or
         // `Umem` made it), and its chunk is not with the kernel, since its token is here.
-        let start = unsafe { self.start.as_ptr().add(descriptor.address()) };
-        (start, descriptor.length())
+        // A frame begins elsewhere only within its chunk (`lengthen` checks it).
+        let start = unsafe {
+            let received = self.start.as_ptr().add(descriptor.address());
+            received.offset(frame.moved())
+        };
+        (start, frame.length())
     }
 }
 
@@ -73,6 +78,18 @@ impl<D: Descriptor> FrameMemory for XskMemory<D> {
         if length > 0 {
             // SAFETY: as in `bytes`; nothing is written here.
             prefetch(unsafe { &*start });
+        }
+    }
+
+    fn lengthen(&mut self, frame: Frame, new: usize, old: usize) -> Result<Frame, Frame> {
+        let offset = self.descriptors[frame.chunk()].address() % self.chunk_bytes;
+        let longer = frame.lengthened(new, old)?;
+        // The kernel leaves 256 bytes in front of a received frame (XDP_PACKET_HEADROOM).
+        let begins = offset.checked_add_signed(longer.moved());
+        let fits = begins.is_some_and(|begins| begins + longer.length() <= self.chunk_bytes);
+        match D::MOVES && fits && longer.moved() >= -LONGEST_GROWTH {
+            true => Ok(longer),
+            false => Err(longer.lengthened(old, new).unwrap_or_else(|same| same)),
         }
     }
 }
@@ -216,6 +233,9 @@ impl<R: Rings> Port for XskPort<R> {
         }
         for (slot, frame) in self.scratch.iter_mut().zip(leaving.drain(..fitting)) {
             *slot = memory.descriptors[frame.chunk()];
+            if frame.moved() != 0 {
+                *slot = slot.moved(frame.moved(), frame.length());
+            }
             slot.set_more(frame.has_more());
         }
         // SAFETY: these chunks belong to this UMEM, and their tokens ended with the drain above:

@@ -20,6 +20,14 @@ pub trait Descriptor: Copy + Send + 'static {
 
     /// Sets whether the packet continues in the next descriptor.
     fn set_more(&mut self, more: bool);
+
+    /// Whether [`Descriptor::moved`] is supported.
+    const MOVES: bool;
+
+    /// The descriptor of a packet that begins this many bytes later, or earlier if negative, and
+    /// has this length.
+    #[must_use]
+    fn moved(self, by: isize, length: usize) -> Self;
 }
 
 /// The four rings of one queue.
@@ -92,6 +100,14 @@ impl Descriptor for FrameDesc {
     #[inline]
     fn set_more(&mut self, more: bool) {
         self.set_options(u32::from(more));
+    }
+
+    /// xsk-rs sets addresses itself.
+    const MOVES: bool = false;
+
+    #[inline]
+    fn moved(self, _: isize, _: usize) -> Self {
+        self
     }
 }
 

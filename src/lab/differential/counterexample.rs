@@ -56,11 +56,14 @@ impl CounterExample {
             }
         }
         self.halve(engines, |scenario| &mut scenario.relays)?;
-        self.halve(engines, |scenario| &mut scenario.listeners)?;
-        self.halve(engines, |scenario| &mut scenario.exempt)?;
-        self.halve(engines, |scenario| &mut scenario.resolvers)?;
-        self.halve(engines, |scenario| &mut scenario.relay_addresses)?;
-        self.halve(engines, |scenario| &mut scenario.addresses)?;
+        self.halve(engines, |scenario| &mut scenario.groups)?;
+        for group in 0..self.scenario.groups.len() {
+            self.halve(engines, |scenario| &mut scenario.groups[group].listeners)?;
+            self.halve(engines, |scenario| &mut scenario.groups[group].exempt)?;
+            self.halve(engines, |scenario| &mut scenario.groups[group].resolvers)?;
+            self.halve(engines, |scenario| &mut scenario.groups[group].relay_addresses)?;
+            self.halve(engines, |scenario| &mut scenario.groups[group].addresses)?;
+        }
         if let Some(difference) = self.replay(engines)? {
             self.difference = difference;
         }

@@ -8,7 +8,7 @@ use exitmark_datapath::{
     Tally,
 };
 use exitmark_policy::packet::{self, Dscp, MacAddr, Version};
-use exitmark_policy::{Class, Mode, Snapshot, image};
+use exitmark_policy::{Class, Egress, Mode, Snapshot, image};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub struct Engines {
 #[derive(Default)]
 struct Rules {
     /// The marks to be cleared from frames that must leave unmarked.
-    clears: [Option<Dscp>; 2],
+    clears: Vec<Dscp>,
     longest: usize,
     hand_over: PerRole<bool>,
 }
@@ -110,9 +110,9 @@ impl Engines {
     /// Fails without privilege, or if the kernel rejects the program.
     pub fn new() -> Result<Self, LabError> {
         let kernel = kernel::load(Buffers::Several)?;
-        let kernel_links = Links::over(kernel.links().map_err(because)?, None, None);
+        let kernel_links = Links::over(kernel.links().map_err(because)?, None);
         let kernel_links = Arc::new(kernel_links);
-        let rust_links = Arc::new(Links::new(None, None));
+        let rust_links = Arc::new(Links::new(None));
         let mut scenario = Scenario::some(&mut Random::new(0));
         scenario.relays.clear();
         let snapshot = Arc::new(scenario.snapshot()?);
@@ -153,17 +153,21 @@ impl Engines {
         for cell in cells.iter() {
             cell.store(0, std::sync::atomic::Ordering::Relaxed);
         }
-        let links = Links::over(cells, scenario.host_mac, scenario.incoming);
+        let links = Links::over(cells, scenario.incoming);
         scenario.configure(&links);
         self.kernel_links = Arc::new(links);
-        self.rust_links = Arc::new(Links::new(scenario.host_mac, scenario.incoming));
+        self.rust_links = Arc::new(Links::new(scenario.incoming));
         self.rust_links.drop_unsteered(scenario.drops_unsteered);
+        scenario.steer(&self.rust_links);
         self.rust_links.seek_host(scenario.seeks_host);
         self.rust = Forwarder::new(Arc::new(snapshot), Arc::clone(&self.rust_links));
         self.scenario = Rules {
             clears: match scenario.mode {
-                Mode::Enforce => [Some(scenario.mark), scenario.host_mark],
-                Mode::Audit => [None; 2],
+                Mode::Enforce => {
+                    let marks = scenario.groups.iter().map(|group| group.mark);
+                    marks.chain(scenario.host_mark).collect()
+                }
+                Mode::Audit => Vec::new(),
             },
             longest: usize::try_from(scenario.longest).unwrap_or(usize::MAX),
             hand_over: scenario.hand_over,
@@ -176,11 +180,6 @@ impl Engines {
     /// The links of the kernel's program.
     pub const fn links(&self) -> &Arc<Links> {
         &self.kernel_links
-    }
-
-    /// The host's MAC address, as configured or learned by the Rust engine.
-    pub fn host_mac(&self) -> Option<MacAddr> {
-        self.rust_links.host()
     }
 
     /// The counters of the kernel's program since it was loaded.
@@ -212,7 +211,6 @@ impl Engines {
             Outcome::Stack => "leaves to the stack",
             Outcome::Drop(_) => "drops",
         };
-        let (learned, known) = (self.kernel_links.host(), self.rust_links.host());
         let same = self.kernel_links.learned() == self.rust_links.learned();
         let difference = if kernel != rust {
             Some(format!("Rust {rust} ({outcome:?}), the kernel {kernel}"))
@@ -225,8 +223,6 @@ impl Engines {
                 }
                 None => format!("length: Rust {}, the kernel {}", lengths.0, lengths.1),
             })
-        } else if learned != known {
-            Some(format!("host MAC: Rust {known:?}, the kernel {learned:?}"))
         } else if !same {
             Some("the MAC addresses of the host's addresses".to_owned())
         } else {
@@ -236,24 +232,45 @@ impl Engines {
         Ok(difference)
     }
 
+    /// By how many bytes the tags of a frame grow, if it is steered, and if it was steered to the
+    /// box.
+    fn group_of(&self, ingress: Role, frame: &[u8]) -> (usize, usize) {
+        let rules = &self.rust.snapshot().rules;
+        let address = match ingress {
+            Role::Host => packet::source(frame),
+            Role::Uplink | Role::Incoming => packet::destination(frame).filter(|_| {
+                let own = self.rust_links.incoming_mac();
+                self.rust_links.incoming_port() == Some(ingress)
+                    && MacAddr::destination_of(frame) == own
+            }),
+        };
+        let owner = address.and_then(|address| rules.owner(address));
+        let Some(group) = owner.and_then(|owner| rules.group(owner.group())) else {
+            return (0, 0);
+        };
+        let (host, steer) = (group.vlan.bytes(), group.path.vlan.bytes());
+        (steer.saturating_sub(host), host.saturating_sub(steer))
+    }
+
     /// The Rust engine's outcome; for a slow-path frame, what the kernel must do without a process
     /// in user space.
-    fn by_rust(&mut self, ingress: Role, frame: &mut [u8]) -> Outcome {
+    fn by_rust(&mut self, ingress: Role, frame: &mut Vec<u8>) -> Outcome {
         let bytes = frame.len();
         let expected_slow = slow_path(frame).filter(|_| ingress == Role::Host);
-        let outcome = if let Some(slow_path) = expected_slow {
+        let group = self.group_of(ingress, frame);
+        let (outcome, verdict) = if let Some(slow_path) = expected_slow {
             self.expected.no_user_space += 1;
             self.expected.no_user_space_bytes += bytes as u64;
             if let SlowPath::Ip(at, version) = slow_path
                 && let carried = Dscp::of(tos(frame, at, version))
-                && self.scenario.clears.contains(&Some(carried))
+                && self.scenario.clears.contains(&carried)
             {
                 packet::set_dscp(frame, at, version, Dscp::DEFAULT);
                 self.expected.cleared += 1;
             }
-            Outcome::Forward(Role::Uplink)
+            (Outcome::Forward(Role::Uplink), None)
         } else {
-            self.rust.forward(ingress, frame, bytes, Duration::ZERO).0
+            self.rust.forward(ingress, frame, bytes, Duration::ZERO)
         };
         match outcome {
             Outcome::Stack => {
@@ -268,7 +285,12 @@ impl Engines {
             self.expected.inbound_bytes[ingress] += bytes as u64;
         }
         self.expected.received[ingress] += 1;
-        let meant = self.scenario.hand_over[ingress] || bytes > self.scenario.longest;
+        let grown = match (ingress, outcome, verdict) {
+            (Role::Host, _, Some(verdict)) if verdict.egress != Egress::Uplink => group.0,
+            (Role::Uplink | Role::Incoming, ..) => group.1,
+            _ => 0,
+        };
+        let meant = self.scenario.hand_over[ingress] || bytes + grown > self.scenario.longest;
         self.expected.spilled[ingress] += u64::from(meant || expected_slow.is_some());
         outcome
     }
@@ -283,6 +305,7 @@ impl Engines {
         let before = std::mem::replace(&mut self.counted, now.clone());
         let expected = std::mem::take(&mut self.expected);
         let tally = std::mem::take(self.rust.tally());
+        let groups = self.rust.take_group_counts();
         let mut differences = Vec::new();
         let mut check = |name: String, rust: u64, kernel: u64| {
             if rust != kernel {
@@ -293,6 +316,18 @@ impl Engines {
             let kernel = now.tally.of(counter) - before.tally.of(counter);
             check(counter.to_string(), expected.of(counter, &tally), kernel);
         }
+        for (number, rust) in groups.iter().enumerate() {
+            let kernel = now.groups[number].since(&before.groups[number]);
+            if *rust != kernel {
+                let of_group = format!("group {number}: Rust {rust:?}, the kernel {kernel:?}");
+                differences.push(of_group);
+            }
+        }
+        let mut check = |name: String, rust: u64, kernel: u64| {
+            if rust != kernel {
+                differences.push(format!("{name}: Rust {rust}, the kernel {kernel}"));
+            }
+        };
         for role in Role::ALL {
             let to_stack = now.to_stack[role] - before.to_stack[role];
             let handed = now.handed[role] - before.handed[role];

@@ -1,7 +1,7 @@
 //! Random frames near the boundaries of a scenario's verdicts: the ends of its prefixes, its relays
 //! with the right and the wrong port, headers truncated at every length.
 
-use super::Scenario;
+use super::{GroupScenario, Scenario};
 use super::scenario::some_address;
 use crate::Random;
 use exitmark_datapath::Role;
@@ -33,7 +33,10 @@ pub struct Generator {
     v4: Known,
     v6: Known,
     ports: Vec<u16>,
-    mark: u8,
+    /// The tags of the groups' networks, if a group has any.
+    vlans: Vec<Vec<u16>>,
+    /// The marks of the groups.
+    marks: Vec<u8>,
     /// The host's mark, or the box's if the host sets none.
     host_mark: u8,
     /// The MAC address of the box on `incoming`.
@@ -74,12 +77,20 @@ impl Known {
             Listener::Endpoint(endpoint) => Some(*endpoint),
             Listener::Port(_) => None,
         };
-        let named: Vec<_> = scenario.listeners.iter().filter_map(named).collect();
+        let groups = || scenario.groups.iter();
+        let named: Vec<_> = groups()
+            .flat_map(|group| group.listeners.iter().filter_map(named))
+            .collect();
+        let all = |of: fn(&GroupScenario) -> &Vec<IpNet>| {
+            groups()
+                .flat_map(|group| ranges(of(group), is_v6))
+                .collect()
+        };
         Self {
-            addresses: ranges(&scenario.addresses, is_v6),
-            relay_addresses: ranges(&scenario.relay_addresses, is_v6),
-            resolvers: ranges(&scenario.resolvers, is_v6),
-            exempt: ranges(&scenario.exempt, is_v6),
+            addresses: all(|group| &group.addresses),
+            relay_addresses: all(|group| &group.relay_addresses),
+            resolvers: all(|group| &group.resolvers),
+            exempt: all(|group| &group.exempt),
             listeners: named.iter().filter(of_family).map(pair).collect(),
             relays: scenario.relays.iter().filter(of_family).map(pair).collect(),
         }
@@ -118,14 +129,23 @@ impl Generator {
             Listener::Port(port) => *port,
             Listener::Endpoint(endpoint) => endpoint.port,
         };
-        let mut ports: Vec<_> = scenario.listeners.iter().map(port).collect();
+        let listeners = scenario.groups.iter().flat_map(|group| &group.listeners);
+        let mut ports: Vec<_> = listeners.map(port).collect();
+        let marks: Vec<_> = scenario.groups.iter().map(|group| group.mark).collect();
+        let mark = marks.first().copied().unwrap_or_default();
+        let both = |group: &GroupScenario| [group.vlan.clone(), group.steer_vlan.clone()];
+        let vlans: Vec<_> = scenario.groups.iter().flat_map(both).collect();
         ports.extend([53, 853, 443, 9001, 22, 0, u16::MAX]);
         Self {
             v4: Known::of(scenario, false),
             v6: Known::of(scenario, true),
             ports,
-            mark: scenario.mark.bits() << 2,
-            host_mark: scenario.host_mark.unwrap_or(scenario.mark).bits() << 2,
+            vlans: match vlans.iter().any(|vlan: &Vec<u16>| !vlan.is_empty()) {
+                true => vlans,
+                false => Vec::new(),
+            },
+            marks: marks.iter().map(|mark| mark.bits() << 2).collect(),
+            host_mark: scenario.host_mark.unwrap_or(mark).bits() << 2,
             own: scenario.incoming.map(|link| link.own),
             earlier: Vec::new(),
         }
@@ -179,6 +199,14 @@ impl Generator {
                 _ => frame[at] = random.byte(),
             }
         }
+        if !self.vlans.is_empty() && random.percent(70) {
+            let vlan = self.vlans[random.below(self.vlans.len())].iter();
+            for id in vlan {
+                frame.extend(random.one_of(TAGS).to_be_bytes());
+                frame.extend((random.half() & 0xf000 | id).to_be_bytes());
+            }
+            return;
+        }
         let tags = match random.below(100) {
             0..70 => 0,
             70..82 => 1,
@@ -222,6 +250,7 @@ impl Generator {
             75..85 => in_ranges(random, &known.addresses),
             _ => None,
         };
+        let mark = random.pick(&self.marks).unwrap_or_default();
         let (source, destination) = match ingress {
             Role::Host => (host(random), other(random)),
             _ => (other(random), host(random)),
@@ -237,9 +266,9 @@ impl Generator {
                 88..92 => 58,
                 _ => random.byte(),
             },
-            mark: self.mark,
+            mark,
             tos: match random.below(10) {
-                0..3 => self.mark | random.byte() & 0b11,
+                0..3 => mark | random.byte() & 0b11,
                 3..6 => self.host_mark | random.byte() & 0b11,
                 6..8 => 0,
                 _ => random.byte(),

@@ -7,11 +7,13 @@
 mod counterexample;
 mod engines;
 mod generator;
+mod group;
 mod scenario;
 
 pub use counterexample::CounterExample;
 pub use engines::{Engines, SlowPath, slow_path};
 pub use generator::Generator;
+pub use group::GroupScenario;
 pub use scenario::Scenario;
 
 use super::{LabError, Netns, Random, join};

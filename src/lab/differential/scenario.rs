@@ -2,13 +2,13 @@
 //!
 //! Scenarios are random and have a one-line text form, so that a counter-example is self-contained.
 
+use super::group::GroupScenario;
 use crate::{LabError, Random};
 use exitmark_datapath::{IncomingLink, Links, PerRole, Role, TakeoverLimits};
-use exitmark_policy::packet::{Dscp, MacAddr, Version};
+use exitmark_policy::packet::{Dscp, MacAddr};
 use exitmark_policy::{
-    Actions, AtUplink, ClassifyBy, Endpoint, EndpointSet, ExitProtocols, Intent, Listener,
-    MAX_ENDPOINTS, MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Rules, Snapshot,
-    SocketRules, Steer,
+    ClassifyBy, Endpoint, EndpointSet, MAX_ENDPOINTS, MAX_GROUPS, Mode, Rules, Snapshot,
+    SocketRules,
 };
 use ipnet::IpNet;
 use std::fmt::{self, Display};
@@ -22,35 +22,19 @@ use std::time::Duration;
 pub struct Scenario {
     /// Whether to change frames or only to count them.
     pub mode: Mode,
-    /// The host's mark on exit traffic; `None` if frames are classified by the relay set.
+    /// The hosts' mark on exit traffic; `None` if frames are classified by the relay set.
     pub host_mark: Option<Dscp>,
-    /// The box's mark on exit traffic.
-    pub mark: Dscp,
-    /// Whether exit frames leave by the uplink with the mark.
-    pub at_uplink: AtUplink,
-    /// Which relay frames go to `incoming`.
-    pub steer: Steer,
-    /// The protocols that count as exit traffic.
-    pub exit_protocols: ExitProtocols,
-    /// The host's clearnet addresses.
-    pub addresses: Vec<IpNet>,
-    /// The host's addresses that carry Tor traffic only.
-    pub relay_addresses: Vec<IpNet>,
-    /// The prefixes of the host's resolvers.
-    pub resolvers: Vec<IpNet>,
-    /// The prefixes of exempt destinations.
-    pub exempt: Vec<IpNet>,
-    /// The ports on which the host accepts connections.
-    pub listeners: Vec<Listener>,
+    /// The groups of hosts, at least one.
+    pub groups: Vec<GroupScenario>,
     /// The endpoints of the relay set.
     pub relays: Vec<Endpoint>,
-    /// The host's MAC address, if configured.
-    pub host_mac: Option<MacAddr>,
-    /// The egress link for relay traffic.
+    /// The egress link for relay traffic, with the MAC address of next hop 0.
     pub incoming: Option<IncomingLink>,
+    /// The MAC addresses of the next hops from number 1 on; `None` if unknown.
+    pub next_hops: Vec<Option<MacAddr>>,
     /// Whether relay frames that cannot be steered are dropped.
     pub drops_unsteered: bool,
-    /// Whether frames from `uplink` with the host's source address are counted.
+    /// Whether frames from `uplink` with a host's source address are counted.
     pub seeks_host: bool,
     /// The longest frame in bytes that every port accepts.
     pub longest: u32,
@@ -59,7 +43,7 @@ pub struct Scenario {
 }
 
 /// A port common for relays, listeners or resolvers, or any port but 0.
-fn some_port(random: &mut Random) -> u16 {
+pub(super) fn some_port(random: &mut Random) -> u16 {
     let usual = random.one_of([443, 9001, 9030, 22, 53, 853, 65_535, 1]);
     if random.percent(60) {
         usual
@@ -69,7 +53,7 @@ fn some_port(random: &mut Random) -> u16 {
 }
 
 /// Addresses close to one another and to the limits of a word.
-fn some_v4(random: &mut Random) -> u32 {
+pub(super) fn some_v4(random: &mut Random) -> u32 {
     let bases: [u32; 6] = [
         0x0a00_0000,
         0xc000_0200,
@@ -84,7 +68,7 @@ fn some_v4(random: &mut Random) -> u32 {
     random.one_of(bases).wrapping_add(random.byte().into())
 }
 
-fn some_v6(random: &mut Random) -> u128 {
+pub(super) fn some_v6(random: &mut Random) -> u128 {
     let bases: [u128; 6] = [
         0x2001_0db8 << 96,
         // The lower half is about to overflow into the upper one.
@@ -126,7 +110,7 @@ fn some_prefix(random: &mut Random) -> IpNet {
 }
 
 /// A number of elements: 0, 1, a few or many, at most `most`.
-fn some_number(random: &mut Random, most: usize) -> usize {
+pub(super) fn some_number(random: &mut Random, most: usize) -> usize {
     let number = match random.below(100) {
         0..15 => 0,
         15..45 => 1,
@@ -137,7 +121,7 @@ fn some_number(random: &mut Random, most: usize) -> usize {
     number.min(most)
 }
 
-fn some_prefixes(random: &mut Random, most: usize) -> Vec<IpNet> {
+pub(super) fn some_prefixes(random: &mut Random, most: usize) -> Vec<IpNet> {
     let number = some_number(random, most);
     if number <= 64 {
         return (0..number).map(|_| some_prefix(random)).collect();
@@ -153,39 +137,30 @@ fn some_prefixes(random: &mut Random, most: usize) -> Vec<IpNet> {
 }
 
 /// AF11, or any mark but 0, which the settings reject.
-fn some_mark(random: &mut Random) -> Dscp {
+pub(super) fn some_mark(random: &mut Random) -> Dscp {
     match random.percent(50) {
         true => Dscp::AF11,
         false => Dscp::of(random.byte().max(4)),
     }
 }
 
-fn some_mac(random: &mut Random, last: u8) -> MacAddr {
+pub(super) fn some_mac(random: &mut Random, last: u8) -> MacAddr {
     MacAddr::new([2, 0, random.byte(), 0, 3, last])
 }
 
 impl Scenario {
     /// A random scenario.
     pub fn some(random: &mut Random) -> Self {
-        // The settings limit the sum of both kinds of address.
-        let mut addresses = some_prefixes(random, MAX_PREFIXES / 2);
-        if random.percent(90) {
-            addresses.push(single(Ipv4Addr::from(some_v4(random))));
-            addresses.push(single(Ipv6Addr::from(some_v6(random))));
-        }
-        let relay_addresses = some_prefixes(random, MAX_PREFIXES / 2 - 2);
-        let mut hosts = addresses.clone();
-        hosts.extend(&relay_addresses);
-        let near_host = |random: &mut Random| {
-            let address = some_address(random);
-            random.pick(&hosts).map_or(address, |net| net.addr())
+        let groups = match random.below(10) {
+            0..5 => 1,
+            5..9 => 2 + random.below(6),
+            _ => MAX_GROUPS,
         };
-        let listeners = (0..some_number(random, MAX_LISTENERS))
-            .map(|_| match random.percent(30) {
-                true => Listener::Port(some_port(random)),
-                false => Listener::Endpoint(Endpoint::new(near_host(random), some_port(random))),
-            })
-            .collect();
+        let vlans = random.percent(40);
+        let next_hops = random.below(5);
+        let some = |_| GroupScenario::some(random, groups, vlans, next_hops);
+        let groups: Vec<_> = (0..groups).map(some).collect();
+        let hosts: Vec<_> = groups.iter().flat_map(GroupScenario::hosts).collect();
         let relays = match random.below(100) {
             0..8 => 0,
             8..48 => 1 + random.below(8),
@@ -195,9 +170,10 @@ impl Scenario {
         };
         let relays = (0..relays)
             .map(|_| {
+                let address = some_address(random);
                 let address = match random.percent(2) {
-                    true => near_host(random),
-                    false => some_address(random),
+                    true => random.pick(&hosts).map_or(address, |net| net.addr()),
+                    false => address,
                 };
                 Endpoint::new(address, some_port(random))
             })
@@ -208,29 +184,8 @@ impl Scenario {
                 false => Mode::Enforce,
             },
             host_mark: random.percent(30).then(|| some_mark(random)),
-            mark: some_mark(random),
-            at_uplink: match random.percent(15) {
-                true => AtUplink::Strip,
-                false => AtUplink::Keep,
-            },
-            steer: match random.below(8) {
-                0 | 1 => Steer::Off,
-                2 => Steer::Only(Version::V4),
-                3 => Steer::Only(Version::V6),
-                _ => Steer::Both,
-            },
-            exit_protocols: match random.below(4) {
-                0 => ExitProtocols::TcpUdp,
-                1 => ExitProtocols::All,
-                _ => ExitProtocols::Tcp,
-            },
-            addresses,
-            relay_addresses,
-            resolvers: some_prefixes(random, MAX_RESOLVERS),
-            exempt: some_prefixes(random, MAX_PREFIXES),
-            listeners,
+            groups,
             relays,
-            host_mac: random.percent(40).then(|| some_mac(random, 9)),
             incoming: random.percent(80).then(|| IncomingLink {
                 port: match random.percent(20) {
                     true => Role::Uplink,
@@ -239,6 +194,12 @@ impl Scenario {
                 own: some_mac(random, 1),
                 next_hop: random.percent(85).then(|| some_mac(random, 2)),
             }),
+            next_hops: (0..next_hops)
+                .map(|number| {
+                    let last = u8::try_from(10 + number).unwrap_or(u8::MAX);
+                    random.percent(85).then(|| some_mac(random, last))
+                })
+                .collect(),
             drops_unsteered: random.percent(30),
             seeks_host: random.percent(30),
             longest: random.one_of([1514, 9014, 9014, 16_000]),
@@ -251,24 +212,10 @@ impl Scenario {
     /// # Errors
     /// Fails if the relay set cannot be built.
     pub fn snapshot(&self) -> Result<Snapshot, LabError> {
-        let rules = Rules {
-            classify_by: self
-                .host_mark
-                .map_or(ClassifyBy::RelaySet, ClassifyBy::HostMark),
-            addresses: PrefixSet::new(self.addresses.iter().copied()),
-            relay_addresses: PrefixSet::new(self.relay_addresses.iter().copied()),
-            listeners: self.listeners.iter().copied().collect(),
-            resolvers: PrefixSet::new(self.resolvers.iter().copied()),
-            exempt: PrefixSet::new(self.exempt.iter().copied()),
-            exit_protocols: self.exit_protocols,
-            actions: Actions::new(Intent {
-                mode: self.mode,
-                mark: self.mark,
-                at_uplink: self.at_uplink,
-                steer: self.steer,
-            }),
-            sockets: SocketRules::default(),
-        };
+        let by = self.host_mark;
+        let by = by.map_or(ClassifyBy::RelaySet, ClassifyBy::HostMark);
+        let groups = self.groups.iter().map(|group| group.group(self.mode));
+        let rules = Rules::new(by, groups.collect(), SocketRules::default());
         let relays = EndpointSet::new(self.relays.iter().copied())
             .map_err(|error| LabError(error.to_string()))?;
         Ok(Snapshot::new(1, Arc::new(rules), relays))
@@ -284,32 +231,32 @@ impl Scenario {
         links.drop_unsteered(self.drops_unsteered);
         links.seek_host(self.seeks_host);
         links.allow_redirects(PerRole::from_fn(|_| true), self.longest);
+        self.steer(links);
+    }
+
+    /// Sets the MAC addresses of the next hops.
+    pub(super) fn steer(&self, links: &Links) {
+        for (number, mac) in (1..).zip(&self.next_hops) {
+            links.steer_to(number, *mac);
+        }
     }
 }
 
-fn single(address: impl Into<IpAddr>) -> IpNet {
+pub(super) fn single(address: impl Into<IpAddr>) -> IpNet {
     IpNet::from(address.into())
 }
 
-fn list<T: Display>(items: &[T]) -> String {
+pub(super) fn list<T: Display>(items: &[T]) -> String {
     let texts: Vec<_> = items.iter().map(T::to_string).collect();
     texts.join(",")
 }
 
-fn optional(item: Option<impl Display>) -> String {
+pub(super) fn optional(item: Option<impl Display>) -> String {
     item.map_or_else(|| "none".to_owned(), |item| item.to_string())
 }
 
 impl Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let listeners: Vec<_> = self
-            .listeners
-            .iter()
-            .map(|listener| match listener {
-                Listener::Port(port) => port.to_string(),
-                Listener::Endpoint(endpoint) => endpoint.to_string(),
-            })
-            .collect();
         let handed = self.hand_over.iter().filter(|(_, all)| **all);
         let handed: Vec<_> = handed.map(|(role, _)| role).collect();
         let link =
@@ -317,40 +264,31 @@ impl Display for Scenario {
         let incoming = self.incoming.map(link);
         write!(
             f,
-            "mode={:?} host_mark={} mark={} at_uplink={:?} steer={:?} protocols={:?} addresses={} \
-             relay_addresses={} resolvers={} exempt={} listeners={} relays={} host_mac={} \
-             incoming={} drops_unsteered={} seeks_host={} longest={} hand_over={}",
+            "mode={:?} host_mark={} relays={} incoming={} next_hops={} drops_unsteered={} \
+             seeks_host={} longest={} hand_over={}",
             self.mode,
             optional(self.host_mark.map(Dscp::bits)),
-            self.mark.bits(),
-            self.at_uplink,
-            self.steer,
-            self.exit_protocols,
-            list(&self.addresses),
-            list(&self.relay_addresses),
-            list(&self.resolvers),
-            list(&self.exempt),
-            listeners.join(","),
             list(&self.relays),
-            optional(self.host_mac),
             optional(incoming),
+            list(&self.next_hops.iter().map(|mac| optional(*mac)).collect::<Vec<_>>()),
             self.drops_unsteered,
             self.seeks_host,
             self.longest,
             list(&handed),
-        )
+        )?;
+        self.groups.iter().try_for_each(|group| write!(f, " {group}"))
     }
 }
 
-fn wrong(text: &str) -> LabError {
+pub(super) fn wrong(text: &str) -> LabError {
     LabError(format!("`{text}` is not part of a scenario"))
 }
 
-fn read<T: FromStr>(text: &str) -> Result<T, LabError> {
+pub(super) fn read<T: FromStr>(text: &str) -> Result<T, LabError> {
     text.parse().map_err(|_| wrong(text))
 }
 
-fn read_list<T>(
+pub(super) fn read_list<T>(
     text: &str,
     read: impl Fn(&str) -> Result<T, LabError>,
 ) -> Result<Vec<T>, LabError> {
@@ -358,24 +296,12 @@ fn read_list<T>(
     items.map(read).collect()
 }
 
-fn read_optional<T>(
+pub(super) fn read_optional<T>(
     text: &str,
     read: impl Fn(&str) -> Result<T, LabError>,
 ) -> Result<Option<T>, LabError> {
     (text != "none").then(|| read(text)).transpose()
 }
-
-const PROTOCOLS: [ExitProtocols; 3] = [
-    ExitProtocols::Tcp,
-    ExitProtocols::TcpUdp,
-    ExitProtocols::All,
-];
-const STEERS: [Steer; 4] = [
-    Steer::Off,
-    Steer::Both,
-    Steer::Only(Version::V4),
-    Steer::Only(Version::V6),
-];
 
 fn read_link(text: &str) -> Result<IncomingLink, LabError> {
     let [port, own, next_hop] = text.split(',').collect::<Vec<_>>()[..] else {
@@ -389,7 +315,7 @@ fn read_link(text: &str) -> Result<IncomingLink, LabError> {
 }
 
 /// The variant whose `Debug` form is `text`.
-fn read_variant<T: Copy + fmt::Debug>(text: &str, variants: &[T]) -> Result<T, LabError> {
+pub(super) fn read_variant<T: Copy + fmt::Debug>(text: &str, variants: &[T]) -> Result<T, LabError> {
     let is_it = |variant: &&T| format!("{variant:?}") == text;
     variants.iter().find(is_it).copied().ok_or(wrong(text))
 }
@@ -399,52 +325,35 @@ pub(super) fn read_role(text: &str) -> Result<Role, LabError> {
     roles.find(|role| role.name() == text).ok_or(wrong(text))
 }
 
-fn read_mark(text: &str) -> Result<Dscp, LabError> {
+pub(super) fn read_mark(text: &str) -> Result<Dscp, LabError> {
     Dscp::new(read(text)?).map_err(|error| LabError(error.to_string()))
-}
-
-fn read_listener(text: &str) -> Result<Listener, LabError> {
-    text.parse()
-        .map(Listener::Port)
-        .or_else(|_| read(text).map(Listener::Endpoint))
 }
 
 impl Scenario {
     /// Every kind of rule, around the endpoints of the table of cases, as text.
-    pub const EVERY_RULE: &str = "mode=Enforce host_mark=none mark=10 at_uplink=Keep steer=Both \
+    pub const EVERY_RULE: &str = "mode=Enforce host_mark=none \
+        relays=198.18.0.1:9001,[2001:db8:18::1]:9001,192.0.2.10:9030 \
+        incoming=incoming,02:00:00:00:03:01,02:00:00:00:03:02 next_hops= drops_unsteered=false \
+        seeks_host=false longest=9014 hand_over= mark=10 at_uplink=Keep steer=Both \
         protocols=TcpUdp addresses=192.0.2.10/32,192.0.2.64/28,2001:db8:1::10/128 \
         relay_addresses=192.0.2.11/32,2001:db8:1::11/128 resolvers=9.9.9.9/32,2620:fe::fe/128 \
-        exempt=203.0.113.0/24,2001:db8:113::/48 listeners=22,192.0.2.10:9001 \
-        relays=198.18.0.1:9001,[2001:db8:18::1]:9001,192.0.2.10:9030 host_mac=none \
-        incoming=incoming,02:00:00:00:03:01,02:00:00:00:03:02 drops_unsteered=false \
-        seeks_host=false longest=9014 hand_over=";
+        exempt=203.0.113.0/24,2001:db8:113::/48 listeners=22,192.0.2.10:9001 host_mac=none \
+        vlan= path=0,0,none,";
 }
 
 impl FromStr for Scenario {
     type Err = LabError;
 
     fn from_str(text: &str) -> Result<Self, LabError> {
-        let mut fields = text.split(' ').map(|field| field.split_once('='));
-        let missing = |key: &str| LabError(format!("the scenario has no {key} at this position"));
-        let mut next = |key: &str| match fields.next().flatten() {
-            Some((found, value)) if found == key => Ok(value),
-            _ => Err(missing(key)),
-        };
-        Ok(Self {
+        let mut fields = Fields::of(text);
+        let mut next = |key: &str| fields.next(key);
+        let mut scenario = Self {
             mode: read_variant(next("mode")?, &[Mode::Enforce, Mode::Audit])?,
             host_mark: read_optional(next("host_mark")?, read_mark)?,
-            mark: read_mark(next("mark")?)?,
-            at_uplink: read_variant(next("at_uplink")?, &[AtUplink::Keep, AtUplink::Strip])?,
-            steer: read_variant(next("steer")?, &STEERS)?,
-            exit_protocols: read_variant(next("protocols")?, &PROTOCOLS)?,
-            addresses: read_list(next("addresses")?, read)?,
-            relay_addresses: read_list(next("relay_addresses")?, read)?,
-            resolvers: read_list(next("resolvers")?, read)?,
-            exempt: read_list(next("exempt")?, read)?,
-            listeners: read_list(next("listeners")?, read_listener)?,
+            groups: Vec::new(),
             relays: read_list(next("relays")?, read)?,
-            host_mac: read_optional(next("host_mac")?, read)?,
             incoming: read_optional(next("incoming")?, read_link)?,
+            next_hops: read_list(next("next_hops")?, |text| read_optional(text, read))?,
             drops_unsteered: read(next("drops_unsteered")?)?,
             seeks_host: read(next("seeks_host")?)?,
             longest: read(next("longest")?)?,
@@ -452,7 +361,34 @@ impl FromStr for Scenario {
                 let handed = read_list(next("hand_over")?, read_role)?;
                 PerRole::from_fn(|role| handed.contains(&role))
             },
-        })
+        };
+        while !fields.are_read() {
+            scenario.groups.push(GroupScenario::read(&mut fields)?);
+        }
+        Ok(scenario)
+    }
+}
+
+/// The fields of a scenario's text, read in order.
+pub(super) struct Fields<'t>(std::iter::Peekable<std::str::Split<'t, char>>);
+
+impl<'t> Fields<'t> {
+    fn of(text: &'t str) -> Self {
+        Self(text.split(' ').peekable())
+    }
+
+    pub(super) fn next(&mut self, key: &str) -> Result<&'t str, LabError> {
+        let field = self.0.next().and_then(|field| field.split_once('='));
+        match field {
+            Some((found, value)) if found == key => Ok(value),
+            _ => Err(LabError(format!(
+                "the scenario has no {key} at this position"
+            ))),
+        }
+    }
+
+    fn are_read(&mut self) -> bool {
+        self.0.peek().is_none()
     }
 }
 

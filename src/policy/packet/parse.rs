@@ -1,6 +1,7 @@
 //! Parses the headers of a frame.
 
-use super::ethernet::{self, Payload};
+use super::ethernet::{self, ETHERNET_HEADER_BYTES, Payload};
+use super::vlan::VlanTags;
 use super::{Address, Headers, Packet, Version, ipv4, ipv6};
 use std::net::IpAddr;
 
@@ -42,6 +43,11 @@ pub fn source(frame: &[u8]) -> Option<IpAddr> {
         Payload::Ipv6(l3) => ipv6::address(frame.get(l3..)?, ipv6::SOURCE),
         Payload::Other => None,
     }
+}
+
+/// The VLAN tags in front of an IP packet; untagged for other frames.
+pub fn tags(frame: &[u8]) -> VlanTags {
+    VlanTags::of(frame, ETHERNET_HEADER_BYTES + ethernet::tag_bytes(frame))
 }
 
 /// The offset of the transport header of a packet returned by [`parse`]. A later fragment has

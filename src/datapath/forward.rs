@@ -569,7 +569,7 @@ impl Forwarder {
         }
         let owner = rules.owner(destination)?;
         let group = rules.group(owner.group())?;
-        let has_tags = [group.vlan, group.path.vlan] != [VlanTags::UNTAGGED; 2];
+        let has_tags = group.has_tags();
         // Sent on another network than that of the group's next hops. A group without tags gets
         // every frame as it is.
         if has_tags && packet::tags(frame) != group.path.vlan {

@@ -153,6 +153,11 @@ impl Links {
         }
     }
 
+    /// Stops steering to every next hop.
+    pub fn stop_steering(&self) {
+        (0..MAX_NEXT_HOPS).for_each(|number| self.steer_to(number, None));
+    }
+
     /// Sets whether relay frames that cannot be steered are dropped; otherwise they leave by the
     /// uplink.
     pub fn drop_unsteered(&self, drops: bool) {
@@ -255,7 +260,7 @@ impl Links {
 
     /// The learned MAC address for this address of a host. An address that has sent no frame yet
     /// gets that of the hosts, if all have the same.
-    pub(super) fn host_of(&self, address: IpAddr) -> Option<MacAddr> {
+    pub fn host_of(&self, address: IpAddr) -> Option<MacAddr> {
         let found = self.table().find(HostKey::of(address));
         found.or_else(|| self.common_host().filter(|_| !self.has_several_macs()))
     }

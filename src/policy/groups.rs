@@ -125,6 +125,11 @@ impl Group {
         }
     }
 
+    /// Whether frames of the group have tags on the wire or behind the next hops.
+    pub fn has_tags(&self) -> bool {
+        self.vlan != VlanTags::UNTAGGED || self.path.vlan != VlanTags::UNTAGGED
+    }
+
     /// Whether the group has clearnet and relay addresses. If so, source address and relay set each
     /// determine the kind of a flow, and are checked against each other.
     pub(super) fn has_both_kinds(&self) -> bool {

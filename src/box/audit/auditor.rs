@@ -1,16 +1,18 @@
 //! Audits sampled frames: compares them with the reference in `policy`, and checks, independently
 //! of it, the invariants of frames on the wire.
 
-use super::wire::Wire;
+use super::wire::{self, Wire};
 use crate::observe::{AuditReport, MismatchCount};
 use exitmark_datapath::{DropReason, Links, Outcome, Role, Sample};
 use exitmark_policy::packet::{
-    self, Dscp, Headers, MacAddr, Malformed, ipv4_header_checksum_is_good,
+    self, Dscp, Headers, MacAddr, Malformed, VlanTags, ipv4_header_checksum_is_good,
 };
 use exitmark_policy::{
-    AtUplink, Class, ClassifyBy, Egress, FragmentTable, Mode, Rule, Rules, Snapshot, Verdict, judge,
+    AtUplink, Class, ClassifyBy, Egress, FragmentTable, Group, MAX_NEXT_HOPS, Mode, Rule, Rules,
+    Snapshot, SteeredPath, Verdict, judge,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,12 +99,12 @@ impl RecentMacs {
 enum ExpectedPath {
     /// Across the wire to this port, with unchanged MAC addresses.
     Across(Role),
-    /// By `incoming` to the next hop.
-    Steered,
-    /// Across the wire, or dropped: relay traffic that the next hop does not route.
+    /// By `incoming` to the next hop with this number.
+    Steered(usize, SteeredPath),
+    /// Across the wire, or dropped: relay traffic that no next hop routes.
     Unrouted,
-    /// From a router to the host.
-    Delivered,
+    /// From a router to the host with this address and configured MAC address, with these tags.
+    Delivered(IpAddr, Option<MacAddr>, Option<VlanTags>),
     /// To the box's own network stack (XDP_PASS).
     Stack,
 }
@@ -111,8 +113,10 @@ enum ExpectedPath {
 pub struct Auditor {
     links: Arc<Links>,
     snapshots: VecDeque<Arc<Snapshot>>,
-    hosts: RecentMacs,
-    next_hops: RecentMacs,
+    /// The hosts' MAC addresses now and at the time before.
+    hosts: [HashMap<IpAddr, MacAddr>; 2],
+    /// By the next hop's number.
+    next_hops: Vec<RecentMacs>,
     /// The MAC address of `incoming`.
     owns: RecentMacs,
     /// Required by [`judge`]; frames that would use it are skipped.
@@ -129,8 +133,8 @@ impl Auditor {
         let mut auditor = Self {
             links,
             snapshots: VecDeque::new(),
-            hosts: RecentMacs::default(),
-            next_hops: RecentMacs::default(),
+            hosts: Default::default(),
+            next_hops: (0..MAX_NEXT_HOPS).map(|_| RecentMacs::default()).collect(),
             owns: RecentMacs::default(),
             fragments: FragmentTable::default(),
             checked: 0,
@@ -160,15 +164,31 @@ impl Auditor {
 
     /// Adds a next hop. Call this before any frame is sent there; otherwise a next hop that is in
     /// use only between two calls of [`Auditor::look`] would be missed.
-    pub fn expect_next_hop(&mut self, next_hop: Option<MacAddr>, now: Duration) {
-        self.next_hops.add(next_hop, now);
+    pub fn expect_next_hop(&mut self, number: usize, next_hop: Option<MacAddr>, now: Duration) {
+        if let Some(recent) = self.next_hops.get_mut(number) {
+            recent.add(next_hop, now);
+        }
     }
 
     /// Records the current MAC addresses of the links.
     pub fn look(&mut self, now: Duration) {
-        self.hosts.add(self.links.host(), now);
-        self.next_hops.add(self.links.next_hop(), now);
+        self.hosts.swap(0, 1);
+        let hosts = self.links.hosts().into_iter();
+        self.hosts[0] = hosts.map(|host| (host.address, host.mac)).collect();
+        for (number, recent) in self.next_hops.iter_mut().enumerate() {
+            recent.add(self.links.next_hop(number), now);
+        }
         self.owns.add(self.links.incoming_mac(), now);
+    }
+
+    /// Whether a MAC address is one of the site's: of a host, the box or a next hop.
+    pub(super) fn knows(&self, mac: MacAddr) -> bool {
+        let hosts = self.hosts.iter().flat_map(HashMap::values);
+        let configured = self.snapshot().into_iter().flat_map(|now| now.rules.groups());
+        self.owns.was(Some(mac))
+            || self.next_hops.iter().any(|recent| recent.was(Some(mac)))
+            || hosts.copied().any(|host| host == mac)
+            || configured.filter_map(|group| group.mac).any(|host| host == mac)
     }
 
     /// Checks one sample, and returns its mismatches; none if it has to be skipped.
@@ -247,7 +267,7 @@ impl Auditor {
             // The kernel did not parse this frame; only the invariants can be checked.
             (Role::Host, Some(Rule::NoUserSpace)) => {
                 self.check_path(ExpectedPath::Across(Role::Uplink), sample, &mut mismatches);
-                check_truths(sample, &snapshot.rules, &mut mismatches);
+                check_truths(&sample.before, sample, &snapshot.rules, &mut mismatches);
                 return Some(mismatches);
             }
             (Role::Host, _) => {
@@ -257,23 +277,45 @@ impl Auditor {
                 if let Some(remark) = verdict.remark {
                     packet::set_dscp(&mut expected, remark.l3, remark.version, remark.dscp);
                 }
-                match verdict.egress {
-                    Egress::Uplink => ExpectedPath::Across(Role::Uplink),
-                    Egress::Incoming => ExpectedPath::Steered,
-                    Egress::Unrouted => ExpectedPath::Unrouted,
+                let group = snapshot.rules.group(verdict.group);
+                match (verdict.egress, group) {
+                    (Egress::Incoming, Some(group)) => {
+                        let version = packet::source(&sample.before)?.is_ipv6();
+                        let number = group.path.next_hops[usize::from(version)];
+                        ExpectedPath::Steered(usize::from(number), group.path)
+                    }
+                    (Egress::Unrouted, _) => ExpectedPath::Unrouted,
+                    _ => ExpectedPath::Across(Role::Uplink),
                 }
             }
             // Unless one NIC is both `uplink` and `incoming`.
             (Role::Uplink, _) if self.links.incoming_port() != Some(Role::Uplink) => {
                 ExpectedPath::Across(Role::Host)
             }
-            _ if self.is_routed(sample, &snapshot.rules) => ExpectedPath::Delivered,
+            _ if let Some((address, group)) = self.routed(sample, &snapshot.rules) => {
+                ExpectedPath::Delivered(address, group.mac, group.has_tags().then_some(group.vlan))
+            }
             (Role::Uplink, _) => ExpectedPath::Across(Role::Host),
             _ => ExpectedPath::Stack,
         };
         self.check_path(path, sample, &mut mismatches);
+        let mut before = sample.before.to_vec();
+        let tags = match path {
+            ExpectedPath::Steered(_, path)
+                if sample.outcome == self.links.incoming_port().map_or(Outcome::Stack, Outcome::Forward)
+                    && self.is_rewritten(sample) =>
+            {
+                Some((path.vlan, path.priority))
+            }
+            ExpectedPath::Delivered(_, _, Some(vlan)) => Some((vlan, None)),
+            _ => None,
+        };
+        if let Some((vlan, priority)) = tags {
+            wire::retag(&mut expected, vlan, priority);
+            wire::retag(&mut before, vlan, priority);
+        }
         check_bytes(&expected, sample, &mut mismatches);
-        check_truths(sample, &snapshot.rules, &mut mismatches);
+        check_truths(&before, sample, &snapshot.rules, &mut mismatches);
         Some(mismatches)
     }
 
@@ -300,13 +342,26 @@ impl Auditor {
         ))
     }
 
-    /// Whether a frame was sent to the box for the host.
-    fn is_routed(&self, sample: &Sample, rules: &Rules) -> bool {
-        let to = MacAddr::destination_of(&sample.before);
-        self.links.incoming_port().is_some()
-            && to.is_some()
-            && self.owns.was(to)
-            && packet::destination(&sample.before).is_some_and(|address| rules.is_host(address))
+    /// The host's address and group of a frame that was sent to the box for a host.
+    fn routed<'r>(&self, sample: &Sample, rules: &'r Rules) -> Option<(IpAddr, &'r Group)> {
+        self.links.incoming_port()?;
+        let to = MacAddr::destination_of(&sample.before)?;
+        let address = packet::destination(&sample.before)?;
+        let group = rules.group(rules.owner(address)?.group())?;
+        let is_of_network = !group.has_tags() || wire::ids(&sample.before) == wire::ids_of(group.path.vlan);
+        (self.owns.was(Some(to)) && is_of_network).then_some((address, group))
+    }
+
+    /// Whether the MAC addresses of a frame were replaced: with `uplink` as `incoming` too, only
+    /// they tell a steered frame from one that stayed on the wire.
+    fn is_rewritten(&self, sample: &Sample) -> bool {
+        sample.before.get(..MACS) != sample.after.get(..MACS)
+    }
+
+    /// Whether a host's address has this MAC address, or had it a moment ago; `None`: unknown.
+    fn has_mac(&self, address: IpAddr, mac: Option<MacAddr>) -> bool {
+        self.links.host_of(address) == mac
+            || self.hosts.iter().any(|hosts| hosts.get(&address).copied() == mac)
     }
 
     fn check_path(&self, path: ExpectedPath, sample: &Sample, mismatches: &mut Mismatches) {
@@ -326,33 +381,41 @@ impl Auditor {
                 mismatches.unless(by == port, Mismatch::Egress);
                 mismatches.unless(macs_stay, Mismatch::Mac);
             }
-            (ExpectedPath::Steered, Outcome::Forward(by)) => {
+            (ExpectedPath::Steered(number, _), Outcome::Forward(by)) => {
                 let by_incoming = self.links.incoming_port() == Some(by);
                 let from = MacAddr::source_of(after);
                 let is_steered = by_incoming
                     && to.is_some()
-                    && self.next_hops.was(to)
+                    && self.next_hops[number].was(to)
                     && from.is_some()
                     && self.owns.was(from);
-                let is_spared = by == Role::Uplink && macs_stay && self.may_not_steer();
+                let is_spared = by == Role::Uplink && macs_stay && self.may_not_steer(number);
                 let mismatch = match by_incoming {
                     true => Mismatch::Mac,
                     false => Mismatch::Egress,
                 };
                 mismatches.unless(is_steered || is_spared, mismatch);
             }
-            (ExpectedPath::Steered, Outcome::Drop(DropReason::SteerUnavailable)) => {
-                mismatches.unless(self.may_not_steer(), Mismatch::Egress);
+            (
+                ExpectedPath::Steered(number, _),
+                Outcome::Drop(DropReason::SteerUnavailable),
+            ) => {
+                mismatches.unless(self.may_not_steer(number), Mismatch::Egress);
             }
-            (ExpectedPath::Delivered, Outcome::Forward(Role::Host)) => {
-                let is_delivered =
-                    to.is_some_and(|mac| self.hosts.was(Some(mac)) || self.links.has_learned(mac));
+            (ExpectedPath::Delivered(address, configured, _), Outcome::Forward(Role::Host)) => {
+                let is_delivered = to.is_some()
+                    && match configured {
+                        Some(_) => configured == to,
+                        None => self.has_mac(address, to),
+                    };
                 let source_stays = before.get(6..MACS) == after.get(6..MACS);
                 mismatches.unless(is_delivered && source_stays, Mismatch::Mac);
             }
-            (ExpectedPath::Delivered, Outcome::Drop(DropReason::HostMacUnknown)) => {
-                let may_be_unknown = self.hosts.was(None) || self.links.has_several_hosts();
-                mismatches.unless(may_be_unknown, Mismatch::Egress);
+            (
+                ExpectedPath::Delivered(address, None, _),
+                Outcome::Drop(DropReason::HostMacUnknown),
+            ) => {
+                mismatches.unless(self.has_mac(address, None), Mismatch::Egress);
             }
             (ExpectedPath::Stack, Outcome::Stack | Outcome::Drop(DropReason::NotForHost)) => {
                 mismatches.unless(macs_stay, Mismatch::Mac);
@@ -362,8 +425,8 @@ impl Auditor {
     }
 
     /// Whether steering may have been impossible recently.
-    fn may_not_steer(&self) -> bool {
-        self.links.incoming_port().is_none() || self.next_hops.was(None)
+    fn may_not_steer(&self, number: usize) -> bool {
+        self.links.incoming_port().is_none() || self.next_hops[number].was(None)
     }
 }
 
@@ -391,15 +454,20 @@ fn check_bytes(expected: &[u8], sample: &Sample, mismatches: &mut Mismatches) {
 
 /// Checks the invariants of frames on the wire by the class under which the frame was counted. Uses
 /// neither the reference nor the code that rewrites frames.
-fn check_truths(sample: &Sample, rules: &Rules, mismatches: &mut Mismatches) {
+/// `before` is the frame on arrival, with the tags that it has to leave with.
+fn check_truths(before: &[u8], sample: &Sample, rules: &Rules, mismatches: &mut Mismatches) {
     if !has_left(sample) {
         return;
     }
-    let (mut before, mut after) = (sample.before.to_vec(), sample.after.to_vec());
+    let (mut before, mut after) = (before.to_vec(), sample.after.to_vec());
     let class = sample.rule.map(Rule::class);
-    // The network of `incoming` is untagged.
-    let is_tagged = Wire::of(&before).is_some_and(|wire| wire.tags > 0);
-    if class != Some(Class::Relay) || is_tagged {
+    let source = packet::source(&sample.before);
+    let owner = source.and_then(|address| rules.owner(address));
+    let group = owner.and_then(|owner| rules.group(owner.group()));
+    // By `incoming` leave only relay frames, with the tags of the group's next hops.
+    let tags = group.map_or(VlanTags::UNTAGGED, |group| group.path.vlan);
+    let has_other_tags = wire::ids(&after) != wire::ids_of(tags);
+    if class != Some(Class::Relay) || has_other_tags {
         let by_incoming = sample.outcome == Outcome::Forward(Role::Incoming);
         mismatches.unless(!by_incoming, Mismatch::Egress);
     }
@@ -414,7 +482,7 @@ fn check_truths(sample: &Sample, rules: &Rules, mismatches: &mut Mismatches) {
         let is_right = match (received, sent) {
             // The kernel does not parse that many tags.
             _ if has_deep_tags => received == sent,
-            (Some(received), Some(sent)) => may_carry(class, received, sent, rules),
+            (Some(received), Some(sent)) => may_carry(class, received, sent, (rules, group)),
             _ => false,
         };
         mismatches.unless(is_right, Mismatch::Mark);
@@ -435,17 +503,24 @@ fn check_truths(sample: &Sample, rules: &Rules, mismatches: &mut Mismatches) {
 }
 
 /// Whether a frame of this class that arrived with DSCP `received` may leave with `sent`.
-fn may_carry(class: Class, received: Dscp, sent: Dscp, rules: &Rules) -> bool {
-    let intent = rules.actions.intent();
-    let mark = intent.mark;
-    if intent.mode == Mode::Audit {
+fn may_carry(
+    class: Class,
+    received: Dscp,
+    sent: Dscp,
+    (rules, group): (&Rules, Option<&Group>),
+) -> bool {
+    if rules.mode() == Mode::Audit {
         return sent == received;
     }
-    if class == Class::Exit && intent.at_uplink == AtUplink::Keep {
-        return sent == mark;
+    let intent = group.map(|group| group.actions.intent());
+    if let (Class::Exit, Some(intent)) = (class, intent)
+        && intent.at_uplink == AtUplink::Keep
+    {
+        return sent == intent.mark;
     }
-    // On the wire the mark means exit; the host's mark is cleared by the box.
-    if received == mark || rules.classify_by == ClassifyBy::HostMark(received) {
+    // On the wire a mark means exit; the host's mark is cleared by the box.
+    let mut marks = rules.groups().iter().map(|group| group.actions.mark());
+    if marks.any(|mark| mark == received) || rules.classify_by == ClassifyBy::HostMark(received) {
         sent == Dscp::DEFAULT
     } else {
         sent == received
@@ -455,8 +530,6 @@ fn may_carry(class: Class, received: Dscp, sent: Dscp, rules: &Rules) -> bool {
 impl std::fmt::Debug for Auditor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Auditor")
-            .field("hosts", &self.hosts)
-            .field("next_hops", &self.next_hops)
             .field("checked", &self.checked)
             .field("skipped", &self.skipped)
             .field("mismatches", &self.mismatches)

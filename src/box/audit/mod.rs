@@ -79,12 +79,10 @@ impl Sampler {
         if let Some(capture) = &mut self.capture
             && let Some(snapshot) = self.auditor.snapshot()
         {
-            let own = self.links.incoming_mac();
-            let macs = [self.links.host(), own, self.links.next_hop()];
             let site = Site {
                 snapshot,
                 knows_relays: self.knows_relays,
-                macs,
+                auditor: &self.auditor,
             };
             capture.add(sample, &site);
         }

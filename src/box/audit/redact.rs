@@ -5,6 +5,7 @@
 //! an address down to one in 2^16, identifications, sequence numbers, timestamps and flow labels
 //! are the same wherever the packet is captured, and a hop count reveals a distance.
 
+use super::auditor::Auditor;
 use super::wire::Wire;
 use crate::observe::CaptureRequest;
 use exitmark_policy::packet::{MacAddr, Version};
@@ -36,8 +37,8 @@ pub(super) struct Site<'a> {
     pub(super) snapshot: &'a Snapshot,
     /// Whether the relay set is from a document that is not stale.
     pub(super) knows_relays: bool,
-    /// The MAC addresses of the host, of `incoming`, and of the next hop, if known.
-    pub(super) macs: [Option<MacAddr>; 3],
+    /// Knows the MAC addresses of the hosts, the box and the next hops.
+    pub(super) auditor: &'a Auditor,
 }
 
 impl Site<'_> {
@@ -54,8 +55,8 @@ impl Site<'_> {
     }
 
     fn has_mac(&self, octets: &[u8]) -> bool {
-        let known = |mac: &MacAddr| mac.bytes() == octets;
-        self.macs.iter().flatten().any(known)
+        let mac = octets.first_chunk().map(|octets| MacAddr::new(*octets));
+        mac.is_some_and(|mac| self.auditor.knows(mac))
     }
 }
 

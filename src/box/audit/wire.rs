@@ -1,11 +1,60 @@
 //! A second, independent parser of frames, so that the audit does not rely on the engines' parser.
 
-use exitmark_policy::packet::{Dscp, Version};
+use exitmark_policy::packet::{Dscp, Version, VlanTags};
 
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 /// The most VLAN tags that are skipped, as in `packet`.
 const MAX_TAGS: usize = 4;
 const MACS: usize = 12;
+
+/// The IDs of the tags of a frame, the outer one first; none for a runt.
+pub(super) fn ids(frame: &[u8]) -> Vec<u16> {
+    let tags = Wire::of(frame).map_or(0, |wire| wire.tags);
+    let tag = |number: usize| frame.get(MACS + 4 * number..MACS + 4 * number + 4);
+    let id = |number| match tag(number) {
+        Some(&[_, _, high, low]) => Some(u16::from_be_bytes([high & 0x0f, low])),
+        _ => None,
+    };
+    (0..tags).filter_map(id).collect()
+}
+
+/// The IDs of configured tags.
+pub(super) fn ids_of(vlan: VlanTags) -> Vec<u16> {
+    vlan.ids().collect()
+}
+
+/// Replaces the tags of a frame, as a steered frame's have to be.
+pub(super) fn retag(frame: &mut Vec<u8>, vlan: VlanTags, priority: Option<u8>) {
+    let Some(wire) = Wire::of(frame) else {
+        return;
+    };
+    let old: Vec<[u8; 4]> = frame[MACS..]
+        .chunks_exact(4)
+        .take(wire.tags)
+        .filter_map(|tag| tag.try_into().ok())
+        .collect();
+    let ids = ids_of(vlan);
+    let kinds: &[u16] = match ids.len() {
+        2 => &[0x88a8, 0x8100],
+        _ => &[0x8100],
+    };
+    let mut new = Vec::new();
+    for (at, id) in ids.iter().enumerate() {
+        let is_swap = old.len() == ids.len();
+        let kind = match is_swap {
+            true => [old[at][0], old[at][1]],
+            false => kinds[at].to_be_bytes(),
+        };
+        let from = if is_swap { old.get(at) } else { old.first() };
+        let mut high = from.map_or(0, |tag| tag[2] & 0xf0);
+        if let Some(priority) = priority {
+            high = high & 0x10 | priority << 5;
+        }
+        let [id_high, id_low] = id.to_be_bytes();
+        new.extend([kind[0], kind[1], high | id_high, id_low]);
+    }
+    frame.splice(MACS..MACS + 4 * wire.tags, new);
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wire {

@@ -40,7 +40,7 @@ pub(super) struct SamplerReport {
 
 enum Message {
     Follow(Arc<Snapshot>),
-    NextHop(Option<MacAddr>),
+    NextHop(usize, Option<MacAddr>),
     Workers(Vec<Arc<Samples>>),
     Report(Sender<SamplerReport>),
     Capture(
@@ -108,12 +108,13 @@ impl AuditHandle {
         self.send(Message::Workers(workers));
     }
 
-    /// A function that announces the next hop's MAC address before frames are sent to it.
-    pub(super) fn of_next_hops(&self) -> impl Fn(Option<MacAddr>) + Send + 'static {
+    /// A function that announces a next hop's MAC address, by its number, before frames are sent to
+    /// it.
+    pub(super) fn of_next_hops(&self) -> impl Fn(usize, Option<MacAddr>) + Send + 'static {
         let messages = self.messages.clone();
-        move |next_hop| {
+        move |number, next_hop| {
             if let Some(messages) = &messages {
-                let _ = messages.send(Message::NextHop(next_hop));
+                let _ = messages.send(Message::NextHop(number, next_hop));
             }
         }
     }
@@ -222,7 +223,9 @@ impl AuditThread {
         for message in first.into_iter().chain(incoming.try_iter()) {
             match message {
                 Message::Follow(snapshot) => self.sampler.auditor().follow(snapshot),
-                Message::NextHop(mac) => self.sampler.auditor().expect_next_hop(mac, monotonic()),
+                Message::NextHop(number, mac) => {
+                    self.sampler.auditor().expect_next_hop(number, mac, monotonic());
+                }
                 Message::Workers(workers) => {
                     self.lost_by_workers += lost(&self.workers);
                     self.workers = workers;
@@ -271,7 +274,7 @@ impl AuditThread {
                 };
                 let _ = answer.send(self.sampler.capture(request, moment, knows_relays));
             }
-            Message::Follow(_) | Message::NextHop(_) | Message::Workers(_) => {}
+            Message::Follow(_) | Message::NextHop(..) | Message::Workers(_) => {}
         }
     }
 

@@ -122,7 +122,7 @@ struct Wire<'d> {
 
 impl Engine for Wire<'_> {
     fn rules(&self, settings: &Settings) -> Arc<Rules> {
-        Arc::clone(&settings.rules)
+        self.steering.numbered(&settings.rules)
     }
 
     fn check(&self, settings: &Settings) -> Result<(), DaemonError> {
@@ -140,8 +140,8 @@ impl Engine for Wire<'_> {
         Ok(())
     }
 
-    fn changed(&mut self, settings: &Settings) {
-        self.links.expect_host(settings.host_mac);
+    fn changed(&mut self, _: &Settings) {
+        self.steering.forget();
     }
 }
 

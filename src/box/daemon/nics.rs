@@ -39,8 +39,9 @@ impl Nics {
                 None => Role::Uplink,
             };
             nics.incoming_role = Some(role);
+            let mut hops = incoming.next_hops.iter();
             if let Some(nic) = &nics.ports[role]
-                && incoming.next_hop == NextHop::Mac(nic.mac)
+                && hops.any(|hop| hop.next_hop == NextHop::Mac(nic.mac))
             {
                 return Err(DaemonError::NextHopIsSelf(nic.name.clone()));
             }

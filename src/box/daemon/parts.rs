@@ -58,10 +58,10 @@ impl Parts {
         let incoming = incoming.map(|(port, nic)| IncomingLink {
             port,
             own: nic.mac,
-            // Set when the next hop has been resolved.
+            // Set when the next hops have been resolved.
             next_hop: None,
         });
-        let links = Links::over(kernel.links()?, settings.host_mac, incoming);
+        let links = Links::over(kernel.links()?, incoming);
         links.remember_hosts(kernel.learned_hosts(pins, detach::netns()?));
         let links = Arc::new(links);
         workers::keep_memory_in_place();

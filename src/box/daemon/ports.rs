@@ -393,7 +393,7 @@ impl Daemon {
         let moved = self.steering.move_to(&self.in_force.settings, &nics);
         self.following.must_move = moved.is_err();
         if moved.is_err() {
-            self.links.steer_to(None);
+            self.links.stop_steering();
         }
         moved
     }

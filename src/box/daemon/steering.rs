@@ -1,42 +1,58 @@
-//! Monitors the next hop for relay traffic, and publishes its MAC address to both engines at once.
+//! Monitors the next hops for relay traffic, and publishes their MAC addresses to both engines.
 
 use super::audit::AuditHandle;
 use super::nics::Nics;
 use super::{DaemonError, Event, capabilities};
-use crate::observe::{SteeringReport, SteeringState};
-use crate::settings::{Incoming, Settings};
+use crate::observe::SteeringReport;
+use crate::settings::{Hop, Incoming, Settings};
 use crossbeam::channel::Sender;
 use exitmark_datapath::{Links, Role};
-use exitmark_nic::{NextHop, NextHopMonitor, NextHopState};
+use exitmark_nic::{NextHop, NextHopMonitor, NextHopState, Nic};
 use exitmark_policy::packet::MacAddr;
+use exitmark_policy::{Group, MAX_NEXT_HOPS, Rules, SteeredPath};
 use exitmark_service::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Timeout of a start for the next hop's first answer.
+/// Timeout of a start for the next hops' first answers.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The next hop's monitor, if steering is configured.
+/// The function that announces the MAC address of a next hop before frames are sent to it.
+type Announce = Arc<dyn Fn(usize, Option<MacAddr>) + Send + Sync>;
+
+/// The monitors of the next hops, if steering is configured.
 pub(super) struct Steering {
     links: Arc<Links>,
     out: Option<Out>,
+    /// Next hops that are no longer configured. Frames may be judged by the earlier rules until
+    /// [`Steering::forget`].
+    gone: Vec<Followed>,
     events: Sender<Event>,
-    announce: Arc<dyn Fn(Option<MacAddr>) + Send + Sync>,
+    announce: Announce,
     changes: u64,
 }
 
-/// The monitored next hop, and the NIC by which steered frames leave.
+/// The monitored next hops, and the NIC by which steered frames leave.
 struct Out {
     incoming: Incoming,
-    nic: u32,
-    own: MacAddr,
+    nic: Nic,
+    hops: Vec<Followed>,
+}
+
+/// A next hop with its number in the data path. It keeps its number when the configuration changes:
+/// frames that are judged by the earlier one still find it there.
+struct Followed {
+    hop: Hop,
+    number: usize,
     monitor: NextHopMonitor,
+    /// Until this is cleared, a next hop that is being resolved leaves the links as they are.
+    waits: Arc<AtomicBool>,
     logged: NextHopState,
 }
 
 impl Steering {
-    /// Monitors the configured next hop. While it is unusable, nothing is steered.
+    /// Monitors the configured next hops. Nothing is steered to one that is unusable.
     pub(super) fn start(
         settings: &Settings,
         nics: &Nics,
@@ -47,61 +63,129 @@ impl Steering {
         let mut steering = Self {
             links: Arc::clone(links),
             out: None,
+            gone: Vec::new(),
             events: events.clone(),
             announce: Arc::new(audit.of_next_hops()),
             changes: 0,
         };
         if let (Some(incoming), Some(nic)) = (settings.incoming(), nics.incoming()) {
-            steering.follow(incoming, nic.index, nic.mac)?;
+            steering.follow(incoming, nic)?;
         }
         Ok(steering)
     }
 
-    /// Monitors another next hop. Until it answers, at most for [`TIMEOUT`], the earlier MAC
-    /// address stays in use.
-    fn follow(&mut self, incoming: &Incoming, nic: u32, own: MacAddr) -> Result<(), DaemonError> {
-        if incoming.next_hop == NextHop::Mac(own) {
-            return Err(DaemonError::NextHopIsSelf(incoming.interface.clone()));
+    /// Monitors these next hops. Until one answers, at most for [`TIMEOUT`], the MAC address that
+    /// is in use under its number stays in use.
+    fn follow(&mut self, incoming: &Incoming, nic: &Nic) -> Result<(), DaemonError> {
+        for hop in &incoming.next_hops {
+            check(hop, nic)?;
         }
         self.links.drop_unsteered(incoming.drops_unsteered);
-        // The earlier monitor ends first: two must not write to the same cell.
-        self.out = None;
+        let before = self.out.take();
+        let is_same_nic = before
+            .as_ref()
+            .is_some_and(|out| (out.nic.index, out.nic.mac) == (nic.index, nic.mac));
+        self.gone.extend(before.into_iter().flat_map(|out| out.hops));
+        if !is_same_nic {
+            // Two monitors must not write to the same cell: the earlier ones end first.
+            self.forget();
+        }
+        let mut hops = Vec::with_capacity(incoming.next_hops.len());
+        let mut new = Vec::new();
+        for hop in &incoming.next_hops {
+            match self.gone.iter().position(|followed| followed.hop == *hop) {
+                Some(at) => hops.push(self.gone.swap_remove(at)),
+                None => new.push(hop.clone()),
+            }
+        }
+        for hop in new {
+            let number = self.free_number(&hops);
+            hops.push(self.monitor(hop, number, nic)?);
+        }
+        self.out = Some(Out {
+            incoming: incoming.clone(),
+            nic: nic.clone(),
+            hops,
+        });
+        self.settle();
+        Ok(())
+    }
+
+    /// A number that no next hop has; if there is none, that of one that is no longer configured.
+    fn free_number(&mut self, hops: &[Followed]) -> usize {
+        let is_free = |number: &usize| {
+            let mut all = hops.iter().chain(&self.gone);
+            all.all(|followed| followed.number != *number)
+        };
+        let free = (0..MAX_NEXT_HOPS).find(is_free);
+        let number = free.or_else(|| self.gone.pop().map(|gone| gone.number));
+        number.unwrap_or_default()
+    }
+
+    /// Ends the monitors of the next hops that are no longer configured. Call this after the rules
+    /// that name them have been replaced.
+    pub(super) fn forget(&mut self) {
+        for gone in self.gone.drain(..) {
+            let number = gone.number;
+            // It writes to the links until it ends.
+            drop(gone.monitor);
+            self.links.steer_to(number, None);
+        }
+    }
+
+    /// Starts the monitor of a next hop.
+    fn monitor(&self, hop: Hop, number: usize, nic: &Nic) -> Result<Followed, DaemonError> {
         let (links, events) = (Arc::clone(&self.links), self.events.clone());
         let announce = Arc::clone(&self.announce);
         let waits = Arc::new(AtomicBool::new(true));
         let is_first = Arc::clone(&waits);
         let mut is_confined = false;
-        let monitor = NextHopMonitor::start(nic, incoming.next_hop, move |state| {
+        let tags: Vec<_> = hop.vlan.ids().collect();
+        let monitor = NextHopMonitor::start_on_vlan(nic.index, &tags, hop.next_hop, move |state| {
             if !std::mem::replace(&mut is_confined, true) {
                 process::keep_or_say(capabilities::OF_NEXT_HOP_MONITOR);
             }
             let is_resolving = state.has_carrier && state.mac.is_none();
             if !(is_resolving && is_first.load(Ordering::Acquire)) {
                 is_first.store(false, Ordering::Release);
-                announce(usable(state));
-                links.steer_to(usable(state));
+                announce(number, usable(state));
+                links.steer_to(number, usable(state));
             }
             let _ = events.send(Event::NextHop);
         })?;
-        let logged = monitor.first(TIMEOUT);
-        if waits.swap(false, Ordering::AcqRel) {
-            self.links.steer_to(None);
-            // It may have answered just then: the monitor is updated before the links are.
-            if let answered @ Some(_) = usable(monitor.now()) {
-                self.links.steer_to(answered);
+        Ok(Followed {
+            hop,
+            number,
+            monitor,
+            waits,
+            logged: NextHopState::default(),
+        })
+    }
+
+    /// Waits for the first answers, at most for [`TIMEOUT`] in all.
+    fn settle(&mut self) {
+        let Some(out) = &mut self.out else {
+            return;
+        };
+        let due = Instant::now() + TIMEOUT;
+        for followed in &mut out.hops {
+            let is_new = followed.waits.load(Ordering::Acquire);
+            if !is_new && followed.logged != NextHopState::default() {
+                continue;
+            }
+            let left = due.saturating_duration_since(Instant::now());
+            followed.logged = followed.monitor.first(left);
+            if followed.waits.swap(false, Ordering::AcqRel) {
+                self.links.steer_to(followed.number, None);
+                // It may have answered just then: the monitor is updated before the links are.
+                if let answered @ Some(_) = usable(followed.monitor.now()) {
+                    self.links.steer_to(followed.number, answered);
+                }
+            }
+            if usable(followed.logged).is_none() {
+                log_state(&out.incoming, &followed.hop, followed.logged);
             }
         }
-        self.out = Some(Out {
-            incoming: incoming.clone(),
-            nic,
-            own,
-            monitor,
-            logged,
-        });
-        if usable(logged).is_none() {
-            self.log_state(logged);
-        }
-        Ok(())
     }
 
     /// Applies other steering settings on the same NIC.
@@ -112,95 +196,127 @@ impl Steering {
         let Some(out) = &mut self.out else {
             return Ok(());
         };
-        if out.incoming.next_hop == incoming.next_hop {
+        if out.incoming.next_hops == incoming.next_hops {
             self.links.drop_unsteered(incoming.drops_unsteered);
             out.incoming = incoming.clone();
             return Ok(());
         }
-        let (before, nic, own) = (out.incoming.clone(), out.nic, out.own);
-        let done = self.follow(incoming, nic, own);
-        // If the new next hop is refused, the earlier one stays in force.
+        let (before, nic) = (out.incoming.clone(), out.nic.clone());
+        let done = self.follow(incoming, &nic);
+        // If a new next hop is refused, the earlier ones stay in force.
         if done.is_err() && self.out.as_ref().is_none_or(|out| out.incoming != before) {
-            self.follow(&before, nic, own)?;
+            self.follow(&before, &nic)?;
         }
         done
     }
 
-    /// Monitors the next hop on the NIC that is `incoming` now, if that is another one.
+    /// Monitors the next hops on the NIC that is `incoming` now, if that is another one.
     pub(super) fn move_to(&mut self, settings: &Settings, nics: &Nics) -> Result<(), DaemonError> {
         match (settings.incoming(), nics.incoming(), &self.out) {
-            (Some(_), Some(nic), Some(out)) if (out.nic, out.own) == (nic.index, nic.mac) => Ok(()),
-            (Some(incoming), Some(nic), _) => self.follow(incoming, nic.index, nic.mac),
+            (Some(_), Some(nic), Some(out))
+                if (out.nic.index, out.nic.mac) == (nic.index, nic.mac) =>
+            {
+                Ok(())
+            }
+            (Some(incoming), Some(nic), _) => self.follow(incoming, nic),
             _ => Ok(()),
         }
     }
 
     pub(super) fn set_own(&mut self, own: MacAddr) {
         if let Some(out) = &mut self.out {
-            out.own = own;
+            out.nic.mac = own;
         }
     }
 
-    /// Logs a change of the next hop; the event may be older than the state last logged.
+    /// The rules with the numbers that the next hops have in the data path, in place of their
+    /// positions in the configuration.
+    pub(super) fn numbered(&self, rules: &Arc<Rules>) -> Arc<Rules> {
+        let Some(out) = &self.out else {
+            return Arc::clone(rules);
+        };
+        let number_of = |position: u8| {
+            let hop = out.incoming.next_hops.get(usize::from(position));
+            let followed = hop.and_then(|hop| out.hops.iter().find(|one| one.hop == *hop));
+            followed.and_then(|followed| u8::try_from(followed.number).ok())
+        };
+        let renumber = |position: u8| number_of(position).unwrap_or(position);
+        let is_same = |group: &Group| group.path.next_hops.map(renumber) == group.path.next_hops;
+        if rules.groups().iter().all(is_same) {
+            return Arc::clone(rules);
+        }
+        let groups = rules.groups().iter().map(|group| Group {
+            path: SteeredPath {
+                next_hops: group.path.next_hops.map(renumber),
+                ..group.path
+            },
+            ..group.clone()
+        });
+        let sockets = rules.sockets;
+        Arc::new(Rules::new(rules.classify_by, groups.collect(), sockets))
+    }
+
+    /// Logs the changes of the next hops; the event may be older than the state last logged.
     pub(super) fn log_change(&mut self) {
         let Some(out) = &mut self.out else {
             return;
         };
-        let now = out.monitor.now();
-        if now != out.logged {
-            out.logged = now;
-            self.changes += 1;
-            self.log_state(now);
+        for followed in &mut out.hops {
+            let now = followed.monitor.now();
+            if now != followed.logged {
+                followed.logged = now;
+                self.changes += 1;
+                log_state(&out.incoming, &followed.hop, now);
+            }
         }
     }
 
-    fn log_state(&self, state: NextHopState) {
-        let Some(out) = &self.out else {
-            return;
-        };
-        let (interface, next_hop) = (&out.incoming.interface, out.incoming.next_hop);
-        let consequence = out.incoming.consequence();
-        match (state.has_carrier, state.mac) {
-            (true, Some(mac)) => tracing::info!("relay traffic is steered to {mac}"),
-            (false, _) => tracing::error!(
-                "ALARM: {interface} ({}) has no link: relay traffic {consequence} until it has one",
-                Role::Incoming
-            ),
-            (true, None) => tracing::error!(
-                "ALARM: the next hop {next_hop} does not answer on {interface}: relay traffic \
-                 {consequence} until it does; `ip neighbour show dev {interface}` shows the state \
-                 of its entry"
-            ),
-        }
-    }
-
-    /// Stops the monitor; frames are steered on as they were.
+    /// Stops the monitors; frames are steered on as they were.
     pub(super) fn end(&mut self) {
         self.out = None;
+        self.gone.clear();
         // The closure holds a sender: the audit thread runs until the last one is dropped.
-        self.announce = Arc::new(|_| ());
+        self.announce = Arc::new(|_, _| ());
     }
 
-    pub(super) fn report(&self) -> SteeringReport {
+    /// The state of the next hops, and the groups whose relay traffic they take.
+    pub(super) fn report(&self, settings: &Settings) -> SteeringReport {
         let Some(out) = &self.out else {
             return SteeringReport::default();
         };
-        let state = out.monitor.now();
-        SteeringReport {
-            state: match (state.has_carrier, state.mac) {
-                (false, _) => SteeringState::NoCarrier,
-                (true, None) => SteeringState::Unresolved,
-                (true, Some(_)) => SteeringState::Steering,
-            },
-            on_unavailable: match out.incoming.drops_unsteered {
-                true => "drop",
-                false => "uplink",
-            }
-            .to_owned(),
-            next_hop: Some(out.incoming.next_hop.to_string()),
-            next_hop_mac: usable(state).map(|mac| mac.to_string()),
-            changes: self.changes,
-        }
+        let states = out.hops.iter().map(|followed| (&followed.hop, followed.monitor.now()));
+        SteeringReport::of(&out.incoming, &settings.rules, states, self.changes)
+    }
+}
+
+/// Refuses a next hop that cannot work on this NIC.
+fn check(hop: &Hop, nic: &Nic) -> Result<(), DaemonError> {
+    if hop.next_hop == NextHop::Mac(nic.mac) {
+        return Err(DaemonError::NextHopIsSelf(nic.name.clone()));
+    }
+    let tags: Vec<_> = hop.vlan.ids().collect();
+    if let (NextHop::Address(_), [_, ..]) = (hop.next_hop, &tags[..]) {
+        let vlan = nic.vlan_interface(&tags)?;
+        vlan.refuse_down()?;
+        vlan.refuse_other_mac(nic)?;
+    }
+    Ok(())
+}
+
+fn log_state(incoming: &Incoming, hop: &Hop, state: NextHopState) {
+    let (interface, next_hop) = (&incoming.interface, hop);
+    let consequence = incoming.consequence();
+    match (state.has_carrier, state.mac) {
+        (true, Some(mac)) => tracing::info!("relay traffic is steered to {mac}"),
+        (false, _) => tracing::error!(
+            "ALARM: {interface} ({}) has no link: relay traffic {consequence} until it has one",
+            Role::Incoming
+        ),
+        (true, None) => tracing::error!(
+            "ALARM: the next hop {next_hop} does not answer on {interface}: relay traffic \
+             {consequence} until it does; `ip neighbour show dev {interface}` shows the state \
+             of its entry"
+        ),
     }
 }
 

@@ -123,7 +123,10 @@ impl Site<'_> {
         if !matches!(verdict.class(), Class::Exit | Class::Relay) {
             return "unchanged".to_owned();
         }
-        let intent = self.rules.actions.intent();
+        let groups = self.rules.groups();
+        let Some(intent) = groups.first().map(|tor| tor.actions.intent()) else {
+            return "unchanged".to_owned();
+        };
         let reason = match (intent.mode, self.passes) {
             (Mode::Audit, _) => "mode = \"audit\"",
             (Mode::Enforce, Some(reason)) => reason,

@@ -148,7 +148,7 @@ fn load(settings: &Settings) -> Result<Loaded, LoadError> {
 
 fn links(settings: &Settings, incoming_mac: Option<MacAddr>) -> Links {
     let Some(incoming) = settings.incoming() else {
-        return Links::new(settings.host_mac, None);
+        return Links::new(None);
     };
     let own = incoming_mac
         .or_else(|| Nic::look(&incoming.interface).ok().map(|nic| nic.mac))
@@ -158,16 +158,20 @@ fn links(settings: &Settings, incoming_mac: Option<MacAddr>) -> Links {
         true => Role::Uplink,
         false => Role::Incoming,
     };
-    let link = IncomingLink {
+    let links = Links::new(Some(IncomingLink {
         port,
         own,
-        // The address is not resolved: its MAC shows as unknown.
-        next_hop: Some(match incoming.next_hop {
+        next_hop: None,
+    }));
+    for (number, hop) in incoming.next_hops.iter().enumerate() {
+        // An address is not resolved: its MAC address shows as unknown.
+        let mac = match hop.next_hop {
             NextHop::Mac(mac) => mac,
             NextHop::Address(_) => UNKNOWN_MAC,
-        }),
-    };
-    Links::new(settings.host_mac, Some(link))
+        };
+        links.steer_to(number, Some(mac));
+    }
+    links
 }
 
 /// Parses hexadecimal digits; skips white space, colons and a leading `0x`.

@@ -75,8 +75,8 @@ impl Machine {
     /// The rules of the settings on this machine: nothing is done to connections to itself.
     pub(crate) fn rules(&self, settings: &Settings) -> Rules {
         let own = self.own.iter().copied().map(IpNet::from);
-        let mut rules = (*settings.rules).clone();
-        rules.exempt = rules.exempt.with(near().chain(own));
+        let untouched: Vec<_> = near().chain(own).collect();
+        let mut rules = settings.rules.exempting(&untouched);
         let names_nic = settings
             .tor
             .as_ref()

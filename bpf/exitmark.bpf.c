@@ -158,12 +158,12 @@ static __always_inline __u64 know(struct frame *frame, const struct exitmark_ima
 	__u64 known;
 
 	if (shape == SHAPE_PACKET) {
-		known = (share ? part_of(&packet) : LAST_PART) << PART_AT;
+		known = (share ? part_of(&packet) : (__u64)LAST_PART) << PART_AT;
 		known = hidden(known, frame->bytes);
 		known |= hidden(judge(image, &packet), frame->bytes);
 	} else {
 		known = shape == SHAPE_SLOW ? RULE_NO_USER_SPACE | IS_SLOW : shape;
-		known |= LAST_PART << PART_AT | NO_GROUP << GROUP_AT;
+		known |= (__u64)LAST_PART << PART_AT | NO_GROUP << GROUP_AT;
 		measure_short(frame);
 	}
 	if (packet.ip) {

@@ -163,7 +163,8 @@ __noinline int retag(struct xdp_md *ctx, __u64 tags, __u32 priority, __u64 desti
 	end = (void *)(long)ctx->data_end;
 	if (data + TAGGED_BYTES > end)
 		return -1;
-	write_macs(data, destination, source);
+	/* The source address is written even if it is 0: its place has moved. */
+	write_macs(data, destination, source | MAC_BITS + 1);
 	if (has == 2) {
 		*(__u32 *)(data + 12) =
 			new_tag(outer, had == 2 ? 0 : ETH_P_8021AD, tags >> 16, priority);

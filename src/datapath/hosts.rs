@@ -116,10 +116,15 @@ impl<'c> Hosts<'c> {
     /// The MAC address of an address, if it is known.
     #[inline]
     pub(super) fn find(&self, key: HostKey) -> Option<MacAddr> {
-        let mut entries = key
-            .entries()
-            .filter(|entry| self.get(entry + KEY) == key.key);
-        mac_in(self.get(entries.next()? + MAC))
+        mac_in(self.entry_of(key))
+    }
+
+    /// The MAC address of an address, with the number of its changes above it; 0 if unknown.
+    #[inline]
+    pub(super) fn entry_of(&self, key: HostKey) -> u64 {
+        let mut entries = key.entries();
+        let entry = entries.find(|entry| self.get(entry + KEY) == key.key);
+        entry.map_or(0, |entry| self.get(entry + MAC))
     }
 
     /// Notes the MAC address of an address.

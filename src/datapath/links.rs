@@ -277,9 +277,21 @@ impl Links {
 
     /// All learned state of the hosts, for comparison.
     pub fn learned(&self) -> Vec<u64> {
-        let cells = [cell!(host_mac), cell!(several_macs), cell!(hosts_full)];
-        let cells = cells.into_iter().chain(HOSTS);
-        cells.map(|cell| self.get(cell)).collect()
+        let cells = self.lesson(None).into_iter();
+        cells
+            .chain(HOSTS.map(|cell| self.get(cell)))
+            .collect()
+    }
+
+    /// The learned state that a frame from this address can have changed, for comparison.
+    pub fn lesson(&self, address: Option<IpAddr>) -> [u64; 4] {
+        let of_address = address.map(|address| self.table().entry_of(HostKey::of(address)));
+        [
+            self.get(cell!(host_mac)),
+            self.get(cell!(several_macs)),
+            self.get(cell!(hosts_full)),
+            of_address.unwrap_or_default(),
+        ]
     }
 
     /// The port that is `incoming`, if there is one.

@@ -33,7 +33,8 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::run`]; `first` is less than an Ethernet header.
     pub fn run_split(&self, role: Role, frame: &[u8], first: usize) -> Result<Ran, KernelError> {
-        let mut after = vec![0; frame.len()];
+        // Two tags more.
+        let mut after = vec![0; frame.len() + 8];
         // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
         // egress_ifindex.
         let mut context = [0; 24];
@@ -56,7 +57,7 @@ impl Kernel {
         Ok(Ran {
             redirected: output.return_value == libbpf_sys::XDP_REDIRECT,
             passed: output.return_value == libbpf_sys::XDP_PASS,
-            frame: after,
+            frame: output.data.map_or_else(Vec::new, |bytes| bytes.to_vec()),
         })
     }
 }

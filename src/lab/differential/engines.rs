@@ -182,6 +182,11 @@ impl Engines {
         &self.kernel_links
     }
 
+    /// What the Rust engine has learned of a frame's sender.
+    pub fn lesson(&self, frame: &[u8]) -> [u64; 4] {
+        self.rust_links.lesson(packet::source(frame))
+    }
+
     /// The counters of the kernel's program since it was loaded.
     ///
     /// # Errors
@@ -211,7 +216,8 @@ impl Engines {
             Outcome::Stack => "leaves to the stack",
             Outcome::Drop(_) => "drops",
         };
-        let same = self.kernel_links.learned() == self.rust_links.learned();
+        let source = packet::source(frame);
+        let same = self.kernel_links.lesson(source) == self.rust_links.lesson(source);
         let difference = if kernel != rust {
             Some(format!("Rust {rust} ({outcome:?}), the kernel {kernel}"))
         } else if ran.frame != after {
@@ -339,6 +345,9 @@ impl Engines {
             ] {
                 check(format!("{role} {what}"), rust, kernel);
             }
+        }
+        if self.kernel_links.learned() != self.rust_links.learned() {
+            differences.push("the MAC addresses of the hosts' addresses".to_owned());
         }
         Ok((!differences.is_empty()).then(|| differences.join("; ")))
     }

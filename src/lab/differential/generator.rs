@@ -5,7 +5,7 @@ use super::{GroupScenario, Scenario};
 use super::scenario::some_address;
 use crate::Random;
 use exitmark_datapath::Role;
-use exitmark_policy::packet::{MacAddr, Tcp, internet_checksum, protocol};
+use exitmark_policy::packet::{Dscp, MacAddr, Tcp, internet_checksum, protocol};
 use exitmark_policy::{Endpoint, Listener};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -132,7 +132,7 @@ impl Generator {
         let listeners = scenario.groups.iter().flat_map(|group| &group.listeners);
         let mut ports: Vec<_> = listeners.map(port).collect();
         let marks: Vec<_> = scenario.groups.iter().map(|group| group.mark).collect();
-        let mark = marks.first().copied().unwrap_or_default();
+        let mark = marks.first().copied().unwrap_or(Dscp::DEFAULT);
         let both = |group: &GroupScenario| [group.vlan.clone(), group.steer_vlan.clone()];
         let vlans: Vec<_> = scenario.groups.iter().flat_map(both).collect();
         ports.extend([53, 853, 443, 9001, 22, 0, u16::MAX]);

@@ -145,22 +145,23 @@ impl Session {
         self.set(scenario, plant)?;
         let mut generator = Generator::new(scenario);
         let mut batch = vec![(Role::Host, Vec::new()); BATCH];
-        let mut teacher = None;
+        // The frames that taught the MAC addresses of hosts.
+        let mut teachers = Vec::new();
         let mut tried = 0;
         while tried < frames {
             let mut difference = None;
-            let teacher_before = teacher.clone();
+            let earlier = teachers.len();
             let mut count = 0;
             for (ingress, frame) in &mut batch {
                 *ingress = generator.next(&mut self.random, frame);
                 count += 1;
-                let known = self.engines.host_mac();
+                let known = self.engines.lesson(frame);
                 difference = self.engines.compare(*ingress, frame)?;
                 if difference.is_some() {
                     break;
                 }
-                if self.engines.host_mac() != known {
-                    teacher = Some((*ingress, frame.clone()));
+                if self.engines.lesson(frame) != known {
+                    teachers.push((*ingress, frame.clone()));
                 }
             }
             tried += count as u64;
@@ -173,7 +174,7 @@ impl Session {
             };
             let mut found = CounterExample {
                 scenario: scenario.clone(),
-                frames: teacher_before.into_iter().collect(),
+                frames: teachers[..earlier].to_vec(),
                 difference,
             };
             found.frames.extend(batch.drain(..count));
@@ -186,23 +187,23 @@ impl Session {
         Ok(())
     }
 
-    /// Reduces a batch to the frame that causes the difference and the frame that taught the host's
-    /// MAC address, if any, and minimises the result.
+    /// Reduces a batch to the frame that causes the difference and the frames that taught the hosts'
+    /// MAC addresses, and minimises the result.
     fn reduce(&mut self, found: &mut CounterExample) -> Result<(), LabError> {
         self.engines.set(&found.scenario)?;
-        let mut teacher = None;
+        let mut teachers = Vec::new();
         for step in &found.frames {
-            let known = self.engines.host_mac();
+            let known = self.engines.lesson(&step.1);
             let frame_differs = self.engines.compare(step.0, &step.1)?;
             let counters_differ = self.engines.compare_counters()?;
             if let Some(difference) = frame_differs.or(counters_differ) {
                 found.difference = difference;
                 let culprit = step.clone();
-                found.frames = teacher.into_iter().chain([culprit]).collect();
+                found.frames = teachers.into_iter().chain([culprit]).collect();
                 return found.minimise(&mut self.engines);
             }
-            if self.engines.host_mac() != known {
-                teacher = Some(step.clone());
+            if self.engines.lesson(&step.1) != known {
+                teachers.push(step.clone());
             }
         }
         // Not reproducible: keep the whole batch.

@@ -31,9 +31,13 @@ enum exitmark_family {
 	FAMILIES = 2,
 };
 
-/* Groups of hosts with a policy of their own. The one after the last is that of all other frames. */
+/*
+ * Groups of hosts with a policy of their own. The one after the last is that of all other frames.
+ * There is room for a power of two, so that a number can be masked instead of checked.
+ */
 #define MAX_GROUPS 64
 #define NO_GROUP MAX_GROUPS
+#define GROUPS_ROOM 128
 
 /* policy::Rule in user space, in the same order. */
 enum exitmark_rule {
@@ -157,7 +161,7 @@ struct exitmark_group {
 	__u8 actions[24];
 	struct exitmark_ranges resolvers[FAMILIES];
 	struct exitmark_ranges exempt[FAMILIES];
-	__u64 padding[4]; /* to two cache lines */
+	__u64 padding[5]; /* to two cache lines */
 };
 
 #define TAG_PRESENT 0x1000
@@ -180,7 +184,7 @@ struct exitmark_policy {
 	 */
 	struct exitmark_table listeners[FAMILIES];
 	struct exitmark_sockets sockets;
-	struct exitmark_group groups[MAX_GROUPS + 1];
+	struct exitmark_group groups[GROUPS_ROOM];
 	/* One bit per port: whether some address, and whether every address, has a listener. */
 	__u64 listens[1024];
 	__u64 listens_everywhere[1024];

@@ -53,7 +53,7 @@ static __always_inline const struct exitmark_group *group_at(const struct exitma
 							     __u64 number)
 {
 	barrier_var(number);
-	return &policy->groups[number < NO_GROUP ? number : NO_GROUP];
+	return &policy->groups[number & (GROUPS_ROOM - 1)];
 }
 
 static __always_inline __u32 judge_group(const struct exitmark_image *image,

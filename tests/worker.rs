@@ -44,17 +44,17 @@ fn worker_with(links: Links) -> Worker<MemoryPort> {
     Worker::new(ports, memory, pool, forwarder, limits)
 }
 
-fn links(host: Option<MacAddr>, port: Role) -> Links {
+fn links(port: Role) -> Links {
     let link = IncomingLink {
         port,
         own: OWN,
         next_hop: Some(NEXT_HOP),
     };
-    Links::new(host, Some(link))
+    Links::new(Some(link))
 }
 
 fn worker() -> Worker<MemoryPort> {
-    worker_with(links(None, Role::Incoming))
+    worker_with(links(Role::Incoming))
 }
 
 fn port(worker: &mut Worker<MemoryPort>, role: Role) -> &mut MemoryPort {
@@ -222,7 +222,7 @@ fn incoming_delivers_only_frames_for_the_host() {
 
 #[test]
 fn one_nic_may_be_uplink_and_incoming() {
-    let mut worker = worker_with(links(None, Role::Uplink));
+    let mut worker = worker_with(links(Role::Uplink));
     arrives(&mut worker, Role::Host, relay_frame(0));
     settle(&mut worker);
     let steered = tcp("192.0.2.10:1024", "198.18.0.1:9001")
@@ -244,7 +244,15 @@ fn one_nic_may_be_uplink_and_incoming() {
 #[test]
 fn a_configured_host_mac_is_never_replaced() {
     let configured = MacAddr::new([2, 9, 9, 9, 9, 9]);
-    let mut worker = worker_with(links(Some(configured), Role::Incoming));
+    let mut worker = worker();
+    let rules = &snapshot().rules;
+    let host = Group {
+        mac: Some(configured),
+        ..rules.groups()[0].clone()
+    };
+    let rules = Rules::new(rules.classify_by, vec![host], rules.sockets);
+    let configured_one = Snapshot::new(2, Arc::new(rules), snapshot().relays);
+    worker.control().publish(Arc::new(configured_one));
     arrives(&mut worker, Role::Host, exit_frame(0));
     settle(&mut worker);
     let answer = tcp("198.18.0.1:9001", "192.0.2.10:1024");
@@ -283,7 +291,7 @@ fn the_latency_of_a_stamped_frame_is_measured_when_it_has_been_sent() {
     let cells = Arc::new(Cells::own(GUARD_NUMBERS));
     let samples = Arc::<Samples>::default();
     let mut worker = worker().guarded(Guard::new(Arc::clone(&cells), 0));
-    let links = Arc::new(links(None, Role::Incoming));
+    let links = Arc::new(links(Role::Incoming));
     *worker.forwarder() =
         Forwarder::new(Arc::new(snapshot()), links).sampled_into(Arc::clone(&samples));
     let ago = Duration::from_secs(2);

@@ -153,14 +153,11 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(snapshots: &[Arc<Snapshot>; 2], frames: u32, kind: &Kind) -> Self {
-        let links = Links::new(
-            None,
-            Some(IncomingLink {
-                port: Role::Incoming,
-                own: INCOMING_MAC.parse().unwrap(),
-                next_hop: Some(TORNET_MAC.parse().unwrap()),
-            }),
-        );
+        let links = Links::new(Some(IncomingLink {
+            port: Role::Incoming,
+            own: INCOMING_MAC.parse().unwrap(),
+            next_hop: Some(TORNET_MAC.parse().unwrap()),
+        }));
         let (mut memory, mut pool) = HeapMemory::new(frames, CHUNK_BYTES);
         let waiting = (0..frames)
             .flat_map(|number| memory.load(&(kind.make)(number), &mut pool))

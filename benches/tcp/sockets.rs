@@ -55,22 +55,16 @@ fn attach(path: &Path, is_of_tor: bool) -> Result<ConnectLinks, LabError> {
 }
 
 fn snapshot() -> Result<Snapshot, LabError> {
-    let rules = Rules {
-        classify_by: ClassifyBy::RelaySet,
-        addresses: PrefixSet::default(),
-        relay_addresses: PrefixSet::default(),
-        listeners: [].into(),
-        resolvers: PrefixSet::default(),
-        exempt: PrefixSet::default(),
-        exit_protocols: ExitProtocols::Tcp,
-        actions: Actions::new(Intent {
+    let tor = Group::new(
+        "tor",
+        Actions::new(Intent {
             mode: Mode::Enforce,
             mark: Dscp::AF11,
             at_uplink: AtUplink::Keep,
             steer: Steer::Off,
         }),
-        sockets: SocketRules::default(),
-    };
+    );
+    let rules = Rules::new(ClassifyBy::RelaySet, vec![tor], SocketRules::default());
     let relay = |number: u32| {
         let address = std::net::Ipv4Addr::from(0xc612_0000 + number);
         exitmark_policy::Endpoint::new(address.into(), 9001)

@@ -38,7 +38,7 @@ impl Fuzzed {
     fn forward(
         &mut self,
         choice: u8,
-        frame: &mut [u8],
+        frame: &mut Vec<u8>,
         frame_bytes: usize,
     ) -> (Outcome, Option<Verdict>) {
         self.now += FRAGMENT_LIFETIME;

@@ -5,13 +5,14 @@
 
 mod answers;
 pub mod connections;
+mod groups;
 mod host_mark;
 mod own;
 mod unrouted;
 
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};
 use super::site::{INCOMING_MAC, TORNET_MAC};
-use exitmark_box::settings::{Settings, SettingsError};
+use exitmark_box::settings::{Hop, Settings, SettingsError};
 use exitmark_datapath::{IncomingLink, Links, Role};
 use exitmark_nic::NextHop;
 use exitmark_policy::Class::{
@@ -121,7 +122,7 @@ impl CaseTable {
         Some(IncomingLink {
             port: Role::Incoming,
             own: mac(INCOMING_MAC),
-            next_hop: incoming.next_hops.first().map(mac_of_hop),
+            next_hop: incoming.next_hops.first().map(|hop| mac_of_hop(0, hop)),
         })
     }
 
@@ -129,19 +130,23 @@ impl CaseTable {
     pub fn steer(&self, settings: &Settings, links: &Links) {
         let hops = settings.incoming().map(|incoming| &incoming.next_hops);
         for (number, hop) in hops.into_iter().flatten().enumerate() {
-            links.steer_to(number, Some(mac_of_hop(hop)));
+            links.steer_to(number, Some(mac_of_hop(number, hop)));
         }
     }
 }
 
-/// The MAC address of a next hop at such a site: that of [`TORNET_MAC`] for IPv4, that of
-/// [`TORNET6_MAC`] for IPv6.
-fn mac_of_hop(hop: &Hop) -> MacAddr {
-    match hop.next_hop {
-        NextHop::Mac(mac) => mac,
-        NextHop::Address(IpAddr::V4(_)) => mac(TORNET_MAC),
-        NextHop::Address(IpAddr::V6(_)) => mac(TORNET6_MAC),
+/// The MAC address of a next hop at such a site, by its number.
+fn mac_of_hop(number: usize, hop: &Hop) -> MacAddr {
+    match (hop.next_hop, number) {
+        (NextHop::Mac(mac), _) => mac,
+        (NextHop::Address(_), 0) => mac(TORNET_MAC),
+        (NextHop::Address(_), number) => numbered_mac(number),
     }
+}
+
+/// The MAC address of a next hop other than the first.
+fn numbered_mac(number: usize) -> MacAddr {
+    MacAddr::new([2, 0, 0, 0, 4, u8::try_from(number).unwrap_or(u8::MAX)])
 }
 
 fn mac(text: &str) -> MacAddr {
@@ -220,6 +225,7 @@ pub fn tables() -> Vec<CaseTable> {
     let mut tables = by_relay_set();
     tables.extend(answers::tables());
     tables.extend(unrouted::tables());
+    tables.extend(groups::tables());
     tables.extend(host_mark::tables());
     tables
 }

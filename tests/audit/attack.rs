@@ -34,7 +34,7 @@ impl Eyes {
     fn knowing(knows_relays: bool, with_payload: bool, with_addresses: bool) -> Self {
         let ground = ground();
         let links = Arc::new(ground.links());
-        links.remember_hosts(Some(FROM.into()));
+        links.remember_hosts([ground_host()]);
         let request = CaptureRequest {
             frames: 1_000_000,
             ..showing(with_payload, with_addresses)

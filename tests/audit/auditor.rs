@@ -191,9 +191,9 @@ fn previous_next_hops_are_accepted_for_a_while() {
     let to_other = |frame: &mut [u8]| frame[..6].copy_from_slice(&other.bytes());
     change(&mut sent_there, to_other);
     assert_eq!(auditor.check(&sent_there), [Mismatch::Mac]);
-    auditor.expect_next_hop(Some(other), Duration::from_secs(1));
+    auditor.expect_next_hop(0, Some(other), Duration::from_secs(1));
     assert_eq!(auditor.check(&sent_there), []);
-    links.steer_to(Some(other));
+    links.steer_to(0, Some(other));
     auditor.look(Duration::from_secs(2));
     assert_eq!(auditor.check(&sampled[RELAY]), []);
     auditor.look(Duration::from_secs(30));
@@ -204,7 +204,7 @@ fn previous_next_hops_are_accepted_for_a_while() {
     spared.outcome = Outcome::Forward(Role::Uplink);
     spared.after = spared.before;
     assert_eq!(auditor.check(&spared), [Mismatch::Egress]);
-    links.steer_to(None);
+    links.steer_to(0, None);
     auditor.look(Duration::from_secs(31));
     assert_eq!(auditor.check(&spared), []);
 }

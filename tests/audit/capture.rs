@@ -1,6 +1,6 @@
 //! Reads a capture back: every frame has its comment and its headers, but no foreign address.
 
-use crate::rig::{Ground, NOON, PLAIN, beginning, ground, showing};
+use crate::rig::{Ground, NOON, PLAIN, beginning, ground, ground_host, showing};
 use exitmark_box::audit::{Moment, Sampler};
 use exitmark_box::observe::CaptureRequest;
 use exitmark_datapath::{Role, Sample};
@@ -154,7 +154,7 @@ fn holds(bytes: &[u8], address: &str) -> bool {
 fn sampler(ground: &Ground) -> Sampler {
     let links = Arc::new(ground.links());
     // The engines have learned it from earlier frames.
-    links.remember_hosts(Some(FROM.into()));
+    links.remember_hosts([ground_host()]);
     Sampler::new(links, Arc::clone(&ground.snapshot), 4096)
 }
 

@@ -5,8 +5,11 @@ use exitmark_box::audit::{Moment, Sampler};
 use exitmark_box::observe::CaptureRequest;
 use exitmark_box::settings::Settings;
 use exitmark_datapath::memory::HeapMemory;
-use exitmark_datapath::{Buffers, Forwarder, Links, Outbox, Role, SAMPLE_BYTES, Sample, Samples};
+use exitmark_datapath::{
+    Buffers, Forwarder, KnownHost, Links, Outbox, Role, SAMPLE_BYTES, Sample, Samples,
+};
 use exitmark_lab::cases::{CaseTable, tables};
+use exitmark_lab::frames::FROM;
 use exitmark_lab::kernel::KernelEngine;
 use exitmark_lab::{Netns, is_root};
 use exitmark_policy::Snapshot;
@@ -31,6 +34,15 @@ pub(crate) const fn showing(with_payload: bool, with_addresses: bool) -> Capture
         with_payload,
         with_addresses,
         ..PLAIN
+    }
+}
+
+/// The host of the first table, as if it had sent a frame.
+pub(crate) fn ground_host() -> KnownHost {
+    KnownHost {
+        address: [192, 0, 2, 10].into(),
+        mac: FROM,
+        changes: 0,
     }
 }
 
@@ -97,10 +109,10 @@ impl Ground {
     /// The kernel engine's samples of these frames; `None` without root.
     pub(crate) fn by_kernel(&self, frames: &[(Role, Vec<u8>)]) -> Option<Vec<Sample>> {
         let (snapshot, frames) = (Arc::clone(&self.snapshot), frames.to_vec());
-        let (host, incoming) = (self.settings.host_mac, self.table.incoming(&self.settings));
+        let incoming = self.table.incoming(&self.settings);
         is_root().then(|| {
             Netns::new("audit").unwrap().run(move || {
-                let engine = KernelEngine::new(Buffers::Several, &snapshot, host, incoming);
+                let engine = KernelEngine::new(Buffers::Several, &snapshot, incoming);
                 let KernelEngine { kernel, links } = engine.unwrap();
                 links.sample(1);
                 let mut samples = kernel.samples().unwrap();

@@ -134,7 +134,7 @@ fn treatment(table: &ConnectionTable, case: &ConnectionCase) -> String {
     let settings = table.settings().unwrap();
     let after = case.after;
     match case.treatment {
-        Treatment::Marked => format!("DSCP {}", settings.rules.actions.mark()),
+        Treatment::Marked => format!("DSCP {}", settings.rules.groups()[0].actions.mark()),
         Treatment::Steered => {
             let source = after.source.map(|source| format!("source {source}"));
             let fwmark = (after.fwmark != 0).then(|| format!("fwmark {:#x}", after.fwmark));

@@ -71,7 +71,7 @@ fn receives_into_chunks_filled_before_the_bind() {
 
         let pins = Pins::open(Path::new("/sys/fs/bpf/filled")).unwrap();
         let kernel = Kernel::load().unwrap();
-        let links = Links::over(kernel.links().unwrap(), None, None);
+        let links = Links::over(kernel.links().unwrap(), None);
         let limits = TakeoverLimits {
             heartbeat_timeout: TIMEOUT,
             soft_watermark: u64::from(RING),

@@ -1,12 +1,14 @@
 //! The kernel engine with inbound frames, and its learning of the host's MAC address.
 
 use crate::rig::{Rig, in_namespace};
-use exitmark_datapath::{Buffers, Counter, DropReason, PerRole, Role};
+use exitmark_datapath::{Buffers, Counter, DropReason, KnownHost, PerRole, Role};
 use exitmark_lab::cases::{HOST4, HOST6, RELAY4, WEB4, WEB6};
 use exitmark_lab::differential::Scenario;
 use exitmark_lab::frames::{FROM, Frame, TO, extension, tcp};
 use exitmark_policy::Class;
 use exitmark_policy::packet::MacAddr;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
 const NEXT_HOP: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 2]);
@@ -15,16 +17,23 @@ const OR4: &str = "192.0.2.11:9001";
 
 /// A host with addresses of both kinds, and a next hop for relay traffic.
 fn rig(host: Option<MacAddr>, port: Role) -> Rig {
+    tagged_rig(host, port, "", "")
+}
+
+/// The same with the tags of the host's frames, and those of the next hop's network.
+fn tagged_rig(host: Option<MacAddr>, port: Role, vlan: &str, steer_vlan: &str) -> Rig {
+    let host = host.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
     let scenario: Scenario = format!(
-        "mode=Enforce host_mark=none mark=10 at_uplink=Keep steer=Both protocols=Tcp \
-         addresses=192.0.2.10/32,192.0.2.77/32,2001:db8:1::10/128 relay_addresses=192.0.2.11/32 resolvers= \
-         exempt= listeners= relays={RELAY4} host_mac=none \
-         incoming={port},{OWN},{NEXT_HOP} drops_unsteered=false seeks_host=false longest=9014 hand_over="
+        "mode=Enforce host_mark=none relays={RELAY4} incoming={port},{OWN},{NEXT_HOP} next_hops= \
+         drops_unsteered=false seeks_host=false longest=9014 hand_over= \
+         mark=10 at_uplink=Keep steer=Both protocols=Tcp \
+         addresses=192.0.2.10/32,192.0.2.77/32,2001:db8:1::10/128 relay_addresses=192.0.2.11/32 \
+         resolvers= exempt= listeners= host_mac={host} vlan={vlan} path=0,0,none,{steer_vlan}"
     )
     .parse()
     .unwrap();
     let snapshot = scenario.snapshot().unwrap();
-    Rig::new(Buffers::Several, &snapshot, host, scenario.incoming)
+    Rig::new(Buffers::Several, &snapshot, scenario.incoming)
 }
 
 /// A frame that a router on `incoming` sends to the box's MAC address.
@@ -167,7 +176,7 @@ fn learns_the_host_only_from_its_own_frames() {
             let (ran, counted) = rig.run(Role::Incoming, &inbound.build());
             assert!(!ran.redirected && !ran.passed, "{why}");
             assert_eq!(counted.of(HOST_MAC_UNKNOWN), 1, "{why}");
-            assert_eq!(rig.links.host(), None, "{why}");
+            assert_eq!(rig.links.hosts(), [], "{why}");
         };
         dropped(&mut rig, "nothing was sent");
         let mut arp = tcp(HOST4, WEB4).build();
@@ -186,12 +195,13 @@ fn learns_the_host_only_from_its_own_frames() {
             rig.run(Role::Host, &frame);
             dropped(&mut rig, why);
         }
+        let other = MacAddr::new([2, 0, 0, 0, 1, 7]);
         for (why, from, source) in [
             ("learned", FROM, HOST4),
-            ("learned anew", MacAddr::new([2, 0, 0, 0, 1, 7]), OR4),
+            ("of another address", other, OR4),
+            ("learned anew", other, HOST4),
         ] {
             rig.run(Role::Host, &tcp(source, WEB4).macs(TO, from).build());
-            assert_eq!(rig.links.host(), Some(from), "{why}");
             // Sent to the learned address: another address may belong to another host.
             let inbound = to_box(tcp(WEB4, source));
             let (ran, _) = rig.run(Role::Incoming, &inbound.build());
@@ -206,27 +216,33 @@ fn each_of_several_hosts_gets_only_its_own_frames() {
         let mut rig = rig(None, Role::Incoming);
         let [one, other] = [1, 2].map(|last| MacAddr::new([2, 0, 0, 0, 1, last]));
         let hosts = [(HOST4, one, WEB4), (OR4, other, WEB4), (HOST6, other, WEB6)];
-        for round in 0..2 {
+        for _ in 0..2 {
             for (host, mac, web) in hosts {
                 rig.run(Role::Host, &tcp(host, web).macs(TO, mac).build());
-                assert_eq!(rig.links.host(), Some(mac));
-                // Learned addresses of other hosts stay; unknown ones get the only known host's.
-                let known = if round == 0 { 0 } else { hosts.len() };
-                for (host, mac, web) in &hosts[..known] {
-                    let inbound = to_box(tcp(web, host));
-                    let (ran, _) = rig.run(Role::Incoming, &inbound.build());
-                    let expected = inbound.macs(*mac, NEXT_HOP).build();
-                    assert!(ran.frame == expected, "{host} in round {round}");
-                }
+            }
+            for (host, mac, web) in hosts {
+                let inbound = to_box(tcp(web, host));
+                let (ran, _) = rig.run(Role::Incoming, &inbound.build());
+                assert!(ran.frame == inbound.macs(mac, NEXT_HOP).build(), "{host}");
             }
         }
-        assert!(rig.links.has_several_hosts());
-        // An unknown address may belong to any of several hosts.
+        let known = rig.links.hosts().into_iter();
+        let known: BTreeSet<_> = known
+            .map(|host| (host.address, host.mac.to_u64(), host.changes))
+            .collect();
+        let address = |endpoint: &str| endpoint.parse::<SocketAddr>().unwrap().ip();
+        let expected = hosts.map(|(host, mac, _)| (address(host), mac.to_u64(), 0));
+        assert_eq!(known, expected.into());
+        // An address that has sent nothing may belong to any of several hosts.
+        assert!(rig.links.has_several_macs());
         let unseen = to_box(tcp(WEB4, "192.0.2.77:40000")).build();
         let (ran, counted) = rig.run(Role::Incoming, &unseen);
         assert!(!ran.redirected && !ran.passed);
         assert_eq!(counted.of(HOST_MAC_UNKNOWN), 1);
-        // Until the changes have stopped for a while.
+        // Until all of them have the same MAC address.
+        for (host, web) in [(HOST4, WEB4), (OR4, WEB4), (HOST6, WEB6)] {
+            rig.run(Role::Host, &tcp(host, web).macs(TO, one).build());
+        }
         rig.links.settle_hosts();
         let (ran, _) = rig.run(Role::Incoming, &unseen);
         assert!(ran.redirected);
@@ -234,32 +250,97 @@ fn each_of_several_hosts_gets_only_its_own_frames() {
 }
 
 #[test]
-fn rare_changes_of_the_mac_address_are_one_host() {
+fn a_host_whose_mac_address_changes_is_one_host() {
     in_namespace(|| {
         let mut rig = rig(None, Role::Incoming);
         for last in 1..9 {
             let mac = MacAddr::new([2, 0, 0, 0, 1, last]);
             rig.run(Role::Host, &tcp(HOST4, WEB4).macs(TO, mac).build());
-            if last % 2 == 0 {
-                // No change for a while.
-                rig.links.settle_hosts();
-            }
-            assert!(!rig.links.has_several_hosts());
+            assert!(!rig.links.has_several_macs());
+            let unseen = to_box(tcp(WEB4, "192.0.2.77:40000"));
+            let (ran, _) = rig.run(Role::Incoming, &unseen.build());
+            assert!(ran.frame == unseen.macs(mac, NEXT_HOP).build());
         }
-        assert_eq!(rig.links.host_changes(), 7);
-        let unseen = to_box(tcp(WEB4, "192.0.2.77:40000")).build();
-        let (ran, _) = rig.run(Role::Incoming, &unseen);
-        assert!(ran.redirected);
+        assert_eq!(rig.links.hosts()[0].changes, 7);
     });
 }
 
 #[test]
-fn a_configured_host_is_not_learned() {
+fn more_addresses_than_the_table_holds_are_counted() {
+    in_namespace(|| {
+        let mut rig = rig(None, Role::Incoming);
+        let (mut taken, mut number) = (0, 0_u32);
+        while rig.links.hosts_full() == 0 {
+            let source = std::net::Ipv6Addr::from(0x2001_0db8 << 96 | u128::from(number));
+            number += 1;
+            assert!(number < 20_000, "the table has no end");
+            // Learned as if it had sent a frame.
+            let host = KnownHost {
+                address: source.into(),
+                mac: FROM,
+                changes: 0,
+            };
+            rig.links.remember_hosts([host]);
+            taken = rig.links.hosts().len();
+        }
+        assert!(taken >= 1024, "{taken}");
+        // The entries of this one are taken.
+        let full = rig.links.hosts_full();
+        rig.run(Role::Host, &tcp(HOST6, WEB6).build());
+        assert!(rig.links.hosts_full() >= full);
+    });
+}
+
+#[test]
+fn a_configured_mac_address_serves_every_address() {
     in_namespace(|| {
         let mut rig = rig(Some(FROM), Role::Incoming);
         let other = MacAddr::new([2, 0, 0, 0, 1, 7]);
         rig.run(Role::Host, &tcp(HOST4, WEB4).macs(TO, other).build());
-        assert_eq!(rig.links.host(), Some(FROM));
+        let inbound = to_box(tcp(WEB4, HOST4));
+        let (ran, _) = rig.run(Role::Incoming, &inbound.build());
+        assert!(ran.frame == inbound.macs(FROM, NEXT_HOP).build());
+    });
+}
+
+/// What comes back from the next hop's network gets the tags of the host's.
+#[test]
+fn tags_of_the_next_hop_are_replaced_by_those_of_the_host() {
+    in_namespace(|| {
+        type Tags = &'static [(u16, u16)];
+        let tagged = |frame: Frame, tags: Tags| {
+            let tags = tags.iter();
+            tags.fold(frame, |frame, &(kind, control)| frame.tag(kind, control))
+        };
+        let cases: [(&str, &str, Tags, Tags); 6] = [
+            ("10", "30", &[(0x8100, 0xa01e)], &[(0x8100, 0xa00a)]),
+            ("", "30", &[(0x8100, 0xa01e)], &[]),
+            ("10", "", &[], &[(0x8100, 10)]),
+            ("200+10", "", &[], &[(0x88a8, 200), (0x8100, 10)]),
+            ("", "200+30", &[(0x88a8, 200), (0x8100, 30)], &[]),
+            (
+                "200+10",
+                "30",
+                &[(0x8100, 0x601e)],
+                &[(0x88a8, 0x60c8), (0x8100, 0x600a)],
+            ),
+        ];
+        for port in [Role::Incoming, Role::Uplink] {
+            for (vlan, steer_vlan, sent, delivered) in cases {
+                let name = format!("{vlan:?} from {steer_vlan:?} by {port}");
+                let mut rig = tagged_rig(Some(FROM), port, vlan, steer_vlan);
+                for packet in [tcp(WEB4, HOST4), tcp(WEB6, HOST6).payload(1300)] {
+                    let frame = tagged(to_box(packet.clone()), sent).build();
+                    let expected = tagged(to_box(packet), delivered).macs(FROM, NEXT_HOP);
+                    delivers(&mut rig, port, &frame, &expected.build(), &name);
+                }
+                // By another network it is not for the host.
+                let other = to_box(tcp(WEB4, HOST4)).tag(0x8100, 77).build();
+                let (ran, _) = rig.run(port, &other);
+                assert_eq!(ran.passed, port == Role::Incoming, "{name}");
+                assert!(ran.frame == other, "{name}");
+            }
+        }
     });
 }
 

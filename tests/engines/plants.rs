@@ -1,7 +1,9 @@
 //! Checks that a difference of one bit is found: flips bits in the policy of one of the engines.
 
 use crate::rig::in_namespace;
-use exitmark_datapath::contract::{self, exitmark_ranges, exitmark_table};
+use exitmark_datapath::contract::{
+    self, exitmark_group, exitmark_owners, exitmark_ranges, exitmark_table,
+};
 use exitmark_lab::LabError;
 use exitmark_lab::differential::{Plant, Scenario, Session};
 use exitmark_policy::packet::{Dscp, Version};
@@ -14,17 +16,30 @@ use std::time::Instant;
 /// The most frames per plant; more than any has needed.
 const FRAMES: u64 = 5_000_000;
 
-// Offsets in an image, in bytes.
-const MARK: usize = offset_of!(contract::exitmark_policy, mark);
-const EXIT_PROTOCOLS: usize = offset_of!(contract::exitmark_policy, exit_protocols);
-const BOTH_KINDS: usize = offset_of!(contract::exitmark_policy, both_kinds);
+// Offsets in an image, in bytes; of a group's fields, in the first group.
+const GROUP: usize = offset_of!(contract::exitmark_policy, groups);
+const MARK: usize = GROUP + offset_of!(exitmark_group, mark);
+const EXIT_PROTOCOLS: usize = GROUP + offset_of!(exitmark_group, exit_protocols);
+const BOTH_KINDS: usize = GROUP + offset_of!(exitmark_group, both_kinds);
+const ROUTED: usize = GROUP + offset_of!(exitmark_group, routed);
+const NEXT_HOPS: usize = GROUP + offset_of!(exitmark_group, next_hops);
+const PRIORITY: usize = GROUP + offset_of!(exitmark_group, priority);
+const GROWS: usize = GROUP + offset_of!(exitmark_group, grows);
+const INBOUND_GROWS: usize = GROUP + offset_of!(exitmark_group, inbound_grows);
+const HOST_TAGS: usize = GROUP + offset_of!(exitmark_group, host_tags);
+const STEER_TAGS: usize = GROUP + offset_of!(exitmark_group, steer_tags);
+const MAC: usize = GROUP + offset_of!(exitmark_group, mac);
+const ACTIONS: usize = GROUP + offset_of!(exitmark_group, actions);
+const RESOLVERS: usize = GROUP + offset_of!(exitmark_group, resolvers);
+const EXEMPT: usize = GROUP + offset_of!(exitmark_group, exempt);
+const NO_GROUP: usize = GROUP
+    + contract::NO_GROUP as usize * size_of::<exitmark_group>()
+    + offset_of!(exitmark_group, actions);
+const CLEARS: usize = offset_of!(contract::exitmark_policy, clears);
 const HOST_MARK: usize = offset_of!(contract::exitmark_policy, host_mark);
-const ROUTED: usize = offset_of!(contract::exitmark_policy, routed);
-const ACTIONS: usize = offset_of!(contract::exitmark_policy, actions);
-const ADDRESSES: usize = offset_of!(contract::exitmark_policy, addresses);
-const RELAY_ADDRESSES: usize = offset_of!(contract::exitmark_policy, relay_addresses);
-const RESOLVERS: usize = offset_of!(contract::exitmark_policy, resolvers);
-const EXEMPT: usize = offset_of!(contract::exitmark_policy, exempt);
+const SEVERAL: usize = offset_of!(contract::exitmark_policy, several);
+const OWNERS: usize = offset_of!(contract::exitmark_policy, owners);
+const OWNERS_V6: usize = OWNERS + size_of::<exitmark_owners>();
 const RELAYS: usize = offset_of!(contract::exitmark_policy, relays);
 const LISTENERS: usize = offset_of!(contract::exitmark_policy, listeners);
 const LISTENS: usize = offset_of!(contract::exitmark_policy, listens);
@@ -34,10 +49,13 @@ const TABLE_BYTES: usize = size_of::<exitmark_table>();
 // In the description of ranges, ...
 const AT: usize = offset_of!(exitmark_ranges, at);
 const COUNT: usize = offset_of!(exitmark_ranges, count);
+// ... in that of owners, ...
+const OWNED_RANGES: usize = offset_of!(exitmark_owners, ranges);
+const OWNED_COUNT: usize = offset_of!(exitmark_owners, count);
+const OWNED_BY: usize = offset_of!(exitmark_owners, owners);
 // ... and in that of a table.
 const MULTIPLIERS: usize = offset_of!(exitmark_table, multipliers);
-const SHIFT: usize = offset_of!(exitmark_table, shift);
-const MASK: usize = offset_of!(exitmark_table, mask);
+const BITS: usize = offset_of!(exitmark_table, bits);
 const FILTER: usize = offset_of!(exitmark_table, filter);
 const SLOTS: usize = offset_of!(exitmark_table, slots);
 
@@ -49,6 +67,11 @@ enum Flip {
     /// The lowest bit of the last address in the first range of the set at this offset; a range
     /// has this many words.
     LastAddress(usize, usize),
+    /// The lowest bit of the last address in the first range of the owners at this offset; a range
+    /// has this many words.
+    OwnedRange(usize, usize),
+    /// This bit of the owner of the first range of the owners at this offset.
+    Owner(usize, u64),
     /// The lowest bit of a port in the table at this offset; a slot has this many words.
     SlotPort(usize, usize),
     /// A bit in the filter of the table at this offset.
@@ -82,9 +105,22 @@ impl Flip {
                     flip_word(image, at + words - 1, 1);
                 }
             }
+            Self::OwnedRange(owners, words) => {
+                let count = number(image, owners + OWNED_COUNT);
+                if count > 0 {
+                    let at = number(image, owners + OWNED_RANGES);
+                    flip_word(image, at + words - 1, 1);
+                }
+            }
+            Self::Owner(owners, bit) => {
+                if number(image, owners + OWNED_COUNT) > 0 {
+                    let at = number(image, owners + OWNED_BY);
+                    flip_word(image, at, bit);
+                }
+            }
             Self::SlotPort(table, words) => {
-                let (mask, slots) = (number(image, table + MASK), number(image, table + SLOTS));
-                let mut ports = (0..=mask).map(|slot| slots + slot * words + words - 1);
+                let (bits, slots) = (number(image, table + BITS), number(image, table + SLOTS));
+                let mut ports = (0..bits / 16).map(|slot| slots + slot * words + words - 1);
                 if let Some(taken) = ports.find(|&at| word(image, at) != 0) {
                     flip_word(image, taken, 1);
                 }
@@ -97,7 +133,7 @@ impl Flip {
                 }
             }
             Self::Listens(bits) => {
-                if let Some(listener) = scenario.listeners.first() {
+                if let Some(listener) = scenario.groups[0].listeners.first() {
                     let port = match listener {
                         Listener::Port(port) => *port,
                         Listener::Endpoint(endpoint) => endpoint.port,
@@ -136,7 +172,7 @@ fn a_bit_in_the_kernel_is_found() {
         ("exit protocols", Flip::Bit(EXIT_PROTOCOLS, 1)),
         ("both kinds of address", Flip::Bit(BOTH_KINDS, 1)),
         ("a bit of the host's mark", Flip::Bit(HOST_MARK, 4)),
-        ("the next hop routes another version", Flip::Bit(ROUTED, 2)),
+        ("an IP version has a next hop", Flip::Bit(ROUTED, 2)),
         ("relays are not steered", action(Rule::ToListedRelay, 1)),
         ("exit frames are not marked", action(Rule::ExitProtocol, 2)),
         ("frames with the host's mark are not marked", action(Rule::HostMarked, 2)),
@@ -144,9 +180,21 @@ fn a_bit_in_the_kernel_is_found() {
         ("replies keep the mark", action(Rule::FromListener, 4)),
         ("malformed frames are steered", action(Rule::BadLength, 1)),
         ("slow-path frames keep the mark", action(Rule::NoUserSpace, 4)),
-        ("an IPv4 address range", Flip::LastAddress(ADDRESSES, 1)),
-        ("an IPv6 address range", Flip::LastAddress(ADDRESSES + v6, 4)),
-        ("a relay address range", Flip::LastAddress(RELAY_ADDRESSES, 1)),
+        ("frames of no group keep a mark", Flip::Bit(NO_GROUP + Rule::ForeignSource as usize, 4)),
+        ("a group's number of the next hop", Flip::Bit(NEXT_HOPS, 1)),
+        ("a group's number of the next hop, IPv6", Flip::Bit(NEXT_HOPS + 1, 1)),
+        ("the priority of tags", Flip::Bit(PRIORITY, 1)),
+        ("how long a steered frame gets", Flip::Bit(GROWS, 4)),
+        ("how long a delivered frame gets", Flip::Bit(INBOUND_GROWS, 4)),
+        ("an ID of the host's tags", Flip::Bit(HOST_TAGS, 1)),
+        ("an ID of the steered frames' tags", Flip::Bit(STEER_TAGS, 1)),
+        ("a configured MAC address", Flip::Bit(MAC, 1)),
+        ("a mark is not cleared", Flip::Bit(CLEARS + 1, 4)),
+        ("frames are counted by group", Flip::Bit(SEVERAL, 1)),
+        ("an IPv4 address range", Flip::OwnedRange(OWNERS, 1)),
+        ("an IPv6 address range", Flip::OwnedRange(OWNERS_V6, 4)),
+        ("the kind of an address", Flip::Owner(OWNERS, 0x80)),
+        ("the group of an address", Flip::Owner(OWNERS_V6, 1)),
         ("a resolver range", Flip::LastAddress(RESOLVERS + v6, 4)),
         ("an exempt range", Flip::LastAddress(EXEMPT, 1)),
         ("the number of exempt ranges", Flip::Bit(EXEMPT + COUNT, 1)),
@@ -155,8 +203,7 @@ fn a_bit_in_the_kernel_is_found() {
         ("a bit of the relays' filter", Flip::Filter(RELAYS)),
         ("a multiplier", Flip::Bit(RELAYS + MULTIPLIERS + 3, 8)),
         ("a multiplier of IPv6", Flip::Bit(RELAYS + TABLE_BYTES + MULTIPLIERS + 8, 4)),
-        ("the shift", Flip::Bit(RELAYS + SHIFT, 1)),
-        ("the mask", Flip::Bit(RELAYS + MASK, 1)),
+        ("the number of bits", Flip::Bit(RELAYS + BITS, 16)),
         ("a listener's port", Flip::SlotPort(LISTENERS, 1)),
         ("the bit of a listening port", Flip::Listens(LISTENS)),
         ("whether all listen", Flip::Listens(LISTENS_EVERYWHERE)),
@@ -194,10 +241,10 @@ fn a_bit_in_rust_is_found() {
     }
     type Change = fn(&mut Scenario);
     #[rustfmt::skip]
-    let plants: [(&str, Change); 12] = [
+    let plants: [(&str, Change); 15] = [
         ("the mark", |it| {
-            let other = u64::from(it.mark.bits() ^ 1);
-            it.mark = Dscp::new(other.max(1)).unwrap();
+            let other = u64::from(it.groups[0].mark.bits() ^ 1);
+            it.groups[0].mark = Dscp::new(other.max(1)).unwrap();
         }),
         ("the host's mark", |it| {
             let other = |mark: Dscp| u64::from(mark.bits() ^ 1).max(2);
@@ -206,35 +253,40 @@ fn a_bit_in_rust_is_found() {
         ("whether the host marks", |it| {
             it.host_mark = match it.host_mark {
                 Some(_) => None,
-                None => Some(it.mark),
+                None => Some(it.groups[0].mark),
             };
         }),
-        ("an address prefix", |it| one_bit_longer(&mut it.addresses)),
-        ("a relay address prefix", |it| one_bit_longer(&mut it.relay_addresses)),
-        ("a resolver's prefix", |it| one_bit_longer(&mut it.resolvers)),
-        ("an exempt prefix", |it| one_bit_longer(&mut it.exempt)),
+        ("an address prefix", |it| one_bit_longer(&mut it.groups[0].addresses)),
+        ("a relay address prefix", |it| one_bit_longer(&mut it.groups[0].relay_addresses)),
+        ("a resolver's prefix", |it| one_bit_longer(&mut it.groups[0].resolvers)),
+        ("an exempt prefix", |it| one_bit_longer(&mut it.groups[0].exempt)),
         ("a relay's port", |it| it.relays.iter_mut().take(1).for_each(another_port)),
-        ("a listener's port", |it| match it.listeners.first_mut() {
+        ("a listener's port", |it| match it.groups[0].listeners.first_mut() {
             Some(Listener::Port(port)) => *port ^= 1,
             Some(Listener::Endpoint(endpoint)) => another_port(endpoint),
             None => {}
         }),
         ("the uplink shows the mark", |it| {
-            it.at_uplink = match it.at_uplink {
+            it.groups[0].at_uplink = match it.groups[0].at_uplink {
                 AtUplink::Keep => AtUplink::Strip,
                 AtUplink::Strip => AtUplink::Keep,
             };
         }),
         ("the version that the next hop routes", |it| {
-            if let Steer::Only(version) = it.steer {
-                it.steer = Steer::Only(match version {
+            if let Steer::Only(version) = it.groups[0].steer {
+                it.groups[0].steer = Steer::Only(match version {
                     Version::V4 => Version::V6,
                     Version::V6 => Version::V4,
                 });
             }
         }),
+        ("the tags of the host's frames", |it| it.groups[0].vlan.reverse()),
+        ("the priority of tags", |it| {
+            it.groups[0].priority = it.groups[0].priority.map(|priority| priority ^ 1);
+        }),
+        ("the order of the groups", |it| it.groups.reverse()),
         ("relay frames are steered", |it| {
-            it.steer = match it.steer {
+            it.groups[0].steer = match it.groups[0].steer {
                 Steer::Off => Steer::Both,
                 _ => Steer::Off,
             };

@@ -5,7 +5,6 @@ use exitmark_lab::cases::CaseTable;
 use exitmark_lab::kernel::KernelEngine;
 use exitmark_lab::{Netns, is_root};
 use exitmark_policy::Snapshot;
-use exitmark_policy::packet::MacAddr;
 use std::sync::Arc;
 
 /// Runs a test in a network namespace of its own, if this machine supports them.
@@ -25,10 +24,9 @@ impl Rig {
     pub(crate) fn new(
         buffers: Buffers,
         snapshot: &Snapshot,
-        host: Option<MacAddr>,
         incoming: Option<IncomingLink>,
     ) -> Self {
-        let engine = KernelEngine::new(buffers, snapshot, host, incoming).unwrap();
+        let engine = KernelEngine::new(buffers, snapshot, incoming).unwrap();
         Self {
             kernel: engine.kernel,
             links: engine.links,
@@ -41,10 +39,9 @@ impl Rig {
         let settings = table.settings().unwrap();
         let snapshot = Arc::new(table.snapshot(&settings));
         let incoming = table.incoming(&settings);
-        (
-            Self::new(buffers, &snapshot, settings.host_mac, incoming),
-            snapshot,
-        )
+        let rig = Self::new(buffers, &snapshot, incoming);
+        table.steer(&settings, &rig.links);
+        (rig, snapshot)
     }
 
     /// The same for the program for several buffers, which samples every frame.

@@ -30,11 +30,11 @@ fn expected(case: &Case, marks: &[Dscp]) -> (Class, Role, Vec<u8>) {
 /// bytes in the first of several. The program is loaded once.
 fn try_table(table: &CaseTable, buffers: Buffers, firsts: &[Option<usize>]) {
     let settings = table.settings().unwrap();
-    let mark = settings.rules.actions.mark();
-    let marks = match settings.rules.classify_by {
-        ClassifyBy::RelaySet => vec![mark],
-        ClassifyBy::HostMark(of_host) => vec![mark, of_host],
-    };
+    let groups = settings.rules.groups().iter();
+    let mut marks: Vec<_> = groups.map(|group| group.actions.mark()).collect();
+    if let ClassifyBy::HostMark(of_host) = settings.rules.classify_by {
+        marks.push(of_host);
+    }
     let (mut rig, _) = Rig::of(table, buffers);
     let runs = firsts
         .iter()

@@ -24,7 +24,7 @@ fn forwarder(top: &str) -> Forwarder {
     let settings = Settings::parse(&text, Path::new("")).unwrap();
     let relays = EndpointSet::new(settings.relays.sources.extra.iter().copied()).unwrap();
     let snapshot = Snapshot::new(1, settings.rules, relays);
-    Forwarder::new(Arc::new(snapshot), Arc::new(Links::new(None, None)))
+    Forwarder::new(Arc::new(snapshot), Arc::new(Links::new(None)))
 }
 
 /// The class of a segment that answers one of no connection, or that accepts one (RFC 9293, section

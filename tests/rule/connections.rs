@@ -16,7 +16,7 @@ fn judged(table: &ConnectionTable) -> impl Iterator<Item = (String, &ConnectionC
 fn every_connection_by_the_reference() {
     for table in tables() {
         let settings = table.settings().unwrap();
-        let mark = settings.rules.actions.mark();
+        let mark = settings.rules.groups()[0].actions.mark();
         let snapshot = snapshot(&settings);
         for (title, case) in judged(&table) {
             let verdict = judge_connection(case.destination.parse().unwrap(), &snapshot);

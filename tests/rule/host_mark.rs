@@ -120,13 +120,13 @@ impl Choice {
         let incoming = settings.incoming().map(|incoming| IncomingLink {
             port: Role::Incoming,
             own: FROM,
-            next_hop: match incoming.next_hop {
+            next_hop: match incoming.next_hops[0].next_hop {
                 NextHop::Mac(mac) => Some(mac),
                 NextHop::Address(_) => None,
             },
         });
         let snapshot = Snapshot::new(1, settings.rules, relays);
-        Forwarder::new(Arc::new(snapshot), Arc::new(Links::new(None, incoming)))
+        Forwarder::new(Arc::new(snapshot), Arc::new(Links::new(incoming)))
     }
 
     /// The class, by the table in docs/classes.md.

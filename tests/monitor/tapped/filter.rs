@@ -85,21 +85,22 @@ fn compare() -> Sorted {
     let mut all = Sorted::default();
     for _ in 0..SCENARIOS {
         let scenario = Scenario::some(&mut random);
-        let ranges = scenario.addresses.iter().chain(&scenario.relay_addresses);
+        let mark = scenario.groups[0].mark;
+        let ranges = scenario.groups.iter().flat_map(GroupScenario::hosts);
         let mut clearnet: Vec<IpAddr> = ranges
             .flat_map(|range| [range.network(), range.broadcast(), range.addr()])
             .collect();
         clearnet.truncate(64);
-        let program = Program::load(scenario.mark, &clearnet, 1, true).unwrap();
+        let program = Program::load(mark, &clearnet, 1, true).unwrap();
         // The same program, where a driver leaves headers beyond the first buffer.
-        let split = Program::load(scenario.mark, &clearnet, 1, true).unwrap();
+        let split = Program::load(mark, &clearnet, 1, true).unwrap();
         let mut generator = Generator::new(&scenario);
         let mut frame = Vec::new();
         let mut counters = Sorted::default();
         for _ in 0..FRAMES {
             generator.next(&mut random, &mut frame);
             let left = program.run(&frame).unwrap();
-            let (bytes, count) = expected(&frame, scenario.mark, &clearnet);
+            let (bytes, count) = expected(&frame, mark, &clearnet);
             for sorted in [&mut counters, &mut all] {
                 sorted.received += 1;
                 count(sorted);

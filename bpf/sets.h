@@ -133,16 +133,18 @@ static __always_inline __u64 owner_of(const struct exitmark_image *image, int fa
 				      struct address address)
 {
 	const struct exitmark_owners *owners = &image->policy.owners[family];
-	__u64 hash, index;
+	__u64 hash, index = 0;
 
+	if (owners->count <= 1)
+		return is_within(image, family, owners->ranges, address) ?
+			       word(image, owners->owners) :
+			       NO_OWNER;
 	hash = (address.low & owners->masks[1]) * owners->multipliers[1];
 	if (family == V6)
 		hash += (address.high & owners->masks[0]) * owners->multipliers[0];
 	hash = hash >> (owners->shift & 63) & owners->mask;
 	index = word(image, owners->candidates + hash / 4) >> (hash % 4 * 16) & 0xffff;
 	if (!is_within(image, family, owners->ranges + index * range_words(family), address)) {
-		if (owners->count <= 1)
-			return NO_OWNER;
 		if (family == V4)
 			index = search_v4(image, owners->ranges, owners->count, address.low);
 		else

@@ -278,9 +278,7 @@ impl Links {
     /// All learned state of the hosts, for comparison.
     pub fn learned(&self) -> Vec<u64> {
         let cells = self.lesson(None).into_iter();
-        cells
-            .chain(HOSTS.map(|cell| self.get(cell)))
-            .collect()
+        cells.chain(HOSTS.map(|cell| self.get(cell))).collect()
     }
 
     /// The learned state that a frame from this address can have changed, for comparison.

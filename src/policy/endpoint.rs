@@ -322,7 +322,7 @@ impl<K: TableKey> EndpointTable<K> {
     )]
     fn bit(&self, key: K) -> usize {
         // The upper half of the hash, scaled to the number of bits.
-        ((key.hash(&self.multipliers) >> 32) * u64::from(self.bits) >> 32) as usize
+        (((key.hash(&self.multipliers) >> 32) * u64::from(self.bits)) >> 32) as usize
     }
 
     #[inline(always)]

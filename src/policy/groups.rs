@@ -16,6 +16,7 @@ pub struct GroupNumber(u8);
 
 impl GroupNumber {
     /// The number of frames of no group: those without a valid IP header, and foreign ones.
+    #[allow(clippy::cast_possible_truncation, reason = "there are 64")]
     pub const NONE: Self = Self(MAX_GROUPS as u8);
 
     /// The number of a group at this index; [`GroupNumber::NONE`] from [`MAX_GROUPS`] on.

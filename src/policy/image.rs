@@ -490,7 +490,7 @@ mod tests {
             let bits = self.number(at + offset_of!(HashTable, bits)) as u64;
             let filter = self.number(at + offset_of!(HashTable, filter));
             let slots = self.number(at + offset_of!(HashTable, slots));
-            let bit = usize::try_from((hash >> 32) * bits >> 32).unwrap();
+            let bit = usize::try_from(((hash >> 32) * bits) >> 32).unwrap();
             let is_filled = self.word(filter + bit / 64) >> (bit % 64) & 1 == 1;
             let slot = |number: usize| -> Vec<u64> {
                 let at = slots + number * key.len();

@@ -184,11 +184,16 @@ impl Auditor {
     /// Whether a MAC address is one of the site's: of a host, the box or a next hop.
     pub(super) fn knows(&self, mac: MacAddr) -> bool {
         let hosts = self.hosts.iter().flat_map(HashMap::values);
-        let configured = self.snapshot().into_iter().flat_map(|now| now.rules.groups());
+        let configured = self
+            .snapshot()
+            .into_iter()
+            .flat_map(|now| now.rules.groups());
         self.owns.was(Some(mac))
             || self.next_hops.iter().any(|recent| recent.was(Some(mac)))
             || hosts.copied().any(|host| host == mac)
-            || configured.filter_map(|group| group.mac).any(|host| host == mac)
+            || configured
+                .filter_map(|group| group.mac)
+                .any(|host| host == mac)
     }
 
     /// Checks one sample, and returns its mismatches; none if it has to be skipped.
@@ -302,7 +307,11 @@ impl Auditor {
         let mut before = sample.before.to_vec();
         let tags = match path {
             ExpectedPath::Steered(_, path)
-                if sample.outcome == self.links.incoming_port().map_or(Outcome::Stack, Outcome::Forward)
+                if sample.outcome
+                    == self
+                        .links
+                        .incoming_port()
+                        .map_or(Outcome::Stack, Outcome::Forward)
                     && self.is_rewritten(sample) =>
             {
                 Some((path.vlan, path.priority))
@@ -348,7 +357,8 @@ impl Auditor {
         let to = MacAddr::destination_of(&sample.before)?;
         let address = packet::destination(&sample.before)?;
         let group = rules.group(rules.owner(address)?.group())?;
-        let is_of_network = !group.has_tags() || wire::ids(&sample.before) == wire::ids_of(group.path.vlan);
+        let is_of_network =
+            !group.has_tags() || wire::ids(&sample.before) == wire::ids_of(group.path.vlan);
         (self.owns.was(Some(to)) && is_of_network).then_some((address, group))
     }
 
@@ -361,7 +371,10 @@ impl Auditor {
     /// Whether a host's address has this MAC address, or had it a moment ago; `None`: unknown.
     fn has_mac(&self, address: IpAddr, mac: Option<MacAddr>) -> bool {
         self.links.host_of(address) == mac
-            || self.hosts.iter().any(|hosts| hosts.get(&address).copied() == mac)
+            || self
+                .hosts
+                .iter()
+                .any(|hosts| hosts.get(&address).copied() == mac)
     }
 
     fn check_path(&self, path: ExpectedPath, sample: &Sample, mismatches: &mut Mismatches) {
@@ -396,10 +409,7 @@ impl Auditor {
                 };
                 mismatches.unless(is_steered || is_spared, mismatch);
             }
-            (
-                ExpectedPath::Steered(number, _),
-                Outcome::Drop(DropReason::SteerUnavailable),
-            ) => {
+            (ExpectedPath::Steered(number, _), Outcome::Drop(DropReason::SteerUnavailable)) => {
                 mismatches.unless(self.may_not_steer(number), Mismatch::Egress);
             }
             (ExpectedPath::Delivered(address, configured, _), Outcome::Forward(Role::Host)) => {

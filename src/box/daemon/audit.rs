@@ -224,7 +224,9 @@ impl AuditThread {
             match message {
                 Message::Follow(snapshot) => self.sampler.auditor().follow(snapshot),
                 Message::NextHop(number, mac) => {
-                    self.sampler.auditor().expect_next_hop(number, mac, monotonic());
+                    self.sampler
+                        .auditor()
+                        .expect_next_hop(number, mac, monotonic());
                 }
                 Message::Workers(workers) => {
                     self.lost_by_workers += lost(&self.workers);

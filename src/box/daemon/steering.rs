@@ -85,7 +85,8 @@ impl Steering {
         let is_same_nic = before
             .as_ref()
             .is_some_and(|out| (out.nic.index, out.nic.mac) == (nic.index, nic.mac));
-        self.gone.extend(before.into_iter().flat_map(|out| out.hops));
+        self.gone
+            .extend(before.into_iter().flat_map(|out| out.hops));
         if !is_same_nic {
             // Two monitors must not write to the same cell: the earlier ones end first.
             self.forget();
@@ -141,18 +142,19 @@ impl Steering {
         let is_first = Arc::clone(&waits);
         let mut is_confined = false;
         let tags: Vec<_> = hop.vlan.ids().collect();
-        let monitor = NextHopMonitor::start_on_vlan(nic.index, &tags, hop.next_hop, move |state| {
-            if !std::mem::replace(&mut is_confined, true) {
-                process::keep_or_say(capabilities::OF_NEXT_HOP_MONITOR);
-            }
-            let is_resolving = state.has_carrier && state.mac.is_none();
-            if !(is_resolving && is_first.load(Ordering::Acquire)) {
-                is_first.store(false, Ordering::Release);
-                announce(number, usable(state));
-                links.steer_to(number, usable(state));
-            }
-            let _ = events.send(Event::NextHop);
-        })?;
+        let monitor =
+            NextHopMonitor::start_on_vlan(nic.index, &tags, hop.next_hop, move |state| {
+                if !std::mem::replace(&mut is_confined, true) {
+                    process::keep_or_say(capabilities::OF_NEXT_HOP_MONITOR);
+                }
+                let is_resolving = state.has_carrier && state.mac.is_none();
+                if !(is_resolving && is_first.load(Ordering::Acquire)) {
+                    is_first.store(false, Ordering::Release);
+                    announce(number, usable(state));
+                    links.steer_to(number, usable(state));
+                }
+                let _ = events.send(Event::NextHop);
+            })?;
         Ok(Followed {
             hop,
             number,
@@ -284,7 +286,10 @@ impl Steering {
         let Some(out) = &self.out else {
             return SteeringReport::default();
         };
-        let states = out.hops.iter().map(|followed| (&followed.hop, followed.monitor.now()));
+        let states = out
+            .hops
+            .iter()
+            .map(|followed| (&followed.hop, followed.monitor.now()));
         SteeringReport::of(&out.incoming, &settings.rules, states, self.changes)
     }
 }

@@ -52,13 +52,11 @@ impl<D: Descriptor> XskMemory<D> {
     #[inline]
     fn place(&self, frame: &Frame) -> (*mut u8, usize) {
         let descriptor = &self.descriptors[frame.chunk()];
+        // A frame begins elsewhere only within its chunk: `lengthen` checks it.
+        let offset = descriptor.address().wrapping_add_signed(frame.moved());
         // SAFETY: the descriptor is within one chunk of this memory (`token` checked it or
         // `Umem` made it), and its chunk is not with the kernel, since its token is here.
-        // A frame begins elsewhere only within its chunk (`lengthen` checks it).
-        let start = unsafe {
-            let received = self.start.as_ptr().add(descriptor.address());
-            received.offset(frame.moved())
-        };
+        let start = unsafe { self.start.as_ptr().add(offset) };
         (start, frame.length())
     }
 }

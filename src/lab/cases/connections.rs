@@ -285,7 +285,9 @@ const fn unsteered(name: &'static str, destination: &'static str) -> ConnectionC
 /// The rules of a configuration on the Tor host, and its extra endpoints.
 pub fn snapshot(settings: &Settings) -> Snapshot {
     let of_the_machine = OF_THE_MACHINE.iter().filter_map(|net| net.parse().ok());
-    let rules = settings.rules.exempting(&of_the_machine.collect::<Vec<_>>());
+    let rules = settings
+        .rules
+        .exempting(&of_the_machine.collect::<Vec<_>>());
     let extra = settings.relays.sources.extra.iter().copied();
     let relays = EndpointSet::new(extra).unwrap_or_else(|_| EndpointSet::empty());
     Snapshot::new(1, Arc::new(rules), relays)

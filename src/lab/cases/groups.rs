@@ -19,7 +19,12 @@ const QINQ: u16 = 0x88a8;
 const SECOND_MARK: u8 = 0x20;
 
 pub(super) fn tables() -> Vec<CaseTable> {
-    vec![policies(), next_hops(), trunk(), untagged_behind_the_next_hop()]
+    vec![
+        policies(),
+        next_hops(),
+        trunk(),
+        untagged_behind_the_next_hop(),
+    ]
 }
 
 fn configuration(steer: &str, first: &str, second: &str) -> String {
@@ -50,7 +55,12 @@ fn policies() -> CaseTable {
         cases: vec![
             passed("exempt for the first", Exempt, tcp(HOST4, WEB4)),
             exit("over IPv6", tcp(HOST6, WEB6)),
-            remarked("the second's own mark", Exit, tcp(SECOND4, WEB4), SECOND_MARK),
+            remarked(
+                "the second's own mark",
+                Exit,
+                tcp(SECOND4, WEB4),
+                SECOND_MARK,
+            ),
             cleared(
                 "the first's mark on a frame of the second",
                 Host,
@@ -66,19 +76,38 @@ fn policies() -> CaseTable {
                 Foreign,
                 tcp("192.0.2.30:1", WEB4).tos(SECOND_MARK),
             ),
-            passed("the first's listener", Reply, tcp("192.0.2.10:22", "203.0.113.7:443")),
+            passed(
+                "the first's listener",
+                Reply,
+                tcp("192.0.2.10:22", "203.0.113.7:443"),
+            ),
             remarked(
                 "the same port of the second",
                 Exit,
                 tcp("192.0.2.20:22", WEB4),
                 SECOND_MARK,
             ),
-            passed("the second's listener", Reply, tcp("[2001:db8:1::20]:443", WEB6)),
-            exit("the same port of the first", tcp("[2001:db8:1::10]:443", WEB6)),
-            passed("a listener with an address", Reply, tcp("192.0.2.20:9001", WEB4)),
+            passed(
+                "the second's listener",
+                Reply,
+                tcp("[2001:db8:1::20]:443", WEB6),
+            ),
+            exit(
+                "the same port of the first",
+                tcp("[2001:db8:1::10]:443", WEB6),
+            ),
+            passed(
+                "a listener with an address",
+                Reply,
+                tcp("192.0.2.20:9001", WEB4),
+            ),
             steered("a relay, from the first", tcp(HOST4, RELAY4)),
             passed("a relay, from the second", Relay, tcp(SECOND4, RELAY4)),
-            passed("a relay, from the second, IPv6", Relay, tcp(SECOND6, RELAY6)),
+            passed(
+                "a relay, from the second, IPv6",
+                Relay,
+                tcp(SECOND6, RELAY6),
+            ),
         ],
     }
 }
@@ -134,7 +163,11 @@ fn trunk() -> CaseTable {
                 second_hop,
             ),
             passed("a relay without a tag", Relay, tcp(HOST4, RELAY4)),
-            passed("a relay by another VLAN", Relay, one(tcp(HOST4, RELAY4), 20)),
+            passed(
+                "a relay by another VLAN",
+                Relay,
+                one(tcp(HOST4, RELAY4), 20),
+            ),
             passed(
                 "a relay by one tag of two",
                 Relay,
@@ -177,7 +210,10 @@ fn untagged_behind_the_next_hop() -> CaseTable {
             steered_as(
                 "pushed, longer",
                 tcp(HOST6, RELAY6).payload(1400),
-                tcp(HOST6, RELAY6).payload(1400).tag(QINQ, 200).tag(VLAN, 30),
+                tcp(HOST6, RELAY6)
+                    .payload(1400)
+                    .tag(QINQ, 200)
+                    .tag(VLAN, 30),
                 numbered_mac(1),
             ),
             passed("to be popped, untagged", Relay, tcp(SECOND4, RELAY4)),

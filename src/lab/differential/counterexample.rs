@@ -61,7 +61,9 @@ impl CounterExample {
             self.halve(engines, |scenario| &mut scenario.groups[group].listeners)?;
             self.halve(engines, |scenario| &mut scenario.groups[group].exempt)?;
             self.halve(engines, |scenario| &mut scenario.groups[group].resolvers)?;
-            self.halve(engines, |scenario| &mut scenario.groups[group].relay_addresses)?;
+            self.halve(engines, |scenario| {
+                &mut scenario.groups[group].relay_addresses
+            })?;
             self.halve(engines, |scenario| &mut scenario.groups[group].addresses)?;
         }
         if let Some(difference) = self.replay(engines)? {

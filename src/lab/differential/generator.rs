@@ -1,8 +1,8 @@
 //! Random frames near the boundaries of a scenario's verdicts: the ends of its prefixes, its relays
 //! with the right and the wrong port, headers truncated at every length.
 
-use super::{GroupScenario, Scenario};
 use super::scenario::some_address;
+use super::{GroupScenario, Scenario};
 use crate::Random;
 use exitmark_datapath::Role;
 use exitmark_policy::packet::{Dscp, MacAddr, Tcp, internet_checksum, protocol};

@@ -66,12 +66,7 @@ const fn tags(ids: &[u16]) -> VlanTags {
 
 impl GroupScenario {
     /// A random group, one of `groups`.
-    pub(super) fn some(
-        random: &mut Random,
-        groups: usize,
-        vlans: bool,
-        next_hops: usize,
-    ) -> Self {
+    pub(super) fn some(random: &mut Random, groups: usize, vlans: bool, next_hops: usize) -> Self {
         // The settings limit the sum of all groups and both kinds of address.
         let mut addresses = some_prefixes(random, MAX_PREFIXES / 2 / groups);
         if random.percent(90) {

@@ -270,13 +270,21 @@ impl Display for Scenario {
             optional(self.host_mark.map(Dscp::bits)),
             list(&self.relays),
             optional(incoming),
-            list(&self.next_hops.iter().map(|mac| optional(*mac)).collect::<Vec<_>>()),
+            list(
+                &self
+                    .next_hops
+                    .iter()
+                    .map(|mac| optional(*mac))
+                    .collect::<Vec<_>>()
+            ),
             self.drops_unsteered,
             self.seeks_host,
             self.longest,
             list(&handed),
         )?;
-        self.groups.iter().try_for_each(|group| write!(f, " {group}"))
+        self.groups
+            .iter()
+            .try_for_each(|group| write!(f, " {group}"))
     }
 }
 
@@ -315,7 +323,10 @@ fn read_link(text: &str) -> Result<IncomingLink, LabError> {
 }
 
 /// The variant whose `Debug` form is `text`.
-pub(super) fn read_variant<T: Copy + fmt::Debug>(text: &str, variants: &[T]) -> Result<T, LabError> {
+pub(super) fn read_variant<T: Copy + fmt::Debug>(
+    text: &str,
+    variants: &[T],
+) -> Result<T, LabError> {
     let is_it = |variant: &&T| format!("{variant:?}") == text;
     variants.iter().find(is_it).copied().ok_or(wrong(text))
 }

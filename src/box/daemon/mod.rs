@@ -117,7 +117,6 @@ struct Wire<'d> {
     workers: &'d mut Workers,
     audit: &'d mut AuditHandle,
     steering: &'d mut Steering,
-    links: &'d Links,
 }
 
 impl Engine for Wire<'_> {
@@ -431,7 +430,6 @@ impl Daemon {
             workers: &mut self.workers,
             audit: &mut self.audit,
             steering: &mut self.steering,
-            links: &self.links,
         };
         (&mut self.in_force, wire)
     }

@@ -96,7 +96,7 @@ impl Steering {
         for hop in &incoming.next_hops {
             match self.gone.iter().position(|followed| followed.hop == *hop) {
                 Some(at) => hops.push(self.gone.swap_remove(at)),
-                None => new.push(hop.clone()),
+                None => new.push(*hop),
             }
         }
         for hop in new {
@@ -286,10 +286,11 @@ impl Steering {
         let Some(out) = &self.out else {
             return SteeringReport::default();
         };
-        let states = out
-            .hops
-            .iter()
-            .map(|followed| (&followed.hop, followed.monitor.now()));
+        let states = out.incoming.next_hops.iter().map(|hop| {
+            let followed = out.hops.iter().find(|followed| followed.hop == *hop);
+            let state = followed.map(|followed| followed.monitor.now());
+            (hop, state.unwrap_or_default())
+        });
         SteeringReport::of(&out.incoming, &settings.rules, states, self.changes)
     }
 }

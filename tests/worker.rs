@@ -14,7 +14,7 @@ use exitmark_datapath::{
 use exitmark_lab::cases::tables;
 use exitmark_lab::frames::{FROM, tcp};
 use exitmark_policy::packet::MacAddr;
-use exitmark_policy::{EndpointSet, Snapshot};
+use exitmark_policy::{EndpointSet, Group, Rules, Snapshot};
 use nix::time::{ClockId, clock_gettime};
 use std::mem::offset_of;
 use std::sync::Arc;
@@ -252,7 +252,7 @@ fn a_configured_host_mac_is_never_replaced() {
     };
     let rules = Rules::new(rules.classify_by, vec![host], rules.sockets);
     let configured_one = Snapshot::new(2, Arc::new(rules), snapshot().relays);
-    worker.control().publish(Arc::new(configured_one));
+    worker.forwarder().follow(Arc::new(configured_one));
     arrives(&mut worker, Role::Host, exit_frame(0));
     settle(&mut worker);
     let answer = tcp("198.18.0.1:9001", "192.0.2.10:1024");

@@ -5,8 +5,8 @@ use exitmark_lab::LabError;
 use exitmark_lab::site::Site;
 use exitmark_policy::packet::Dscp;
 use exitmark_policy::{
-    Actions, AtUplink, ClassifyBy, EndpointSet, ExitProtocols, Intent, Mode, PrefixSet, Rules,
-    Snapshot, SocketRules, Steer,
+    Actions, AtUplink, ClassifyBy, EndpointSet, Group, Intent, Mode, Rules, Snapshot, SocketRules,
+    Steer,
 };
 use std::collections::BTreeSet;
 use std::fmt::Display;

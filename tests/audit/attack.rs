@@ -6,11 +6,11 @@
 //! from it: checksums, identifications, sequence numbers, timestamps, flow labels, MAC addresses.
 
 use crate::forged::{Direction, Forger, frames};
-use crate::rig::{NOON, ground, showing};
+use crate::rig::{NOON, ground, ground_host, showing};
 use exitmark_box::audit::Sampler;
 use exitmark_box::observe::CaptureRequest;
 use exitmark_datapath::{DecidedBy, Excerpt, Outcome, Role, Sample};
-use exitmark_lab::frames::{FROM, tcp, udp};
+use exitmark_lab::frames::{tcp, udp};
 use exitmark_policy::Rule;
 use std::sync::Arc;
 

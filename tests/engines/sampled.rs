@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How many generated scenarios are audited, and how many frames of each.
+/// The offset of the first group in an image.
+const GROUP: usize = offset_of!(contract::exitmark_policy, groups);
 const SCENARIOS: usize = 60;
 const FRAMES: usize = 2_000;
 /// Frames per read of the samples; well below the room of the ring buffer.
@@ -157,7 +159,8 @@ fn audit_detects_another_policy_in_the_kernel() {
         };
         assert_eq!(found(&mut rig, &mut auditor), []);
         let mut other = image(&snapshot).unwrap();
-        other[offset_of!(contract::exitmark_policy, mark)] = Dscp::new(46).unwrap().bits() << 2;
+        other[GROUP + offset_of!(contract::exitmark_group, mark)] =
+            Dscp::new(46).unwrap().bits() << 2;
         rig.kernel.publish_image(&other).unwrap();
         assert_eq!(found(&mut rig, &mut auditor), [Mismatch::Mark]);
         let report = auditor.report();
@@ -166,7 +169,8 @@ fn audit_detects_another_policy_in_the_kernel() {
         assert_eq!(of("mark").unwrap().frames, 1);
         // The same with actions that do not mark at all.
         let mut unmarked = image(&snapshot).unwrap();
-        unmarked[offset_of!(contract::exitmark_policy, actions) + Rule::ExitProtocol as usize] = 0;
+        let actions = GROUP + offset_of!(contract::exitmark_group, actions);
+        unmarked[actions + Rule::ExitProtocol as usize] = 0;
         rig.kernel.publish_image(&unmarked).unwrap();
         assert_eq!(found(&mut rig, &mut auditor), [Mismatch::Mark]);
     });

@@ -1,6 +1,6 @@
 //! Compares the kernel's filter with the parser: the same packets, the same refusals.
 
-use exitmark_lab::differential::{Generator, Scenario};
+use exitmark_lab::differential::{Generator, GroupScenario, Scenario};
 use exitmark_lab::{Netns, Random, needs_root};
 use exitmark_monitor::tap::{Program, Sorted};
 use exitmark_policy::packet::{Address, Dscp, Headers, Packet, parse, protocol};

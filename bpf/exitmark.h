@@ -330,6 +330,8 @@ struct exitmark_sample {
 	__u8 outcome; /* enum exitmark_outcome, or a role */
 	__u8 rule; /* enum exitmark_rule; RULES if the frame did not come from the host */
 	__u8 unused;
+	__u32 bytes_after; /* length of the whole frame on departure */
+	__u32 padding;
 	/* The first bytes of the frame on arrival and on departure. */
 	__u8 before[SAMPLE_BYTES];
 	__u8 after[SAMPLE_BYTES];

@@ -108,20 +108,37 @@ static __always_inline int count_tags(__u32 tags)
 	return (tags / TAG_PRESENT & 1) + (tags >> 16) / TAG_PRESENT;
 }
 
-/* The tags of a frame whose IP header is at `ip`; equal to no configured tags if unreadable. */
-static __always_inline __u32 tags_of(const struct frame *frame, __u64 ip)
+/* The tags in these bytes of a frame, of which `count` are tags. */
+static __always_inline __u32 read_tags(const void *tags, __u64 count)
 {
-	__u32 first, second;
+	__u32 first = TAG_PRESENT | (be16(tags + 2) & 0xfff);
+	__u32 second = TAG_PRESENT | (be16(tags + 6) & 0xfff);
 
-	if (ip == ETH_HLEN)
-		return 0;
-	if (frame->data + TAGGED_BYTES > frame->end)
-		return ~0U;
-	first = TAG_PRESENT | (be16(frame->data + 14) & 0xfff);
-	second = TAG_PRESENT | (be16(frame->data + 18) & 0xfff);
-	if (ip == ETH_HLEN + 4)
+	if (count == 1)
 		return first;
-	return ip == ETH_HLEN + 8 ? first << 16 | second : ~0U;
+	return count == 2 ? first << 16 | second : ~0U;
+}
+
+/* The same as tags_of(), for tags that are not all in the first buffer. */
+__noinline __u64 scattered_tags(struct xdp_md *ctx, __u64 count)
+{
+	__u64 tags = 0;
+
+	return bpf_xdp_load_bytes(ctx, 2 * ETH_ALEN, &tags, sizeof(tags)) ?
+		       ~0U :
+		       read_tags(&tags, count);
+}
+
+/* The tags of a frame whose IP header is at `ip`; more than two equal no configured tags. */
+static __always_inline __u64 tags_of(const struct frame *frame, __u64 ip)
+{
+	__u64 count = (ip - ETH_HLEN) / 4;
+
+	if (!count)
+		return 0;
+	if (frame->data + TAGGED_BYTES <= frame->end)
+		return read_tags(frame->data + 2 * ETH_ALEN, count);
+	return multi_buffer ? scattered_tags(frame->ctx, count) : ~0U;
 }
 
 /*

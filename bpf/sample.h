@@ -106,7 +106,9 @@ __noinline int sample_departure(struct xdp_md *ctx, __u64 arrived, __u8 ingress,
 	sample->ingress = ingress;
 	sample->outcome = what;
 	sample->rule = what >> 8;
-	copy_beginning(ctx, sample->bytes, sample->after, SAMPLE_BYTES);
+	/* Tags may have been pushed or popped. */
+	sample->bytes_after = bpf_xdp_get_buff_len(ctx);
+	copy_beginning(ctx, sample->bytes_after, sample->after, SAMPLE_BYTES);
 	if (bpf_ringbuf_output(&samples, sample, sizeof(*sample), BPF_RB_NO_WAKEUP))
 		counts->samples_lost++;
 	return 0;

@@ -356,10 +356,19 @@ impl Forwarder {
                 generation: self.snapshot.generation,
                 frame_bytes,
                 before,
-                after: Excerpt::of(frame),
+                after: self.excerpt_after(frame),
             });
         }
         outcome
+    }
+
+    /// The beginning of the frame that was decided last, as it leaves.
+    fn excerpt_after(&self, frame: &[u8]) -> Excerpt {
+        let Some((retagged, _)) = &self.retagged else {
+            return Excerpt::of(frame);
+        };
+        let (beginning, replaced) = retagged.parts();
+        Excerpt::of(&[beginning, frame.get(replaced..).unwrap_or_default()].concat())
     }
 
     /// Decides a frame from the host, and calls `end` with the result. Each branch is compiled for

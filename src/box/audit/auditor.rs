@@ -3,7 +3,7 @@
 
 use super::wire::{self, Wire};
 use crate::observe::{AuditReport, MismatchCount};
-use exitmark_datapath::{DropReason, Links, Outcome, Role, Sample};
+use exitmark_datapath::{DropReason, Links, Outcome, Role, SAMPLE_BYTES, Sample};
 use exitmark_policy::packet::{
     self, Dscp, Headers, MacAddr, Malformed, VlanTags, ipv4_header_checksum_is_good,
 };
@@ -459,7 +459,18 @@ fn check_bytes(expected: &[u8], sample: &Sample, mismatches: &mut Mismatches) {
         wire.blank_mark(&mut expected);
         wire.blank_mark(&mut after);
     }
-    mismatches.unless(expected.get(MACS..) == after.get(MACS..), Mismatch::Bytes);
+    mismatches.unless(is_same(&expected, &after, sample), Mismatch::Bytes);
+}
+
+/// Whether two frames are the same behind their MAC addresses, as far as the sample has them: tags
+/// may have been pushed or popped in front of its end.
+fn is_same(expected: &[u8], after: &[u8], sample: &Sample) -> bool {
+    let is_whole = expected.len() <= SAMPLE_BYTES && sample.before.len() == sample.frame_bytes;
+    let common = match is_whole {
+        true => expected.len().max(after.len()),
+        false => expected.len().min(after.len()),
+    };
+    expected.get(MACS..common) == after.get(MACS..common)
 }
 
 /// Checks the invariants of frames on the wire by the class under which the frame was counted. Uses
@@ -509,7 +520,7 @@ fn check_truths(before: &[u8], sample: &Sample, rules: &Rules, mismatches: &mut 
             }
         }
     }
-    mismatches.unless(before.get(MACS..) == after.get(MACS..), Mismatch::Bytes);
+    mismatches.unless(is_same(&before, &after, sample), Mismatch::Bytes);
 }
 
 /// Whether a frame of this class that arrived with DSCP `received` may leave with `sent`.

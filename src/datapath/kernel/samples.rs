@@ -82,10 +82,16 @@ fn number(record: &[u8], at: usize) -> Option<u64> {
 fn sample(record: &[u8]) -> Option<Sample> {
     let byte = |at: usize| record.get(at).copied();
     let time = |at| number(record, at).map(Duration::from_nanos);
-    let bytes = record.get(offset_of!(exitmark_sample, bytes)..)?;
-    let frame_bytes = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
-    let kept = frame_bytes.min(SAMPLE_BYTES);
-    let excerpt = |at| Some(Excerpt::of(record.get(at..at + kept)?));
+    let length = |at: usize| {
+        let bytes = record.get(at..)?.first_chunk()?;
+        usize::try_from(u32::from_ne_bytes(*bytes)).ok()
+    };
+    let frame_bytes = length(offset_of!(exitmark_sample, bytes))?;
+    let bytes_after = length(offset_of!(exitmark_sample, bytes_after))?;
+    let excerpt = |at: usize, bytes: usize| {
+        let kept = bytes.min(SAMPLE_BYTES);
+        Some(Excerpt::of(record.get(at..at + kept)?))
+    };
     let rule = byte(offset_of!(exitmark_sample, rule))?;
     Some(Sample {
         by: DecidedBy::Kernel,
@@ -96,8 +102,8 @@ fn sample(record: &[u8]) -> Option<Sample> {
         rule: Rule::ALL.get(usize::from(rule)).copied(),
         generation: number(record, offset_of!(exitmark_sample, generation))?,
         frame_bytes,
-        before: excerpt(offset_of!(exitmark_sample, before))?,
-        after: excerpt(offset_of!(exitmark_sample, after))?,
+        before: excerpt(offset_of!(exitmark_sample, before), frame_bytes)?,
+        after: excerpt(offset_of!(exitmark_sample, after), bytes_after)?,
     })
 }
 

@@ -69,7 +69,7 @@ fn policies() -> CaseTable {
             cleared(
                 "the second's mark on a frame of the first",
                 Host,
-                udp(HOST4, WEB4).tos(SECOND_MARK | 1),
+                udp(HOST4, "203.0.113.7:80").tos(SECOND_MARK | 1),
             ),
             cleared(
                 "the second's mark on a foreign frame",

@@ -35,6 +35,8 @@ pub struct Generator {
     ports: Vec<u16>,
     /// The tags of the groups' networks, if a group has any.
     vlans: Vec<Vec<u16>>,
+    /// The longest frame that every port takes, in bytes.
+    longest: usize,
     /// The marks of the groups.
     marks: Vec<u8>,
     /// The host's mark, or the box's if the host sets none.
@@ -144,6 +146,7 @@ impl Generator {
                 true => vlans,
                 false => Vec::new(),
             },
+            longest: usize::try_from(scenario.longest.min(9014)).unwrap_or(1514),
             marks: marks.iter().map(|mark| mark.bits() << 2).collect(),
             host_mark: scenario.host_mark.unwrap_or(mark).bits() << 2,
             own: scenario.incoming.map(|link| link.own),
@@ -281,8 +284,13 @@ impl Generator {
         let payload = match random.below(200) {
             0..30 => random.below(9),
             30..190 => 4 + random.below(60),
-            190..198 => random.below(1461),
-            _ => random.below(9000),
+            190..196 => random.below(1461),
+            196..198 => random.below(9000),
+            // About as long as a port takes.
+            _ => {
+                let header = if draft.is_v6 { 42 } else { 22 };
+                (self.longest + random.below(25)).saturating_sub(frame.len() + header + 12)
+            }
         };
         if draft.is_v6 {
             v6(random, &draft, payload, frame);

@@ -262,7 +262,12 @@ impl Links {
     /// gets that of the hosts, if all have the same.
     pub fn host_of(&self, address: IpAddr) -> Option<MacAddr> {
         let found = self.table().find(HostKey::of(address));
-        found.or_else(|| self.common_host().filter(|_| !self.has_several_macs()))
+        found.or_else(|| self.other_host())
+    }
+
+    /// The MAC address for an address of a host that has sent no frame yet.
+    pub fn other_host(&self) -> Option<MacAddr> {
+        self.common_host().filter(|_| !self.has_several_macs())
     }
 
     /// The addresses of the hosts that have sent a frame, in no particular order.

@@ -113,8 +113,8 @@ enum ExpectedPath {
 pub struct Auditor {
     links: Arc<Links>,
     snapshots: VecDeque<Arc<Snapshot>>,
-    /// The hosts' MAC addresses now and at the time before.
-    hosts: [HashMap<IpAddr, MacAddr>; 2],
+    /// The hosts' MAC addresses now and at the time before, and that of every other address.
+    hosts: [(HashMap<IpAddr, MacAddr>, Option<MacAddr>); 2],
     /// By the next hop's number.
     next_hops: Vec<RecentMacs>,
     /// The MAC address of `incoming`.
@@ -174,7 +174,8 @@ impl Auditor {
     pub fn look(&mut self, now: Duration) {
         self.hosts.swap(0, 1);
         let hosts = self.links.hosts().into_iter();
-        self.hosts[0] = hosts.map(|host| (host.address, host.mac)).collect();
+        let known = hosts.map(|host| (host.address, host.mac)).collect();
+        self.hosts[0] = (known, self.links.other_host());
         for (number, recent) in self.next_hops.iter_mut().enumerate() {
             recent.add(self.links.next_hop(number), now);
         }
@@ -183,7 +184,7 @@ impl Auditor {
 
     /// Whether a MAC address is one of the site's: of a host, the box or a next hop.
     pub(super) fn knows(&self, mac: MacAddr) -> bool {
-        let hosts = self.hosts.iter().flat_map(HashMap::values);
+        let hosts = self.hosts.iter().flat_map(|(known, _)| known.values());
         let configured = self
             .snapshot()
             .into_iter()
@@ -370,11 +371,10 @@ impl Auditor {
 
     /// Whether a host's address has this MAC address, or had it a moment ago; `None`: unknown.
     fn has_mac(&self, address: IpAddr, mac: Option<MacAddr>) -> bool {
-        self.links.host_of(address) == mac
-            || self
-                .hosts
-                .iter()
-                .any(|hosts| hosts.get(&address).copied() == mac)
+        let known = |(known, other): &(HashMap<IpAddr, MacAddr>, Option<MacAddr>)| {
+            known.get(&address).copied().or(*other) == mac
+        };
+        self.links.host_of(address) == mac || self.hosts.iter().any(known)
     }
 
     fn check_path(&self, path: ExpectedPath, sample: &Sample, mismatches: &mut Mismatches) {

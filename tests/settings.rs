@@ -8,6 +8,10 @@
 
 #[path = "settings/connect.rs"]
 mod connect;
+#[path = "settings/groups.rs"]
+mod groups;
+#[path = "settings/steering.rs"]
+mod steering;
 #[path = "settings/together.rs"]
 mod together;
 
@@ -339,9 +343,9 @@ fn lists_that_are_too_long_are_refused_by_key() {
     let address = |n: usize| format!("10.0.{}.{}", n / 256, n % 256);
     let listener = |n: usize| format!("192.0.2.10:{}", n + 1);
     for (key, limit, entry) in [
-        ("resolvers", 64, &address as &dyn Fn(usize) -> String),
+        ("resolvers", 256, &address as &dyn Fn(usize) -> String),
         ("exempt", 1024, &address),
-        ("listeners", 256, &listener),
+        ("listeners", 1024, &listener),
     ] {
         let with = |count| {
             let text = format!("listeners = [{}]", list(count, entry));

@@ -62,7 +62,7 @@ fn the_good_configuration_is_of_a_tor_host_without_ports() {
     assert_eq!(settings.engine, Engine::Connect);
     assert_eq!(settings.engine.name(), "connect");
     assert!(settings.ports.is_none() && settings.incoming().is_none());
-    assert!(settings.host_prefixes.is_empty() && settings.host_mac.is_none());
+    assert!(settings.host_prefixes.is_empty());
     let tor = TorHost {
         users: vec![UserPattern::Name("debian-tor".to_owned())],
         cgroups: Vec::new(),
@@ -76,11 +76,16 @@ fn the_good_configuration_is_of_a_tor_host_without_ports() {
         ..SocketRules::default()
     };
     assert_eq!(rules.sockets, sockets);
-    assert_eq!(rules.actions.mark(), Dscp::AF11);
-    assert_eq!(rules.actions.intent().steer, Steer::Both);
     assert_eq!(rules.classify_by, ClassifyBy::RelaySet);
-    assert_eq!(rules.exit_protocols, ExitProtocols::Tcp);
-    assert!(rules.exempt.contains("203.0.113.7".parse().unwrap()));
+    let [group] = rules.groups() else {
+        panic!("{rules:?}");
+    };
+    assert_eq!(group.name, "tor");
+    assert!(group.addresses.is_empty() && group.relay_addresses.is_empty());
+    assert_eq!(group.actions.mark(), Dscp::AF11);
+    assert_eq!(group.actions.intent().steer, Steer::Both);
+    assert_eq!(group.exit_protocols, ExitProtocols::Tcp);
+    assert!(group.exempt.contains("203.0.113.7".parse().unwrap()));
     assert!(settings.decides_by_relays());
     assert_eq!(settings.doubts().len(), 0);
     // A box has the other half.
@@ -161,7 +166,8 @@ fn steering_follows_from_sources_fwmark_and_interface() {
     ] {
         let settings = accepted(SOURCE, &lines);
         let sockets = settings.rules.sockets;
-        assert_eq!(settings.rules.actions.intent().steer, steer, "{lines}");
+        let group = &settings.rules.groups()[0];
+        assert_eq!(group.actions.intent().steer, steer, "{lines}");
         assert_eq!(sockets.fwmark, fwmark, "{lines}");
         // The index of the NIC is not known to the settings.
         assert_eq!(sockets.interface, 0, "{lines}");
@@ -446,6 +452,22 @@ fn a_tor_host_refuses_the_keys_of_a_box() {
             "mac = \"02:00:5e:10:00:01\"",
             &["host.mac = \"02:00:5e:10:00:01\"", "no frames", "remove"],
         ),
+        ("[host]", "name = \"a\"", &["host.name = \"a\"", "remove"]),
+        (
+            "[host]",
+            "vlan = 10",
+            &["host.vlan = 10", "no frames", "remove"],
+        ),
+        (
+            "[host]",
+            "mark.dscp = \"le\"",
+            &["host.mark = ", "\"le\"", "[mark]"],
+        ),
+        (
+            "[host]",
+            "steer.enabled = false",
+            &["host.steer = ", "steer.source"],
+        ),
         (
             "[host]",
             "dscp = 8",
@@ -492,6 +514,21 @@ fn a_tor_host_refuses_the_keys_of_a_box() {
         ),
         (
             "[steer]",
+            "enabled = false",
+            &["steer.enabled = false", "steer.source", "remove"],
+        ),
+        (
+            "[steer]",
+            "vlan = [200, 30]",
+            &["steer.vlan = [200, 30]", "no frames", "steer.interface"],
+        ),
+        (
+            "[steer]",
+            "pcp = 5",
+            &["steer.pcp = 5", "no frames", "remove"],
+        ),
+        (
+            "[steer]",
             "on_unavailable = \"drop\"",
             &["steer.on_unavailable = \"drop\"", "never refuses", "remove"],
         ),
@@ -509,6 +546,9 @@ fn a_tor_host_refuses_the_keys_of_a_box() {
         };
         assert_refused(&text, words, lines);
     }
+    let groups = with("[host]", "[[host]]");
+    let words = &["host = 1 groups", "write [host]", "another engine"];
+    assert_refused(&groups, words, "[[host]]");
     for (after, lines) in [
         ("mode = \"enforce\"", "classify_by = \"relay-set\""),
         ("[mark]", "protocols = \"tcp\""),
@@ -524,7 +564,7 @@ fn a_tor_host_refuses_the_keys_of_a_box() {
         ),
     ] {
         let settings = accepted(after, &format!("{after}\n{lines}"));
-        assert_eq!(settings.rules.actions.mode(), Mode::Enforce, "{lines}");
+        assert_eq!(settings.rules.mode(), Mode::Enforce, "{lines}");
     }
 }
 
@@ -794,7 +834,7 @@ fn written(settings: &Settings) -> String {
         "engine = \"connect\"\nmode = \"{}\"\n[tor]\nusers = {}\ncgroups = {}\n\
          [relays]\nextra = [\"198.51.100.1:9001\"]\n\
          [mark]\noverwrite = {}\n[steer]\nsource = {}\n",
-        settings.rules.actions.mode().name(),
+        settings.rules.mode().name(),
         list(users.collect()),
         list(cgroups.collect()),
         sockets.overwrites,
@@ -881,7 +921,7 @@ fn an_accepted_configuration_is_read_back_as_the_same() {
         let second = parse(&again).map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(&second.tor, &first.tor);
         prop_assert_eq!(second.rules.sockets, first.rules.sockets);
-        let steer = |settings: &Settings| settings.rules.actions.intent().steer;
+        let steer = |settings: &Settings| settings.rules.groups()[0].actions.intent().steer;
         prop_assert_eq!(steer(&second), steer(&first));
         prop_assert_eq!(second.summary(), first.summary());
         prop_assert_eq!(written(&second), again);

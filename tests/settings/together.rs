@@ -284,9 +284,15 @@ fn a_configuration_that_conflicts_with_the_machine_is_objected_to() {
     let listed = with("extra = ", "consensus = [\"cached-consensus\"]\nextra = ");
     let hop = |to: &str| listed.replace("02:00:5e:10:00:02", to);
     let host = |to: &str| listed.replace("192.0.2.10", to);
+    let two_hops = |v6: &str| {
+        let both = format!("[\"203.0.113.1\", \"{v6}\"]");
+        listed.replace("\"02:00:5e:10:00:02\"", &both)
+    };
+    let tagged = |text: String| text.replace("[steer]", "[steer]\nvlan = 30");
     let v6 = |to: &str| hop(to).replace("192.0.2.10", "2001:db8:1::10");
     let both = |text: &str| text.replace("\"192.0.2.10\"", "\"192.0.2.10\", \"2001:db8:1::10\"");
     let unlisted = |to: &str| with("02:00:5e:10:00:02", to);
+    let groups = super::groups::SITE.replace("tcp+udp", "tcp");
     for (text, expected) in [
         (listed.clone(), None),
         (hop("203.0.113.1"), None),
@@ -370,6 +376,73 @@ fn a_configuration_that_conflicts_with_the_machine_is_objected_to() {
                 for word in words {
                     assert!(reported.contains(word), "no `{word}` in: {reported}");
                 }
+            }
+        }
+    }
+    for (text, expected) in [
+        // Each next hop is looked at. That of a VLAN is not on this NIC's network.
+        (tagged(hop("203.0.113.1")), None),
+        (tagged(hop("198.51.100.1")), None),
+        (
+            tagged(hop("10.0.0.5")),
+            Some((
+                true,
+                "steer.next_hop = \"10.0.0.5\": is the box itself, on eth3",
+            )),
+        ),
+        (
+            two_hops("fe80::2"),
+            Some((
+                true,
+                "steer.next_hop = \"fe80::2\": is the box itself, on eth2",
+            )),
+        ),
+        (
+            two_hops("2001:db8:9::1"),
+            Some((
+                false,
+                "steer.next_hop = \"2001:db8:9::1\": is not on the network of eth2",
+            )),
+        ),
+        (
+            groups.replacen(
+                "mac = \"02:00:5e:10:00:01\"",
+                "mac = \"02:00:00:00:09:03\"",
+                1,
+            ),
+            Some((true, "host.mac = \"02:00:00:00:09:03\" (group \"exits\"): ")),
+        ),
+        (
+            groups.replacen("\"192.0.2.128\"", "\"10.0.0.5\"", 1),
+            Some((true, "host.addresses = \"10.0.0.5\" (group \"host-3\"): ")),
+        ),
+        (
+            groups.replacen("192.0.2.64/27", "10.0.0.0/27", 1),
+            Some((
+                false,
+                "host.addresses = \"10.0.0.0/27\" (group \"exits\"): ",
+            )),
+        ),
+        (
+            groups.replacen("vlan = 31", "next_hop = \"02:00:00:00:09:02\"", 1),
+            Some((
+                true,
+                "host.steer.next_hop = \"02:00:00:00:09:02\" (group \"exits\"): ",
+            )),
+        ),
+        (groups.clone(), None),
+    ] {
+        let objections = parse(&text).unwrap().objections(&nics);
+        let reported: Vec<_> = objections
+            .iter()
+            .map(|one| (one.is_fatal, one.what.to_string()))
+            .collect();
+        match expected {
+            None => assert_eq!(reported, [], "{text}"),
+            Some((is_fatal, begins)) => {
+                assert_eq!(reported.len(), 1, "{text}: {reported:?}");
+                let is_expected = reported[0].0 == is_fatal && reported[0].1.starts_with(begins);
+                assert!(is_expected, "{begins}: {reported:?}");
             }
         }
     }

@@ -1,11 +1,9 @@
 //! Checks each part of the file.
 
 use super::{Control, Datapath, Engine, Incoming, Pin, Ports, RelaySettings, SettingsError, raw};
-use exitmark_nic::NextHop;
-use exitmark_policy::packet::Dscp;
-use exitmark_policy::{ClassifyBy, Endpoint};
+use exitmark_policy::Endpoint;
 use exitmark_relays::{Authorities, DocumentFiles, DocumentPattern, MAX_DOCUMENTS, Sources, Trust};
-use exitmark_service::config::{RawDscp, code_point, interface, parsed, value};
+use exitmark_service::config::{interface, parsed, value};
 use ipnet::IpNet;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -25,6 +23,7 @@ pub(super) fn quoted(key: &'static str, text: impl Display, reason: impl Display
     value(key, format_args!("\"{text}\""), reason)
 }
 
+/// Checks the names of the NICs; the next hops of `incoming` are still missing.
 pub(super) fn ports(raw: Option<&raw::Ports>, steer: &raw::Steer) -> Result<Ports, SettingsError> {
     let Some(raw) = raw else {
         let reason = "a box needs its NICs toward the Tor host and toward the clearnet: set \
@@ -38,48 +37,22 @@ pub(super) fn ports(raw: Option<&raw::Ports>, steer: &raw::Steer) -> Result<Port
         let reason = "is the same NIC as ports.host; a wire has two ends";
         return Err(quoted("ports.uplink", host, reason));
     }
-    let incoming = match (&raw.incoming, &steer.next_hop) {
-        (None, None) if matches!(steer.on_unavailable, raw::OnUnavailable::Drop) => {
-            let reason = "drops relay traffic that cannot be steered, but without ports.incoming \
-                          nothing is steered; leave the key out, or set ports.incoming";
-            return Err(quoted("steer.on_unavailable", "drop", reason));
+    let incoming = raw.incoming.as_ref().map(|name| {
+        let interface = interface("ports.incoming", name)?;
+        if interface == host {
+            let reason = "is the same NIC as ports.host; relay traffic would go back to the host";
+            return Err(quoted("ports.incoming", &host, reason));
         }
-        (None, None) => None,
-        (Some(name), Some(next_hop)) => {
-            let interface = interface("ports.incoming", name)?;
-            if interface == host {
-                let reason =
-                    "is the same NIC as ports.host; relay traffic would go back to the host";
-                return Err(quoted("ports.incoming", host, reason));
-            }
-            let next_hop: NextHop = parsed("steer.next_hop", next_hop)?;
-            if interface == uplink && matches!(next_hop, NextHop::Address(_)) {
-                let reason = "cannot be resolved where ports.incoming is the uplink: the \
-                              box's own network stack receives no frames from it; give the router's \
-                              MAC address";
-                return Err(quoted("steer.next_hop", next_hop, reason));
-            }
-            Some(Incoming {
-                interface,
-                next_hop,
-                drops_unsteered: matches!(steer.on_unavailable, raw::OnUnavailable::Drop),
-            })
-        }
-        (Some(name), None) => {
-            let reason = "relay traffic needs steer.next_hop, the address or MAC address of the \
-                          router on that network";
-            return Err(quoted("ports.incoming", name, reason));
-        }
-        (None, Some(next_hop)) => {
-            let reason =
-                "steering needs ports.incoming; without it relay traffic leaves by the uplink";
-            return Err(quoted("steer.next_hop", next_hop, reason));
-        }
-    };
+        Ok(Incoming {
+            interface,
+            next_hops: Vec::new(),
+            drops_unsteered: matches!(steer.on_unavailable, raw::OnUnavailable::Drop),
+        })
+    });
     Ok(Ports {
+        incoming: incoming.transpose()?,
         host,
         uplink,
-        incoming,
     })
 }
 
@@ -108,22 +81,21 @@ pub(super) fn prefixes(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>
         .collect()
 }
 
-/// Refuses more prefixes of one family than the BPF map holds.
-pub(super) fn at_most(
+/// Refuses more prefixes of one family than the BPF map holds. `of` completes the reason: of what
+/// the prefixes are.
+pub(super) fn at_most<'n>(
     limit: usize,
     key: &'static str,
-    nets: Vec<IpNet>,
-) -> Result<Vec<IpNet>, SettingsError> {
-    let of_v4 = nets
-        .iter()
-        .filter(|net| matches!(net, IpNet::V4(_)))
-        .count();
-    let count = of_v4.max(nets.len() - of_v4);
+    nets: impl IntoIterator<Item = &'n IpNet>,
+    of: &str,
+) -> Result<(), SettingsError> {
+    let (v4, v6): (Vec<&IpNet>, Vec<_>) = nets.into_iter().partition(|net| net.addr().is_ipv4());
+    let count = v4.len().max(v6.len());
     if count > limit {
-        let reason = format!("are more than {limit} of one family; put them into prefixes");
+        let reason = format!("are more than {limit} of one family{of}; put them into prefixes");
         return Err(value(key, format_args!("{count} entries"), reason));
     }
-    Ok(nets)
+    Ok(())
 }
 
 pub(super) fn endpoint(key: &'static str, text: &str) -> Result<Endpoint, SettingsError> {
@@ -163,32 +135,6 @@ pub(super) fn unmapped(address: IpAddr) -> Result<(), String> {
         canonical => Err(format!(
             "is an IPv4-mapped IPv6 address, which no packet carries; write {canonical}"
         )),
-    }
-}
-
-pub(super) fn mark(raw: &raw::Mark) -> Result<Dscp, SettingsError> {
-    code_point(["mark.dscp", "mark.tos"], raw.dscp.as_ref(), raw.tos)
-}
-
-pub(super) fn classify_by(
-    raw: &raw::ClassifyBy,
-    host: &raw::Host,
-) -> Result<ClassifyBy, SettingsError> {
-    const KEYS: [&str; 2] = ["host.dscp", "host.tos"];
-    match raw {
-        raw::ClassifyBy::HostMark => {
-            code_point(KEYS, host.dscp.as_ref(), host.tos).map(ClassifyBy::HostMark)
-        }
-        raw::ClassifyBy::RelaySet => {
-            let reason = "is the mark of a host that is patched to set one, and only read with \
-                          classify_by = \"host-mark\"; what the box writes is mark.dscp";
-            Err(match (&host.dscp, host.tos) {
-                (None, None) => return Ok(ClassifyBy::RelaySet),
-                (None, Some(tos)) => value(KEYS[1], format_args!("{tos:#04x}"), reason),
-                (Some(RawDscp::Name(name)), _) => quoted(KEYS[0], name, reason),
-                (Some(RawDscp::Number(number)), _) => value(KEYS[0], number, reason),
-            })
-        }
     }
 }
 

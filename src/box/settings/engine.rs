@@ -48,11 +48,16 @@ const fn refused(key: &'static str, reason: &'static str) -> Refused {
     }
 }
 
-const OF_A_BOX: [Refused; 13] = [
+const OF_A_BOX: [Refused; 20] = [
     refused(
         "ports",
         "are the NICs of a box in front of the Tor host, and engine = \"connect\" uses no NIC: \
          remove [ports], or set another engine",
+    ),
+    refused(
+        "host.name",
+        "is of a group of hosts behind a box; engine = \"connect\" judges the connections of one tor \
+         host, this machine: remove the key",
     ),
     refused(
         "host.addresses",
@@ -72,6 +77,20 @@ const OF_A_BOX: [Refused; 13] = [
     refused(
         "host.mac",
         "is of the Tor host's frames, and engine = \"connect\" handles no frames: remove the key",
+    ),
+    refused(
+        "host.vlan",
+        "is of the Tor host's frames, and engine = \"connect\" handles no frames: remove the key",
+    ),
+    refused(
+        "host.mark",
+        "is of a group of hosts behind a box; engine = \"connect\" has one group: set the keys in \
+         [mark]",
+    ),
+    refused(
+        "host.steer",
+        "is of a group of hosts behind a box; with engine = \"connect\" the Tor host's own routes \
+         choose the next hop: set steer.source, steer.fwmark or steer.interface",
     ),
     refused(
         "host.dscp",
@@ -104,6 +123,21 @@ const OF_A_BOX: [Refused; 13] = [
         "steer.next_hop",
         "is the router to which a box sends frames; with engine = \"connect\" the Tor host's own \
          routes choose it, by steer.source, steer.fwmark or steer.interface: set one of these",
+    ),
+    refused(
+        "steer.enabled",
+        "is about frames that a box steers; engine = \"connect\" steers by steer.source, \
+         steer.fwmark or steer.interface, and without these nothing: remove the key",
+    ),
+    refused(
+        "steer.vlan",
+        "is of the frames that a box steers, and engine = \"connect\" handles no frames; a VLAN \
+         interface of this machine can be steer.interface: remove the key",
+    ),
+    refused(
+        "steer.pcp",
+        "is of the frames that a box steers, and engine = \"connect\" handles no frames: remove the \
+         key",
     ),
     refused(
         "steer.on_unavailable",
@@ -152,6 +186,17 @@ pub(super) fn check_keys(engine: Engine, given: &toml::Table) -> Result<(), Sett
         Engine::Connect => &OF_A_BOX,
         Engine::Auto | Engine::AfXdp | Engine::Xdp => &OF_CONNECT,
     };
+    if engine == Engine::Connect
+        && let Some(toml::Value::Array(groups)) = given.get("host")
+    {
+        let reason = "are groups of hosts behind a box; engine = \"connect\" judges the connections \
+                      of one Tor host, this machine: write [host], or set another engine";
+        return Err(value(
+            "host",
+            format_args!("{} groups", groups.len()),
+            reason,
+        ));
+    }
     for Refused {
         key,
         except,

@@ -1,11 +1,9 @@
-//! Checks the keys of `[host]`.
+//! Checks the keys of a group of hosts.
 
-use super::check::{at_most, endpoint, names_a_host, prefixes, quoted};
+use super::check::{endpoint, names_a_host, prefixes, quoted};
 use super::objections::{covers_too_much, is_wider_than_a_site};
-use super::{Incoming, SettingsError, raw};
-use exitmark_nic::NextHop;
-use exitmark_policy::packet::MacAddr;
-use exitmark_policy::{Endpoint, Listener, MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS};
+use super::{SettingsError, raw};
+use exitmark_policy::{Endpoint, Listener};
 use exitmark_service::config::value;
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -35,8 +33,6 @@ pub(super) fn addresses(
             }
         }
     }
-    let all = addresses.iter().chain(relay_addresses).copied();
-    at_most(MAX_PREFIXES, "host.addresses", all.collect())?;
     for net in relay_addresses {
         let overlap = |other: &&IpNet| other.contains(net) || net.contains(*other);
         if addresses.iter().any(|other| overlap(&other)) {
@@ -52,7 +48,7 @@ pub(super) fn addresses(
 pub(super) fn resolvers(raw: &raw::Resolvers, host: &[IpNet]) -> Result<Vec<IpNet>, SettingsError> {
     const KEY: &str = "host.resolvers";
     let nets = match raw {
-        raw::Resolvers::Named(texts) => at_most(MAX_RESOLVERS, KEY, prefixes(KEY, texts)?)?,
+        raw::Resolvers::Named(texts) => prefixes(KEY, texts)?,
         raw::Resolvers::Word(word) if word == "any" => {
             return prefixes(KEY, &["0.0.0.0/0", "::/0"].map(str::to_owned));
         }
@@ -101,40 +97,11 @@ pub(super) fn exempt(texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
     }
 }
 
-/// Refuses the Tor host as the next hop: steered frames would come back to it.
-pub(super) fn leads_away(
-    incoming: Option<&Incoming>,
-    host: &[IpNet],
-    host_mac: Option<MacAddr>,
-) -> Result<(), SettingsError> {
-    let Some(next_hop) = incoming.map(|incoming| incoming.next_hop) else {
-        return Ok(());
-    };
-    let is_host = match next_hop {
-        NextHop::Mac(mac) => Some(mac) == host_mac,
-        NextHop::Address(address) => host.iter().any(|net| net.contains(&address)),
-    };
-    if is_host {
-        let reason = "is the Tor host, so relay traffic would go back to it; name the router on \
-                      the network of ports.incoming";
-        return Err(quoted("steer.next_hop", next_hop, reason));
-    }
-    Ok(())
-}
-
 pub(super) fn listeners(
     raw: &[raw::Listener],
     host: &[IpNet],
 ) -> Result<Box<[Listener]>, SettingsError> {
     const KEY: &str = "host.listeners";
-    let named = |listener: &&raw::Listener| matches!(listener, raw::Listener::Endpoint(_));
-    let count = raw.iter().filter(named).count();
-    if count > MAX_LISTENERS {
-        let reason = format!(
-            "are more than {MAX_LISTENERS} with an address; a bare port counts on every address"
-        );
-        return Err(value(KEY, format_args!("{count} entries"), reason));
-    }
     let listeners: Box<[Listener]> = raw
         .iter()
         .map(|listener| match listener {

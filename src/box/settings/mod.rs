@@ -6,24 +6,29 @@
 mod change;
 mod check;
 mod engine;
+mod forms;
+mod groups;
 mod host;
 mod objections;
 mod raw;
+mod steer;
 mod tor;
 
 use exitmark_nic::NextHop;
-use exitmark_policy::packet::{MacAddr, Version};
-use exitmark_policy::{
-    Actions, ClassifyBy, Intent, MAX_PREFIXES, PrefixSet, Rules, SocketRules, Steer,
-};
+use exitmark_policy::packet::VlanTags;
+use exitmark_policy::{ClassifyBy, Group, Rules, SocketRules};
 use exitmark_relays::Sources;
 use exitmark_service::config::{self, value};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use groups::Groups;
+use steer::Steering;
 
 pub use change::Change;
 pub use engine::Engine;
@@ -41,14 +46,13 @@ pub struct Settings {
     pub ports: Option<Ports>,
     /// Whose connections are judged; `Some` exactly with [`Engine::Connect`].
     pub tor: Option<TorHost>,
-    /// The rules for verdicts, from `classify_by`, `mode`, `[host]`, `[mark]` and `[steer]`. In
-    /// [`Rules::sockets`] the index of [`TorHost::interface`] is missing (0).
+    /// The rules for verdicts, from `classify_by`, `mode`, `[host]`, `[mark]` and `[steer]`, with at
+    /// least one group; exactly one, `tor`, with [`Engine::Connect`]. In [`Rules::sockets`] the
+    /// index of [`TorHost::interface`] is missing (0).
     pub rules: Arc<Rules>,
-    /// `host.addresses` and `host.relay_addresses`: packets to these on `incoming` go to the host.
-    /// Empty with [`Engine::Connect`].
+    /// `host.addresses` and `host.relay_addresses` of all groups: packets to these on `incoming` go
+    /// to the hosts. Empty with [`Engine::Connect`].
     pub host_prefixes: Vec<IpNet>,
-    /// The host's MAC address; if `None`, it is learned from the host's frames.
-    pub host_mac: Option<MacAddr>,
     /// The sources of relay endpoints, and their lifetime.
     pub relays: RelaySettings,
     /// Sizes and modes of the data path.
@@ -63,6 +67,12 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// All keys with their values, including defaults, to compare two configurations.
     keys: toml::Table,
+    /// The groups as in the file.
+    hosts: forms::Hosts,
+    /// `steer.enabled`.
+    steers: bool,
+    /// The key of each of [`Incoming::next_hops`].
+    hop_keys: Vec<steer::HopKey>,
 }
 
 /// The NIC of each role, by name.
@@ -81,7 +91,8 @@ impl Ports {
         let steering = match &self.incoming {
             Some(incoming) => format!(
                 "relay traffic by {} to {}",
-                incoming.interface, incoming.next_hop
+                incoming.interface,
+                incoming.summary()
             ),
             None => "relay traffic is not steered".to_owned(),
         };
@@ -94,10 +105,31 @@ impl Ports {
 pub struct Incoming {
     /// The NIC's name; may be the uplink's.
     pub interface: String,
-    /// The router on that network.
-    pub next_hop: NextHop,
+    /// The routers on that network, by their numbers in
+    /// [`SteeredPath::next_hops`](exitmark_policy::SteeredPath::next_hops). All are different, and
+    /// each is of some group; empty if no group is steered.
+    pub next_hops: Vec<Hop>,
     /// Drop relay traffic that cannot be steered; otherwise it leaves by the uplink.
     pub drops_unsteered: bool,
+}
+
+/// A router, and the VLAN in which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The router.
+    pub next_hop: NextHop,
+    /// The tags of frames to it.
+    pub vlan: VlanTags,
+}
+
+impl fmt::Display for Hop {
+    /// Such as `203.0.113.1` or `203.0.113.1 (VLAN 30)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.vlan {
+            VlanTags::UNTAGGED => self.next_hop.fmt(f),
+            vlan => write!(f, "{} ({vlan})", self.next_hop),
+        }
+    }
 }
 
 impl Incoming {
@@ -109,12 +141,12 @@ impl Incoming {
         }
     }
 
-    /// The IP versions of relay frames that the next hop routes.
-    fn routes(&self) -> Steer {
-        match self.next_hop {
-            NextHop::Mac(_) => Steer::Both,
-            NextHop::Address(IpAddr::V4(_)) => Steer::Only(Version::V4),
-            NextHop::Address(IpAddr::V6(_)) => Steer::Only(Version::V6),
+    fn summary(&self) -> String {
+        match self.next_hops.as_slice() {
+            [] => "no next hop".to_owned(),
+            [one] => one.to_string(),
+            [one, other] => format!("{one} and {other}"),
+            all => format!("{} next hops", all.len()),
         }
     }
 }
@@ -279,27 +311,31 @@ impl Settings {
         self.ports.as_ref()?.incoming.as_ref()
     }
 
-    /// A one-line summary: mode, NICs or users, steering, mark. Contains no address of the host.
+    /// A one-line summary: mode, NICs or users, groups if there are several, steering, marks.
+    /// Contains no address of a host.
     pub fn summary(&self) -> String {
         let place = match (&self.ports, &self.tor) {
             (Some(ports), _) => ports.summary(),
             (None, Some(tor)) => tor.summary(&self.rules.sockets),
             (None, None) => String::new(),
         };
-        let actions = &self.rules.actions;
-        let (mode, mark) = (actions.mode().name(), actions.mark());
-        format!("mode {mode}, {place}, mark {mark}")
+        let groups = self.rules.groups();
+        let count = match groups.len() {
+            0 | 1 => String::new(),
+            count => format!("{count} groups, "),
+        };
+        let mut marks: Vec<_> = groups.iter().map(|group| group.actions.mark()).collect();
+        marks.sort_unstable_by_key(|mark| mark.bits());
+        marks.dedup();
+        let noun = if marks.len() == 1 { "mark" } else { "marks" };
+        let marks: Vec<_> = marks.iter().map(|mark| mark.to_string()).collect();
+        let mode = self.rules.mode().name();
+        format!("mode {mode}, {place}, {count}{noun} {}", marks.join(", "))
     }
 
     /// Whether exit and relay traffic are classified by the relay set.
     pub fn decides_by_relays(&self) -> bool {
         self.rules.classify_by == ClassifyBy::RelaySet
-    }
-
-    /// Whether some traffic is classified by the relay set: tor's connections, or frames from
-    /// `host.addresses`, which carry both exit and relay traffic.
-    fn needs_relays(&self) -> bool {
-        self.decides_by_relays() && (self.tor.is_some() || !self.rules.addresses.is_empty())
     }
 
     /// Checks a configuration's text, without accessing the machine: neither a NIC nor a file that
@@ -338,38 +374,36 @@ impl Settings {
     /// # Ok::<(), exitmark_box::settings::SettingsError>(())
     /// ```
     pub fn parse(text: &str, base: &Path) -> Result<Self, SettingsError> {
-        let raw: raw::Raw = toml::from_str(text)?;
-        engine::check_keys(raw.engine, &toml::from_str(text)?)?;
-        let keys = change::keys(&raw);
+        let mut raw: raw::Raw = toml::from_str(text)?;
+        let given: toml::Table = toml::from_str(text)?;
+        engine::check_keys(raw.engine, &given)?;
         let is_box = raw.engine != Engine::Connect;
+        groups::set_names(&mut raw.host, if is_box { "host" } else { "tor" })?;
+        let keys = change::keys(&raw);
         let ports = is_box.then(|| check::ports(raw.ports.as_ref(), &raw.steer));
-        let ports = ports.transpose()?;
-        let incoming = ports.as_ref().and_then(|ports| ports.incoming.as_ref());
+        let mut ports = ports.transpose()?;
         let tor = (!is_box).then(|| tor::host(&raw.tor, &raw.steer));
         let tor = tor.transpose()?;
-        let (sockets, steered) = match is_box {
-            true => (
-                SocketRules::default(),
-                incoming.map_or(Steer::Off, Incoming::routes),
-            ),
-            false => tor::sockets(&raw.steer, &raw.mark)?,
+        let classify_by = groups::classify_by(&raw)?;
+        let (groups, sockets) = match &mut ports {
+            Some(ports) => {
+                let steering = Steering::new(&raw, ports, &given)?;
+                (Groups::of_box(&raw, steering)?, SocketRules::default())
+            }
+            None => {
+                let (sockets, steer) = tor::sockets(&raw.steer, &raw.mark)?;
+                (Groups::of_tor(&raw, steer)?, sockets)
+            }
         };
-        let relays = check::relays(raw.relays, base)?;
-        let addresses = check::prefixes("host.addresses", &raw.host.addresses)?;
-        let relay_addresses = check::prefixes("host.relay_addresses", &raw.host.relay_addresses)?;
-        if is_box {
-            host::addresses(&addresses, &relay_addresses)?;
+        let incoming = ports.as_mut().and_then(|ports| ports.incoming.as_mut());
+        if let Some(incoming) = incoming {
+            incoming.next_hops = groups.next_hops;
         }
-        let host_prefixes: Vec<_> = addresses.iter().chain(&relay_addresses).copied().collect();
-        let host_mac = raw.host.mac.as_deref();
-        let host_mac = host_mac.map(|text| config::parsed("host.mac", text));
-        let host_mac = host_mac.transpose()?;
-        host::leads_away(incoming, &host_prefixes, host_mac)?;
-        let classify_by = check::classify_by(&raw.classify_by, &raw.host)?;
-        let needs_relays =
-            classify_by == ClassifyBy::RelaySet && (tor.is_some() || !addresses.is_empty());
+        let rules = Rules::new(classify_by, groups.groups, sockets);
+        let relays = check::relays(raw.relays, base)?;
         let sources = &relays.sources;
-        if needs_relays && !sources.names_documents() && sources.extra.is_empty() {
+        let has_no_source = !sources.names_documents() && sources.extra.is_empty();
+        if has_no_source && needs_relays(&rules, tor.is_some()) {
             return Err(value(
                 "relays.consensus",
                 "[]",
@@ -377,26 +411,6 @@ impl Settings {
                  name tor's cached-microdesc-consensus or cached-consensus here",
             ));
         }
-        let rules = Rules {
-            classify_by,
-            addresses: PrefixSet::new(addresses.iter().copied()),
-            relay_addresses: PrefixSet::new(relay_addresses.iter().copied()),
-            listeners: host::listeners(&raw.host.listeners, &host_prefixes)?,
-            resolvers: PrefixSet::new(host::resolvers(&raw.host.resolvers, &host_prefixes)?),
-            exempt: PrefixSet::new(check::at_most(
-                MAX_PREFIXES,
-                "host.exempt",
-                host::exempt(&raw.host.exempt)?,
-            )?),
-            exit_protocols: raw.mark.protocols,
-            actions: Actions::new(Intent {
-                mode: raw.mode,
-                mark: check::mark(&raw.mark)?,
-                at_uplink: raw.mark.at_uplink,
-                steer: steered,
-            }),
-            sockets,
-        };
         check::pin(&raw.pin)?;
         check::control(&raw.control)?;
         check::places(&relays.state, &raw.control, &raw.pin)?;
@@ -405,8 +419,7 @@ impl Settings {
             ports,
             tor,
             rules: Arc::new(rules),
-            host_prefixes,
-            host_mac,
+            host_prefixes: groups.prefixes,
             relays,
             datapath: check::datapath(&raw.datapath)?,
             pin: raw.pin,
@@ -414,6 +427,17 @@ impl Settings {
             control: raw.control,
             metrics: config::metrics(&raw.metrics.listen, "127.0.0.1:9787")?,
             keys,
+            hosts: raw.host,
+            steers: raw.steer.enabled,
+            hop_keys: groups.hop_keys,
         })
     }
+}
+
+/// Whether some traffic is classified by the relay set: tor's connections, or frames from
+/// `host.addresses`, which carry both exit and relay traffic.
+fn needs_relays(rules: &Rules, is_of_tor: bool) -> bool {
+    let has_clearnet = |group: &Group| !group.addresses.is_empty();
+    rules.classify_by == ClassifyBy::RelaySet
+        && (is_of_tor || rules.groups().iter().any(has_clearnet))
 }

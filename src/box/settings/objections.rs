@@ -3,10 +3,12 @@
 //! These functions are pure: the machine's NICs are passed in.
 
 use super::check::quoted;
-use super::{Incoming, Settings, SettingsError};
+use super::groups::with_groups;
+use super::steer::{HopKey, version_name};
+use super::{Hop, Incoming, Settings, SettingsError, needs_relays, raw};
 use exitmark_nic::{LocalNic, NextHop};
-use exitmark_policy::packet::Version;
-use exitmark_policy::{AtUplink, ExitProtocols, Mode, Steer};
+use exitmark_policy::packet::{Version, VlanTags};
+use exitmark_policy::{AtUplink, ExitProtocols, Group, Intent, Mode, Steer};
 use exitmark_service::config::value;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -48,9 +50,8 @@ impl Settings {
     /// The objections that hold on any machine; none is fatal.
     pub fn doubts(&self) -> Vec<Objection> {
         let mut doubts = Vec::new();
-        let rules = &self.rules;
         let sources = &self.relays.sources;
-        if self.needs_relays() && !sources.names_documents() {
+        if needs_relays(&self.rules, self.tor.is_some()) && !sources.names_documents() {
             doubts.push(value(
                 "relays.consensus",
                 "[]",
@@ -62,40 +63,67 @@ impl Settings {
                 ),
             ));
         }
-        let intent = rules.actions.intent();
-        if intent.mode == Mode::Enforce
-            && intent.at_uplink == AtUplink::Strip
-            && intent.steer == Steer::Off
-        {
-            doubts.push(value(
-                "mark.at_uplink",
-                "\"strip\"",
-                "no frame leaves marked, and without ports.incoming none is steered: the box \
-                 only counts, as with mode = \"audit\"",
-            ));
-        }
-        let provoked = match rules.exit_protocols {
-            ExitProtocols::Tcp => None,
-            ExitProtocols::All => Some(("\"all\"", "echo replies and a server's datagrams")),
-            _ => Some(("\"tcp+udp\"", "a server's datagrams")),
-        };
-        if let Some((protocols, answers)) = provoked {
-            let queries = match rules.resolvers.is_empty() {
-                true => "its DNS queries, unless host.resolvers names the servers, and ",
-                false => "",
-            };
-            doubts.push(value(
-                "mark.protocols",
-                protocols,
-                format_args!(
-                    "more of the host's own traffic is marked as exit traffic: {queries}answers \
-                     that any remote host can provoke ({answers}), because host.listeners applies to \
-                     TCP only"
-                ),
-            ));
-        }
+        doubts.extend(self.only_counts());
+        doubts.extend(self.by_group(provoked_marks));
+        doubts.extend(
+            self.incoming()
+                .into_iter()
+                .flat_map(|incoming| self.unrouted(incoming)),
+        );
         doubts.extend(self.lone_source());
         doubts.into_iter().map(Objection::doubt).collect()
+    }
+
+    /// The doubts of each group; groups with the same one share it.
+    fn by_group(
+        &self,
+        doubt: impl Fn(&Group, &raw::Host) -> Option<SettingsError>,
+    ) -> Vec<SettingsError> {
+        let mut found: Vec<(SettingsError, Vec<&str>)> = Vec::new();
+        for (group, host) in self.rules.groups().iter().zip(self.hosts.groups()) {
+            let Some(error) = doubt(group, host) else {
+                continue;
+            };
+            let text = error.to_string();
+            match found
+                .iter_mut()
+                .find(|(known, _)| known.to_string() == text)
+            {
+                Some((_, names)) => names.push(&group.name),
+                None => found.push((error, vec![&group.name])),
+            }
+        }
+        let located = |(error, names): (_, Vec<&str>)| match self.hosts.are_several() {
+            true => with_groups(error, &names),
+            false => error,
+        };
+        found.into_iter().map(located).collect()
+    }
+
+    /// Doubts that a box neither marks nor steers, though it is to enforce.
+    fn only_counts(&self) -> Option<SettingsError> {
+        let intents = || {
+            self.rules
+                .groups()
+                .iter()
+                .map(|group| group.actions.intent())
+        };
+        let only_counts = |intent: Intent| {
+            intent.mode == Mode::Enforce
+                && intent.at_uplink == AtUplink::Strip
+                && intent.steer == Steer::Off
+        };
+        if !intents().all(only_counts) {
+            return None;
+        }
+        let without = match self.incoming() {
+            None => "without ports.incoming none is steered",
+            Some(_) => "none is steered",
+        };
+        let reason = format!(
+            "no frame leaves marked, and {without}: the box only counts, as with mode = \"audit\""
+        );
+        Some(value("mark.at_uplink", "\"strip\"", reason))
     }
 
     /// The addresses of `steer.source`.
@@ -107,7 +135,10 @@ impl Settings {
 
     /// Doubts that relay connections are steered by a source address of one IP version only.
     fn lone_source(&self) -> Option<SettingsError> {
-        let Steer::Only(version) = self.rules.actions.intent().steer else {
+        let [tor] = self.rules.groups() else {
+            return None;
+        };
+        let Steer::Only(version) = tor.actions.intent().steer else {
             return None;
         };
         let (is, other) = match version {
@@ -144,52 +175,90 @@ impl Settings {
         let mut objections = self.doubts();
         for nic in nics {
             objections.extend(self.host_address_of(nic));
-            if let Some(mac) = self.host_mac
-                && nic.mac == Some(mac)
-            {
+            let own = self.by_group(|group, _| {
+                let mac = group.mac.filter(|mac| nic.mac == Some(*mac))?;
                 let reason = format!(
                     "is the MAC address of {}, a NIC of the box; give the Tor host's",
                     nic.name
                 );
-                objections.push(Objection::fatal(quoted("host.mac", mac, reason)));
-            }
+                Some(quoted("host.mac", mac, reason))
+            });
+            objections.extend(own.into_iter().map(Objection::fatal));
         }
         objections.extend(self.absent_sources(nics));
-        let incoming = self.incoming();
-        objections.extend(incoming.and_then(|incoming| next_hop(incoming, nics)));
-        objections.extend(incoming.and_then(|incoming| self.unrouted(incoming)));
+        if let Some(incoming) = self.incoming() {
+            let next_hops = incoming.next_hops.iter().zip(&self.hop_keys);
+            objections
+                .extend(next_hops.filter_map(|(hop, key)| next_hop(incoming, *hop, key, nics)));
+        }
         objections
     }
 
-    /// Warns if relay traffic of one IP version is not steered, because the next hop's address is
-    /// of the other.
-    fn unrouted(&self, incoming: &Incoming) -> Option<Objection> {
-        let NextHop::Address(next_hop) = incoming.next_hop else {
-            return None;
-        };
-        let is_other = |address: IpAddr| address.is_ipv4() != next_hop.is_ipv4();
+    /// Doubts that relay traffic of an IP version that hosts have is not steered.
+    fn unrouted(&self, incoming: &Incoming) -> Vec<SettingsError> {
+        [Version::V4, Version::V6]
+            .into_iter()
+            .flat_map(|version| {
+                self.by_group(|group, host| self.unrouted_of(incoming, version, group, host))
+            })
+            .collect()
+    }
+
+    fn unrouted_of(
+        &self,
+        incoming: &Incoming,
+        version: Version,
+        group: &Group,
+        host: &raw::Host,
+    ) -> Option<SettingsError> {
+        let steer = group.actions.intent().steer;
+        let is_of_version = |address: IpAddr| address.is_ipv4() == (version == Version::V4);
         let relays = &self.relays.sources;
         // A consensus lists relays of both IP versions; without it, relay traffic may be of any.
-        let dials_others = !self.decides_by_relays()
-            || !self.rules.relay_addresses.is_empty()
-            || !relays.files.is_empty()
-            || relays.extra.iter().any(|relay| is_other(relay.address));
-        let mut addresses = self.host_prefixes.iter().map(IpNet::addr);
-        if !dials_others || !addresses.any(is_other) {
+        let dials = !self.decides_by_relays()
+            || !group.relay_addresses.is_empty()
+            || relays.names_documents()
+            || relays
+                .extra
+                .iter()
+                .any(|relay| is_of_version(relay.address));
+        // Only the text of an IPv6 address has colons.
+        let is_own = |text: &String| text.contains(':') == (version == Version::V6);
+        let has_own = host
+            .addresses
+            .iter()
+            .chain(&host.relay_addresses)
+            .any(is_own);
+        let is_enabled = host.steer.enabled.unwrap_or(self.steers);
+        if !is_enabled || steer.routes(version) || !dials || !has_own {
             return None;
         }
-        let (is, other) = match next_hop.is_ipv4() {
-            true => ("IPv4", "IPv6"),
-            false => ("IPv6", "IPv4"),
-        };
-        let consequence = incoming.consequence();
-        let reason = format!(
-            "is an {is} address, and the host has {other} addresses too: relay traffic over {other} \
-             is not steered and {consequence}; if that router routes both, give its MAC address, \
-             which `ip neighbour show dev {}` shows",
-            incoming.interface
+        let (name, consequence) = (version_name(version), incoming.consequence());
+        let interface = &incoming.interface;
+        let result = format!(
+            "relay traffic over {name} is not steered and {consequence}; give the {name} address of \
+             a router too, as in [\"203.0.113.1\", \"fe80::1\"], or the MAC address of one for both, \
+             which `ip neighbour show dev {interface}` shows"
         );
-        Some(Objection::doubt(quoted(NEXT_HOP, next_hop, reason)))
+        let number = match steer {
+            Steer::Off => {
+                let reason =
+                    format!("names no router, and the host has {name} addresses: {result}");
+                return Some(value(NEXT_HOP, "[]", reason));
+            }
+            Steer::Only(other) => group.path.next_hop(other),
+            Steer::Both => return None,
+        };
+        let hop = incoming.next_hops.get(number)?.next_hop;
+        let key = self.hop_keys.get(number)?.key;
+        let is = match hop {
+            NextHop::Mac(_) if version == Version::V4 => "is for IPv6 only",
+            NextHop::Mac(_) => "is for IPv4 only",
+            NextHop::Address(IpAddr::V4(_)) => "is an IPv4 address",
+            NextHop::Address(IpAddr::V6(_)) => "is an IPv6 address",
+        };
+        let reason = format!("{is}, and the host has {name} addresses too: {result}");
+        Some(quoted(key, hop, reason))
     }
 
     /// Objects to an address of the box among the host's: packets to it would go to the host.
@@ -204,17 +273,45 @@ impl Settings {
             "has {own}, an address of the box itself on {name}: packets that `incoming` receives \
              for it go to the Tor host; name the Tor host's addresses only"
         );
+        let group = self.rules.owner(own).map(|owner| owner.group());
+        let group = group.and_then(|number| self.rules.group(number));
+        let locate = |error| match group {
+            Some(group) if self.hosts.are_several() => with_groups(error, &[&group.name]),
+            _ => error,
+        };
         let is_one = net.prefix_len() == net.max_prefix_len();
         Some(match is_one {
-            true => Objection::fatal(quoted("host.addresses", own, reason)),
-            false => Objection::doubt(quoted("host.addresses", net, reason)),
+            true => Objection::fatal(locate(quoted("host.addresses", own, reason))),
+            false => Objection::doubt(locate(quoted("host.addresses", net, reason))),
         })
     }
 }
 
+/// Doubts a group's mark on frames that any remote host can provoke.
+fn provoked_marks(group: &Group, host: &raw::Host) -> Option<SettingsError> {
+    let (protocols, answers) = match group.exit_protocols {
+        ExitProtocols::Tcp => return None,
+        ExitProtocols::All => ("\"all\"", "echo replies and a server's datagrams"),
+        ExitProtocols::TcpUdp => ("\"tcp+udp\"", "a server's datagrams"),
+    };
+    let queries = match group.resolvers.is_empty() {
+        true => "its DNS queries, unless host.resolvers names the servers, and ",
+        false => "",
+    };
+    let reason = format!(
+        "more of the host's own traffic is marked as exit traffic: {queries}answers that any remote \
+         host can provoke ({answers}), because host.listeners applies to TCP only"
+    );
+    let key = match host.mark.protocols {
+        Some(_) => "host.mark.protocols",
+        None => "mark.protocols",
+    };
+    Some(value(key, protocols, reason))
+}
+
 /// Objects to a next hop that is the box itself, or that the box cannot resolve.
-fn next_hop(incoming: &Incoming, nics: &[LocalNic]) -> Option<Objection> {
-    let is_own = |nic: &&LocalNic| match incoming.next_hop {
+fn next_hop(incoming: &Incoming, hop: Hop, key: &HopKey, nics: &[LocalNic]) -> Option<Objection> {
+    let is_own = |nic: &&LocalNic| match hop.next_hop {
         NextHop::Mac(mac) => nic.mac == Some(mac),
         NextHop::Address(address) => nic.networks.iter().any(|own| own.addr() == address),
     };
@@ -223,13 +320,13 @@ fn next_hop(incoming: &Incoming, nics: &[LocalNic]) -> Option<Objection> {
             "is the box itself, on {}; name the router on the network of ports.incoming",
             own.name
         );
-        return Some(Objection::fatal(quoted(
-            NEXT_HOP,
-            incoming.next_hop,
-            reason,
-        )));
+        return Some(Objection::fatal(key.error(hop.next_hop, reason)));
     }
-    let NextHop::Address(address) = incoming.next_hop else {
+    // The NIC of a VLAN is found by its parent and tags only when the box starts.
+    if hop.vlan != VlanTags::UNTAGGED {
+        return None;
+    }
+    let NextHop::Address(address) = hop.next_hop else {
         return None;
     };
     let nic = nics.iter().find(|nic| nic.is_called(&incoming.interface))?;
@@ -249,7 +346,7 @@ fn next_hop(incoming: &Incoming, nics: &[LocalNic]) -> Option<Objection> {
             net.trunc(),
             incoming.interface
         );
-        return Some(Objection::fatal(quoted(NEXT_HOP, address, reason)));
+        return Some(Objection::fatal(key.error(hop.next_hop, reason)));
     }
     let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
     if is_link_local || networks.iter().any(|net| net.contains(&address)) {
@@ -268,7 +365,7 @@ fn next_hop(incoming: &Incoming, nics: &[LocalNic]) -> Option<Objection> {
             net.trunc()
         ),
     };
-    Some(Objection::doubt(quoted(NEXT_HOP, address, reason)))
+    Some(Objection::doubt(key.error(hop.next_hop, reason)))
 }
 
 /// Whether a prefix holds more than one site's addresses; see [`SITE`].

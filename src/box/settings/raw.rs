@@ -1,5 +1,6 @@
 //! The configuration as deserialized from the file, with its defaults and before any check.
 
+use super::forms::{Hosts, NextHops, Tags};
 use super::{Control, Engine, Frags, Pin, WhenStale, ZeroCopy};
 use exitmark_policy::{AtUplink, ExitProtocols, Mode};
 use exitmark_service::config::RawDscp;
@@ -20,7 +21,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) tor: Tor,
     #[serde(default)]
-    pub(super) host: Host,
+    pub(super) host: Hosts,
     #[serde(default)]
     pub(super) mark: Mark,
     #[serde(default)]
@@ -70,17 +71,49 @@ pub(super) enum User {
     Name(String),
 }
 
+/// A group of hosts.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Host {
+    /// `None` only until the names are checked.
+    pub(super) name: Option<String>,
     pub(super) addresses: Vec<String>,
     pub(super) relay_addresses: Vec<String>,
     pub(super) listeners: Vec<Listener>,
     pub(super) resolvers: Resolvers,
     pub(super) exempt: Vec<String>,
     pub(super) mac: Option<String>,
+    pub(super) vlan: Option<Tags>,
     pub(super) dscp: Option<RawDscp>,
     pub(super) tos: Option<i64>,
+    pub(super) mark: HostMark,
+    pub(super) steer: HostSteer,
+}
+
+impl Host {
+    pub(super) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+}
+
+/// The keys of [`Mark`] that a group has in place of the file's.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct HostMark {
+    pub(super) dscp: Option<RawDscp>,
+    pub(super) tos: Option<i64>,
+    pub(super) protocols: Option<ExitProtocols>,
+    pub(super) at_uplink: Option<AtUplink>,
+}
+
+/// The keys of [`Steer`] that a group has in place of the file's.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct HostSteer {
+    pub(super) enabled: Option<bool>,
+    pub(super) next_hop: Option<NextHops>,
+    pub(super) vlan: Option<Tags>,
+    pub(super) pcp: Option<i64>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -116,14 +149,32 @@ pub(super) struct Mark {
     pub(super) overwrite: bool,
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Steer {
-    pub(super) next_hop: Option<String>,
+    pub(super) enabled: bool,
+    pub(super) next_hop: Option<NextHops>,
+    pub(super) vlan: Option<Tags>,
+    pub(super) pcp: Option<i64>,
     pub(super) on_unavailable: OnUnavailable,
     pub(super) source: Vec<String>,
     pub(super) fwmark: Option<i64>,
     pub(super) interface: Option<String>,
+}
+
+impl Default for Steer {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            next_hop: None,
+            vlan: None,
+            pcp: None,
+            on_unavailable: OnUnavailable::default(),
+            source: Vec::new(),
+            fwmark: None,
+            interface: None,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

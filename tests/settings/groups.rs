@@ -596,6 +596,120 @@ fn the_largest_settings_fit_the_kernels_image() {
 }
 
 #[test]
+fn everything_of_groups_and_steering_changes_by_a_reload() {
+    let third = "[[host]]\naddresses = [\"192.0.2.128\"]";
+    let all = SITE.find("[[host]]").unwrap()..SITE.find("[mark]").unwrap();
+    let one = SITE.replace(&SITE[all], "[host]\naddresses = [\"192.0.2.10\"]\n");
+    let table: &[(&str, &str, &[&str])] = &[
+        (SITE, SITE, &[]),
+        (
+            SITE,
+            &with("listeners = [22, 443]", "listeners = [22]"),
+            &["host.guards.listeners"],
+        ),
+        (SITE, &with("vlan = 10\n", ""), &["host.guards.vlan"]),
+        (
+            SITE,
+            &with("vlan = [200, 11]", "vlan = [11]"),
+            &["host.exits.vlan"],
+        ),
+        // One tag, given as a list.
+        (SITE, &with("vlan = 10\n", "vlan = [10]\n"), &[]),
+        (
+            SITE,
+            &with("dscp = \"le\"", "dscp = \"af13\""),
+            &["host.exits.mark.dscp"],
+        ),
+        (
+            SITE,
+            &with("vlan = 31", "vlan = 32\npcp = 1"),
+            &["host.exits.steer.pcp", "host.exits.steer.vlan"],
+        ),
+        (
+            SITE,
+            &with("enabled = false", "next_hop = { v4 = \"203.0.113.9\" }"),
+            &["host.host-3.steer.enabled", "host.host-3.steer.next_hop"],
+        ),
+        (
+            SITE,
+            &with("mac = \"02:00:5e:10:00:01\"\n", ""),
+            &["host.exits.mac"],
+        ),
+        // Another name is another group.
+        (
+            SITE,
+            &with("\"exits\"", "\"fast\""),
+            &["host.exits", "host.fast"],
+        ),
+        (
+            SITE,
+            &with(
+                third,
+                &format!("name = \"third\"\n{third}")
+                    .replace("name = \"third\"\n[[host]]", "[[host]]\nname = \"third\""),
+            ),
+            &["host.host-3", "host.third"],
+        ),
+        (
+            SITE,
+            &with("[mark]", "[[host]]\naddresses = [\"192.0.2.200\"]\n[mark]"),
+            &["host.host-4"],
+        ),
+        (
+            &one,
+            &one.replace("[host]", "[host]\nvlan = 5"),
+            &["host.vlan"],
+        ),
+        (&one, &one.replace("[host]", "[[host]]"), &["host"]),
+        (&one, SITE, &["host"]),
+        (
+            SITE,
+            &with(
+                "next_hop = [\"203.0.113.1\", \"fe80::1\"]\nvlan = 30",
+                "next_hop = \"02:00:5e:10:00:02\"\npcp = 7",
+            ),
+            &["steer.next_hop", "steer.pcp", "steer.vlan"],
+        ),
+        (
+            SITE,
+            &with("[steer]", "[steer]\nenabled = false"),
+            &["steer.enabled"],
+        ),
+    ];
+    for (before, after, keys) in table {
+        let change = parse(before).unwrap().change_to(&parse(after).unwrap());
+        assert_eq!(change.keys, *keys, "{after}");
+        assert_eq!(change.fixed, [""; 0], "{after}");
+    }
+    // The order of groups is their numbers.
+    let swapped = SITE
+        .replace("guards", "x")
+        .replace("exits", "guards")
+        .replace("\"x\"", "\"exits\"");
+    let keys = parse(SITE)
+        .unwrap()
+        .change_to(&parse(&swapped).unwrap())
+        .keys;
+    assert!(keys.contains(&"host.guards.vlan".to_owned()), "{keys:?}");
+    let (start, rest) = SITE.split_at(SITE.find("[[host]]").unwrap());
+    let (guards, rest) = rest.split_at(rest.find("[[host]]\nname = \"exits\"").unwrap());
+    let (exits, rest) = rest.split_at(rest.find("[[host]]\naddresses").unwrap());
+    let moved = format!("{start}{exits}{guards}{rest}");
+    let keys = parse(SITE).unwrap().change_to(&parse(&moved).unwrap()).keys;
+    assert_eq!(keys, ["host"]);
+    // The names of NICs do not change.
+    let change = with("\"eth2\"", "\"eth3\"");
+    let change = parse(SITE).unwrap().change_to(&parse(&change).unwrap());
+    assert_eq!(
+        (change.keys, change.fixed),
+        (
+            vec!["ports.incoming".to_owned()],
+            vec!["ports.incoming".to_owned()]
+        )
+    );
+}
+
+#[test]
 fn a_summary_has_the_number_of_groups_and_their_marks() {
     let summary = parse(SITE).unwrap().summary();
     assert_eq!(

@@ -58,8 +58,27 @@ fn compare(ours: &toml::Table, theirs: &toml::Table, prefix: &str, found: &mut V
             (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
                 compare(a, b, &format!("{key}."), found);
             }
+            (Some(toml::Value::Array(a)), Some(toml::Value::Array(b))) if a != b => {
+                match (named(a), named(b)) {
+                    // Equal names and tables: the order differs.
+                    (Some(ours), Some(theirs)) if ours == theirs => found.push(key),
+                    (Some(ours), Some(theirs)) => {
+                        compare(&ours, &theirs, &format!("{key}."), found);
+                    }
+                    _ => found.push(key),
+                }
+            }
             (a, b) if a != b => found.push(key),
             _ => {}
         }
     }
+}
+
+/// The tables of an array by their names: `[[host]]`. `None` for any other array.
+fn named(tables: &[toml::Value]) -> Option<toml::Table> {
+    let table = |value: &toml::Value| {
+        let name = value.get("name")?.as_str()?;
+        Some((name.to_owned(), value.clone()))
+    };
+    tables.iter().map(table).collect()
 }

@@ -8,6 +8,8 @@
 
 #[path = "settings/connect.rs"]
 mod connect;
+#[path = "settings/effective.rs"]
+mod effective;
 #[path = "settings/groups.rs"]
 mod groups;
 #[path = "settings/steering.rs"]

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const GOOD: &str = "\
+pub(super) const GOOD: &str = "\
 engine = \"connect\"
 mode = \"enforce\"
 [tor]

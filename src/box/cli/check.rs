@@ -14,6 +14,10 @@ pub(super) struct Arguments {
     /// The configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Print the effective policy too: a block for each group of hosts, with the keys that it
+    /// inherits, then what all groups share. The output contains the addresses of the hosts.
+    #[arg(long)]
+    explain: bool,
 }
 
 /// Runs the command. The exit status is 0 if the configuration can be used, 1 if not.
@@ -24,5 +28,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     for doubt in settings.doubts() {
         eprintln!("exitmark: {path}: warning: {}", doubt.what);
     }
-    Ok(print(&format!("{path}: fine ({})\n", settings.summary())))
+    let mut text = format!("{path}: fine ({})\n", settings.summary());
+    if arguments.explain {
+        text += &format!("\n{}", settings.effective());
+    }
+    Ok(print(&text))
 }

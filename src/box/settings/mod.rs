@@ -5,6 +5,7 @@
 
 mod change;
 mod check;
+mod effective;
 mod engine;
 mod forms;
 mod groups;

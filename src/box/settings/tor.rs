@@ -30,11 +30,15 @@ pub struct TorHost {
 }
 
 impl TorHost {
-    /// Whose connections are judged, and how relay connections are steered, for a summary.
-    pub(super) fn summary(&self, sockets: &SocketRules) -> String {
+    /// Whose connections are judged: users or cgroups.
+    pub(super) fn owners(&self) -> String {
         let users = self.users.iter().map(UserPattern::to_string);
         let cgroups = self.cgroups.iter().map(|path| path.display().to_string());
-        let owners: Vec<_> = users.chain(cgroups).collect();
+        users.chain(cgroups).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whose connections are judged, and how relay connections are steered, for a summary.
+    pub(super) fn summary(&self, sockets: &SocketRules) -> String {
         let names_source = sockets.source_v4.is_some() || sockets.source_v6.is_some();
         let ways = [
             names_source.then(|| SOURCE.to_owned()),
@@ -46,10 +50,8 @@ impl TorHost {
             [] => "are not steered".to_owned(),
             ways => format!("are steered by {}", ways.join(" and ")),
         };
-        format!(
-            "connections of {}, relay connections {steering}",
-            owners.join(", ")
-        )
+        let owners = self.owners();
+        format!("connections of {owners}, relay connections {steering}")
     }
 }
 

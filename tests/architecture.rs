@@ -397,7 +397,7 @@ fn have_every_key<T>(all: &[&str], program: &str, parse: impl Fn(&str) -> Result
     // behind.
     let tables: BTreeSet<&str> = known
         .iter()
-        .map(|key| key.split_once('.').map_or("", |(table, _)| table))
+        .map(|key| key.rsplit_once('.').map_or("", |(table, _)| table))
         .collect();
     for &table in &tables {
         let heading = format!("[{table}]\n");
@@ -419,7 +419,7 @@ fn have_every_key<T>(all: &[&str], program: &str, parse: impl Fn(&str) -> Result
                 _ => format!("{table}.{key}"),
             };
             assert!(
-                known.contains(&name) || table.is_empty() && tables.contains(key),
+                known.contains(&name) || tables.contains(&*name),
                 "{name} is not in the example"
             );
         }
@@ -444,7 +444,10 @@ fn the_example_configurations_are_valid_and_have_every_key() {
     assert!(refusal(&read).contains("host.tos"), "{}", refusal(&read));
     let once = read.replacen("dscp = \"af11\"\n", "", 1);
     assert!(refusal(&once).contains("mark.tos"), "{}", refusal(&once));
-    parse(&once.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
+    let twice = once.replacen("dscp = \"af11\"\n", "", 1);
+    let refused = refusal(&twice);
+    assert!(refused.contains("host.mark.tos"), "{refused}");
+    parse(&twice.replacen("dscp = \"le\"\n", "", 1)).unwrap();
 
     // The same on a Tor host, except for the other way to name tor's connections.
     let example = self::example("exitmark-connect.example.toml");

@@ -86,15 +86,17 @@ const EXAMPLES: [(&str, &str); 3] = [
 
 /// The keys of a configuration, such as `key exitmark mark.dscp: string`.
 fn add_keys(program: &str, example: &str, found: &mut BTreeSet<String>) {
-    let example = text(example);
-    let all: toml::Table = uncommented(&example).parse().unwrap();
-    for (name, value) in &all {
-        let Some(table) = value.as_table() else {
-            found.insert(format!("key {program} {name}: {}", value.type_str()));
-            continue;
-        };
-        for (key, value) in table {
-            found.insert(format!("key {program} {name}.{key}: {}", value.type_str()));
+    let all: toml::Table = uncommented(&text(example)).parse().unwrap();
+    add_table(&all, &format!("key {program} "), found);
+}
+
+fn add_table(table: &toml::Table, prefix: &str, found: &mut BTreeSet<String>) {
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) => add_table(inner, &format!("{prefix}{key}."), found),
+            value => {
+                found.insert(format!("{prefix}{key}: {}", value.type_str()));
+            }
         }
     }
 }

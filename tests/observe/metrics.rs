@@ -99,7 +99,7 @@ pub(crate) fn documented(page: &str) -> BTreeMap<String, Metric> {
 
 /// The metrics of a box and of engine connect.
 fn all() -> BTreeMap<String, Metric> {
-    let reports = [sample::report(), sample::report_of_connect()];
+    let reports = [sample::of_site(), sample::report_of_connect()];
     let of = |report: &Report| served(&metrics(report).unwrap());
     reports.iter().flat_map(of).collect()
 }
@@ -210,6 +210,55 @@ fn values_are_exact() {
 }
 
 #[test]
+fn groups_and_next_hops_have_series_of_their_own() {
+    let text = metrics(&sample::of_site()).unwrap();
+    for (line, expected) in [
+        (
+            "group_frames_total{group=\"exits-a\",class=\"exit\"}",
+            sample::EXACT,
+        ),
+        (
+            "group_bytes_total{group=\"exits-a\",class=\"relay\"}",
+            560_000_000,
+        ),
+        (
+            "group_marked_frames_total{group=\"exits-a\"}",
+            sample::EXACT,
+        ),
+        ("group_unrouted_vlan_frames_total{group=\"exits-a\"}", 8),
+        ("group_unrouted_vlan_frames_total{group=\"exits-b\"}", 0),
+        (
+            "next_hop_up{next_hop=\"198.51.100.1\",vlan=\"untagged\"}",
+            1,
+        ),
+        ("next_hop_up{next_hop=\"2001:db8:3::1\",vlan=\"200.30\"}", 0),
+        ("next_hop_up{next_hop=\"02:00:5e:10:00:09\",vlan=\"30\"}", 1),
+        // The worst state of all.
+        ("steering_up", 0),
+        ("steering_state{state=\"unresolved\"}", 1),
+        ("steering_state{state=\"steering\"}", 0),
+        ("host_addresses", 4),
+        ("hosts_full_frames_total", 14),
+    ] {
+        let line = format!("exitmark_{line}");
+        assert_eq!(value(&text, &line), expected.to_string(), "{line}");
+    }
+    // Nothing is counted twice.
+    let one = metrics(&sample::report()).unwrap();
+    assert!(!one.contains("\nexitmark_group_"), "{one}");
+}
+
+/// No series has the address of a host: there may be thousands.
+#[test]
+fn host_addresses_are_not_in_the_metrics() {
+    let report = sample::of_site();
+    let text = metrics(&report).unwrap();
+    for host in &report.hosts {
+        assert!(!text.contains(&host.address), "{}", host.address);
+    }
+}
+
+#[test]
 fn the_histogram_adds_up() {
     let mut report = sample::report();
     let of = |report: &Report| {
@@ -282,6 +331,6 @@ fn an_empty_report_has_every_metric() {
     assert!(!text.contains("\nexitmark_relay_set_accepted_timestamp_seconds "));
     assert!(!text.contains("{}"));
     let names: Vec<_> = served(&text).into_keys().collect();
-    let all = served(&metrics(&sample::report()).unwrap());
+    let all = served(&metrics(&sample::of_site()).unwrap());
     assert_eq!(names, all.into_keys().collect::<Vec<_>>());
 }

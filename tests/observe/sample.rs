@@ -2,9 +2,9 @@
 
 use exitmark_box::observe::{
     AuditReport, ClassCount, ConnectionClass, ConnectionsReport, DocumentSignatures, DropCount,
-    EngineReport, FrameCount, LatencyReport, MalformedCount, MismatchCount, PortReport,
-    RelaySetReport, RelaySource, Report, SourceState, SteeringReport, SteeringState, Warning,
-    WorkerReport,
+    EngineReport, FrameCount, GroupReport, HostReport, LatencyReport, MalformedCount,
+    MismatchCount, NextHopReport, PortReport, RelaySetReport, RelaySource, Report, SourceState,
+    SteeringReport, SteeringState, Warning, WorkerReport,
 };
 
 /// More than an `f64` can represent exactly.
@@ -87,6 +87,7 @@ pub(crate) fn report() -> Report {
             unrouted_vlan: 8,
             unrouted_family: 9,
             host_by_uplink: 7,
+            hosts_full: 14,
             unnamed_listener: 10,
             disagreement: 4,
             unseen_fragment: 5,
@@ -99,13 +100,9 @@ pub(crate) fn report() -> Report {
                 frames,
             })
             .into(),
-        steering: SteeringReport {
-            state: SteeringState::Steering,
-            on_unavailable: "uplink".to_owned(),
-            next_hop: Some("198.51.100.1".to_owned()),
-            next_hop_mac: Some("02:00:5e:10:00:09".to_owned()),
-            changes: 2,
-        },
+        groups: Vec::new(),
+        steering: SteeringReport::new("uplink", 2, vec![next_hop()]),
+        hosts: vec![host("192.0.2.10", 1, 0)],
         relay_set: relay_set(),
         workers: vec![WorkerReport {
             queue: 0,
@@ -191,6 +188,79 @@ fn ports() -> Vec<PortReport> {
             ..port("incoming", "eth2")
         },
     ]
+}
+
+/// The only next hop of the report.
+fn next_hop() -> NextHopReport {
+    NextHopReport {
+        next_hop: "198.51.100.1".to_owned(),
+        vlan: "untagged".to_owned(),
+        groups: vec!["host".to_owned()],
+        families: vec!["IPv4".to_owned()],
+        state: SteeringState::Steering,
+        mac: Some("02:00:5e:10:00:09".to_owned()),
+    }
+}
+
+fn host(address: &str, mac: u8, changes: u64) -> HostReport {
+    HostReport {
+        address: address.to_owned(),
+        mac: format!("02:00:00:00:00:{mac:02x}"),
+        changes,
+    }
+}
+
+/// A report on a site with two groups, a next hop for each IP version and group, and four host
+/// addresses. One next hop cannot be used.
+pub(crate) fn of_site() -> Report {
+    let mut report = report();
+    let group = |name: &str, frames: u64| GroupReport {
+        name: name.to_owned(),
+        classes: [
+            ("relay", frames, frames * 1400),
+            ("exit", EXACT, 9000),
+            ("host", 0, 0),
+        ]
+        .map(|(class, frames, bytes)| ClassCount {
+            class: class.to_owned(),
+            frames,
+            bytes,
+        })
+        .into(),
+        marked: EXACT,
+        unrouted_vlan: 8,
+        ..GroupReport::default()
+    };
+    let quiet = GroupReport {
+        name: "exits-b".to_owned(),
+        ..GroupReport::default()
+    };
+    report.groups = vec![group("exits-a", 400_000), quiet];
+    let hop = |next_hop: &str, vlan: &str, groups: &[&str], family: &str| NextHopReport {
+        next_hop: next_hop.to_owned(),
+        vlan: vlan.to_owned(),
+        groups: groups.iter().map(|&name| name.to_owned()).collect(),
+        families: vec![family.to_owned()],
+        ..self::next_hop()
+    };
+    let unresolved = NextHopReport {
+        state: SteeringState::Unresolved,
+        mac: None,
+        ..hop("2001:db8:3::1", "VLAN 200.30", &["exits-a"], "IPv6")
+    };
+    let next_hops = vec![
+        hop("198.51.100.1", "untagged", &["exits-a", "exits-b"], "IPv4"),
+        unresolved,
+        hop("02:00:5e:10:00:09", "VLAN 30", &["exits-b"], "IPv6"),
+    ];
+    report.steering = SteeringReport::new("uplink", 4, next_hops);
+    report.hosts = vec![
+        host("192.0.2.10", 1, 0),
+        host("192.0.2.11", 2, 1),
+        host("192.0.2.12", 1, 3),
+        host("2001:db8::10", 1, 0),
+    ];
+    report
 }
 
 fn classes() -> Vec<ClassCount> {

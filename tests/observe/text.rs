@@ -1,7 +1,7 @@
 //! The text of `exitmark status`.
 
 use crate::sample;
-use exitmark_box::observe::{DocumentSignatures, Report, SteeringState};
+use exitmark_box::observe::{DocumentSignatures, HostReport, Report, SteeringState};
 
 #[test]
 fn the_text_fits_eighty_columns() {
@@ -14,6 +14,7 @@ fn the_text_fits_eighty_columns() {
     };
     fits(&report);
     fits(&Report::default());
+    fits(&sample::of_site());
     // Also with the largest numbers and long names.
     for port in &mut report.ports {
         port.forwarded_frames = u64::MAX;
@@ -96,6 +97,86 @@ fn every_part_is_there() {
     ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }
+}
+
+/// The lines from the one that begins with this name on, without those of the next item.
+fn item<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(name));
+    let first = lines
+        .next()
+        .unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    let rest = lines.take_while(|line| line.starts_with(' '));
+    std::iter::once(first).chain(rest).collect()
+}
+
+#[test]
+fn each_of_several_groups_has_a_block() {
+    let text = sample::of_site().text().to_string();
+    let expected = [
+        "group       exits-a: relay 400 k (560 MB), exit 9.01 P (9.00 kB)",
+        "            marked 9.01 P, unrouted vlan 8",
+    ];
+    assert_eq!(item(&text, "group"), expected);
+    assert!(
+        text.contains("\ngroup       exits-b: no frames\n"),
+        "{text}"
+    );
+    let text = sample::report().text().to_string();
+    assert!(!text.contains("\ngroup"), "{text}");
+}
+
+#[test]
+fn each_of_several_next_hops_has_its_state_and_groups() {
+    let mut report = sample::of_site();
+    let text = report.text().to_string();
+    let expected = [
+        "steering    unresolved: the MAC address of a next hop is not known",
+        "            changes: 4; on_unavailable: uplink",
+    ];
+    assert_eq!(item(&text, "steering"), expected);
+    for line in [
+        "next hop    198.51.100.1 at 02:00:5e:10:00:09, IPv4 of exits-a, exits-b\n",
+        "next hop    2001:db8:3::1 (VLAN 200.30) unresolved, IPv6 of exits-a\n",
+        "next hop    02:00:5e:10:00:09 (VLAN 30), IPv6 of exits-b\n",
+    ] {
+        assert!(text.contains(line), "{line}:\n{text}");
+    }
+    report.steering.next_hops.truncate(1);
+    report.steering.next_hops[0].vlan = "VLAN 30".to_owned();
+    let text = report.text().to_string();
+    let line = "next hop 198.51.100.1 (VLAN 30) at 02:00:5e:10:00:09, changes: 4;";
+    assert!(text.contains(line), "{text}");
+}
+
+#[test]
+fn host_addresses_are_shown_by_their_mac_address() {
+    let mut report = sample::of_site();
+    let text = report.text().to_string();
+    let expected = [
+        "hosts       4 addresses",
+        "            02:00:00:00:00:01: 192.0.2.10, 192.0.2.12 (3 changes), 2001:db8::10",
+        "            02:00:00:00:00:02: 192.0.2.11 (1 change)",
+    ];
+    assert_eq!(item(&text, "hosts"), expected);
+    report.hosts = (0..300)
+        .map(|number| HostReport {
+            address: format!("2001:db8::{number:x}"),
+            ..report.hosts[0].clone()
+        })
+        .collect();
+    let text = report.text().to_string();
+    let hosts = item(&text, "hosts").join("\n");
+    assert_eq!(hosts.matches("2001:db8::").count(), 256, "{text}");
+    assert!(
+        hosts.ends_with("and 44 more: `exitmark status --json`"),
+        "{text}"
+    );
+    report.hosts.clear();
+    let text = report.text().to_string();
+    assert_eq!(
+        item(&text, "hosts"),
+        ["hosts       no host has sent a frame yet"]
+    );
 }
 
 #[test]

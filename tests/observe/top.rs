@@ -14,7 +14,11 @@ fn drawn(top: &Top, width: u16, height: u16) -> Terminal<TestBackend> {
 }
 
 fn lines(top: &Top) -> Vec<String> {
-    let terminal = drawn(top, 80, 25);
+    lines_of(top, 25)
+}
+
+fn lines_of(top: &Top, height: u16) -> Vec<String> {
+    let terminal = drawn(top, 80, height);
     let buffer = terminal.backend().buffer();
     buffer
         .content()
@@ -102,6 +106,50 @@ fn everything_fits_a_small_screen() {
     for (width, height) in [(1, 1), (10, 3), (36, 12), (300, 100)] {
         drawn(&top, width, height);
     }
+}
+
+#[test]
+fn each_of_several_groups_has_a_row() {
+    let mut top = Top::default();
+    let report = sample::of_site();
+    let line = |top: &Top, begin: &str| {
+        let mut lines = lines_of(top, 40).into_iter();
+        let found = lines.find(|line| line.starts_with(begin));
+        found.unwrap_or_else(|| panic!("no {begin}"))
+    };
+    top.answered(report.clone(), SECOND);
+    assert!(line(&top, "exits-a").ends_with("-             -"));
+    let mut later = report.clone();
+    let relay = &mut later.groups[0].classes[0];
+    (relay.frames, relay.bytes) = (relay.frames + 3000, relay.bytes + 3_000_000);
+    top.answered(later.clone(), 3 * SECOND);
+    let title = "group                   exit/s        bits/s   relay/s        bits/s";
+    assert_eq!(line(&top, "group"), title);
+    let row = "exits-a                      0       0 bit/s    1.50 k   12.0 Mbit/s";
+    assert_eq!(line(&top, "exits-a"), row);
+    let row = "exits-b                      0       0 bit/s         0       0 bit/s";
+    assert_eq!(line(&top, "exits-b"), row);
+    // Of other groups there are no rates yet.
+    later.groups.reverse();
+    top.answered(later, 4 * SECOND);
+    assert!(line(&top, "exits-b").ends_with("-             -"));
+    top.answered(sample::report(), 5 * SECOND);
+    let lines = lines_of(&top, 40);
+    assert!(lines.iter().all(|line| !line.starts_with("group")));
+}
+
+#[test]
+fn several_next_hops_are_counted() {
+    let mut top = Top::default();
+    let mut report = sample::of_site();
+    top.answered(report.clone(), SECOND);
+    let steering = line(&top, "steering");
+    let expected = "unresolved: 1 of 3 next hops; on_unavailable: uplink";
+    assert!(steering.ends_with(expected), "{steering}");
+    report.steering.next_hops.remove(1);
+    report.steering.state = SteeringState::Steering;
+    top.answered(report, 2 * SECOND);
+    assert!(line(&top, "steering").ends_with("to 2 next hops"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! otherwise. Times are in seconds. Sizes are in bytes, from the Ethernet header to the end of the
 //! packet, without the frame check sequence.
 
+use super::{GroupReport, HostReport, SteeringReport};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -36,12 +37,18 @@ pub struct Report {
     pub malformed: Vec<MalformedCount>,
     /// Counts of marked, cleared and unsteered frames, and of other properties.
     pub frames: FrameCount,
+    /// Frames of each group of hosts, in the order of the configuration; empty with one group, of
+    /// which `classes` and `frames` are the counts.
+    pub groups: Vec<GroupReport>,
     /// Connections of tor and what was done with their sockets; with engine `connect` only.
     pub connections: Option<ConnectionsReport>,
     /// Frames that were not forwarded, for every drop reason.
     pub drops: Vec<DropCount>,
-    /// The state of the next hop for relay traffic.
+    /// The state of the next hops for relay traffic.
     pub steering: SteeringReport,
+    /// The addresses of the hosts that have sent frames, each with its MAC address; in the order of
+    /// the addresses.
+    pub hosts: Vec<HostReport>,
     /// The state of the relay set.
     pub relay_set: RelaySetReport,
     /// Where each worker's buffers are.
@@ -171,13 +178,16 @@ pub struct FrameCount {
     pub cleared: u64,
     /// Relay frames that left by the uplink, because `incoming` could not be used.
     pub unsteered: u64,
-    /// Relay frames that were not steered, because they have a VLAN tag.
+    /// Relay frames that were not steered, because their VLAN tags are not those of `host.vlan`.
     pub unrouted_vlan: u64,
-    /// Relay frames that were not steered, because the next hop is of the other IP version.
+    /// Relay frames that were not steered, because their group has no next hop for their IP version.
     pub unrouted_family: u64,
     /// Frames that arrived by `uplink` from an address of the host; counted while none arrives by
     /// `host`.
     pub host_by_uplink: u64,
+    /// Frames from an address of a host for which the table of MAC addresses had no room, since
+    /// this process began.
+    pub hosts_full: u64,
     /// Frames on which relay set and source address disagree.
     pub disagreement: u64,
     /// Frames that accept a connection (SYN and ACK) at a port that `host.listeners` does not name.
@@ -238,52 +248,6 @@ pub struct DropCount {
     pub port: Option<String>,
     /// The number of frames dropped for this reason, at this port if there is one.
     pub frames: u64,
-}
-
-/// Whether relay traffic can leave by `incoming`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SteeringState {
-    /// No `incoming` port is configured.
-    #[default]
-    Off,
-    /// Relay traffic is steered.
-    Steering,
-    /// The NIC has no carrier, or was removed.
-    NoCarrier,
-    /// The next hop's MAC address is not resolved.
-    Unresolved,
-}
-
-impl SteeringState {
-    /// Every state, in the order of declaration.
-    pub const ALL: [Self; 4] = [Self::Off, Self::Steering, Self::NoCarrier, Self::Unresolved];
-
-    /// The state's name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Steering => "steering",
-            Self::NoCarrier => "no-carrier",
-            Self::Unresolved => "unresolved",
-        }
-    }
-}
-
-/// The state of the next hop for relay traffic.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SteeringReport {
-    /// Whether relay traffic can be steered.
-    pub state: SteeringState,
-    /// The treatment of relay traffic while it cannot be steered: `uplink` or `drop`.
-    pub on_unavailable: String,
-    /// The configured next hop: an IP address or a MAC address.
-    pub next_hop: Option<String>,
-    /// The MAC address that steered frames are sent to now.
-    pub next_hop_mac: Option<String>,
-    /// Changes of that MAC address or of the state since this process began.
-    pub changes: u64,
 }
 
 /// The state of the relay set.

@@ -1,8 +1,10 @@
 //! The report as text: aligned, in 80 columns, warnings first.
 
+mod site;
+
 use super::human::{bytes, count, latency, share, span};
 use super::metrics::{SocketCount, frame_counts, socket_counts};
-use super::{ConnectionsReport, Report, SourceState, SteeringState};
+use super::{ConnectionsReport, Report, SourceState};
 use std::fmt;
 use std::time::Duration;
 
@@ -34,7 +36,9 @@ impl fmt::Display for Text<'_> {
         self.ports(f)?;
         self.classes(f)?;
         self.frames(f)?;
+        self.groups(f)?;
         self.steering(f)?;
+        self.hosts(f)?;
         self.relay_set(f)?;
         self.conservation(f)?;
         self.latency(f)?;
@@ -223,27 +227,6 @@ impl Text<'_> {
             (name, drop.frames)
         });
         item(f, "drops", &those_there_are(drops))
-    }
-
-    fn steering(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let steering = &self.0.steering;
-        let state = match steering.state {
-            SteeringState::Off => return item(f, "steering", "off: ports.incoming is not set"),
-            SteeringState::Steering => "relay traffic leaves by `incoming`",
-            SteeringState::NoCarrier => "no-carrier: the NIC has no link",
-            SteeringState::Unresolved => "unresolved: the next hop's MAC address is not known",
-        };
-        item(f, "steering", state)?;
-        let next_hop = steering.next_hop.as_deref().unwrap_or("none");
-        let mac = steering.next_hop_mac.as_deref().unwrap_or("not known");
-        let at = match next_hop == mac {
-            true => mac.to_owned(),
-            false => format!("{next_hop} at {mac}"),
-        };
-        let changes = count(steering.changes);
-        let otherwise = &steering.on_unavailable;
-        let line = format!("next hop {at}, changes: {changes}; on_unavailable: {otherwise}");
-        item(f, "", &line)
     }
 
     fn relay_set(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,8 +2,9 @@
 //! `docs/metrics.md`, which lists them all.
 
 mod connections;
+mod site;
 
-use super::{FrameCount, PortReport, Report, SourceState, SteeringState};
+use super::{FrameCount, PortReport, Report, SourceState};
 use exitmark_service::prometheus::{Metrics, expose, labels, single};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -13,6 +14,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 pub(super) use connections::{SocketCount, socket_counts};
+pub(super) use site::group_counts;
 
 /// The ages of a relay set, as in [`crate::observe::RelaySetReport::age`].
 const AGES: [&str; 5] = ["early", "fresh", "old", "expired", "stale"];
@@ -40,7 +42,7 @@ impl Collector for Collected {
             None => {
                 ports(&mut out, &report.ports)?;
                 frames(&mut out, report)?;
-                steering(&mut out, report)?;
+                site::site(&mut out, report)?;
                 workers(&mut out, report)?;
                 samples(&mut out, report)?;
             }
@@ -192,8 +194,12 @@ fn ports(out: &mut Metrics<'_>, ports: &[PortReport]) -> fmt::Result {
     Ok(())
 }
 
-/// The name, the help text and the value of each count of frames with a property.
-pub(super) fn frame_counts(frames: &FrameCount) -> [(&'static str, &'static str, u64); 10] {
+/// A count of frames with a property: its name, as in the metric `exitmark_NAME_frames`, its help
+/// text and its value.
+type Counted = (&'static str, &'static str, u64);
+
+/// Each count of frames with a property.
+pub(super) fn frame_counts(frames: &FrameCount) -> [Counted; 11] {
     [
         (
             "marked",
@@ -212,18 +218,23 @@ pub(super) fn frame_counts(frames: &FrameCount) -> [(&'static str, &'static str,
         ),
         (
             "unrouted_vlan",
-            "Relay frames that were not steered, because they have a VLAN tag",
+            "Relay frames that were not steered, because their VLAN tags are not those of host.vlan",
             frames.unrouted_vlan,
         ),
         (
             "unrouted_family",
-            "Relay frames that were not steered, because the next hop is of the other IP version",
+            "Relay frames that were not steered, because there is no next hop for their IP version",
             frames.unrouted_family,
         ),
         (
             "host_by_uplink",
             "Frames that arrived by uplink from an address of the host, while none arrives by host",
             frames.host_by_uplink,
+        ),
+        (
+            "hosts_full",
+            "Frames from a host address for which the table of MAC addresses was full, in this process",
+            frames.hosts_full,
         ),
         (
             "disagreement",
@@ -286,28 +297,6 @@ fn frames(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
             let port = of.port.as_deref().unwrap_or_default();
             (labels([("reason", &of.reason), ("port", port)]), of.frames)
         }),
-    )
-}
-
-fn steering(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
-    let steering = &report.steering;
-    out.gauge(
-        "steering_up",
-        "1 if relay traffic can leave by incoming, else 0",
-        single((steering.state == SteeringState::Steering).into()),
-    )?;
-    out.gauge(
-        "steering_state",
-        "1 for the state that steering is in, 0 for the others",
-        SteeringState::ALL.map(|state| {
-            let is = (steering.state == state).into();
-            (labels([("state", state.name())]), is)
-        }),
-    )?;
-    out.counter(
-        "steering_changes",
-        "Changes of the next hop's MAC address or of the steering state, in this process",
-        single(steering.changes),
     )
 }
 

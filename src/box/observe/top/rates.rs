@@ -2,7 +2,7 @@
 
 use crate::observe::human::as_f64;
 use crate::observe::metrics::socket_counts;
-use crate::observe::{ConnectionClass, Report};
+use crate::observe::{ClassCount, ConnectionClass, GroupReport, Report};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -10,6 +10,9 @@ use std::time::Duration;
 pub(super) const SPAN: Duration = Duration::from_secs(60);
 /// The most rates that are kept per class, independent of the interval.
 const REMEMBERED: usize = 240;
+
+/// The classes whose rates are shown for each group.
+pub(super) const SHOWN_OF_GROUP: [&str; 2] = ["exit", "relay"];
 
 /// The state computed from the reports received so far.
 #[derive(Debug, Default)]
@@ -27,6 +30,8 @@ pub struct Top {
 pub(super) struct Rates {
     /// Outbound traffic of each class.
     pub(super) classes: Vec<Flow>,
+    /// Exit and relay traffic of each group.
+    pub(super) groups: Vec<[Flow; 2]>,
     pub(super) ports: Vec<PortRates>,
     pub(super) drops: Vec<f64>,
     /// Frames decided by the XDP program, and by workers.
@@ -94,6 +99,7 @@ impl Rates {
             classes
                 .chain(report.ports.iter().map(|of| of.role.clone()))
                 .chain(report.drops.iter().map(|of| of.reason.clone()))
+                .chain(report.groups.iter().map(|of| of.name.clone()))
                 .collect()
         };
         if seconds <= 0.0 || names(before) != names(now) {
@@ -105,7 +111,11 @@ impl Rates {
             frames: rate(frames.0, frames.1),
             bits: 8.0 * rate(bytes.0, bytes.1),
         };
+        let of_class = |before: &ClassCount, now: &ClassCount| {
+            flow((before.frames, now.frames), (before.bytes, now.bytes))
+        };
         let classes = now.classes.iter().zip(&before.classes);
+        let groups = now.groups.iter().zip(&before.groups);
         let ports = now.ports.iter().zip(&before.ports);
         let drops = now.drops.iter().zip(&before.drops);
         let opened = connections(now).iter().zip(connections(before));
@@ -113,8 +123,11 @@ impl Rates {
         let sockets = sockets
             .flat_map(|(now, before)| socket_counts(now).into_iter().zip(socket_counts(before)));
         Some(Self {
-            classes: classes
-                .map(|(now, before)| flow((before.frames, now.frames), (before.bytes, now.bytes)))
+            classes: classes.map(|(now, before)| of_class(before, now)).collect(),
+            groups: groups
+                .map(|(now, before)| {
+                    SHOWN_OF_GROUP.map(|class| of_class(&of(before, class), &of(now, class)))
+                })
                 .collect(),
             ports: ports
                 .map(|(now, before)| PortRates {
@@ -141,6 +154,13 @@ impl Rates {
                 .collect(),
         })
     }
+}
+
+/// The frames of a class from a group.
+fn of(group: &GroupReport, class: &str) -> ClassCount {
+    let mut classes = group.classes.iter();
+    let found = classes.find(|of| of.class == class);
+    found.cloned().unwrap_or_default()
 }
 
 /// The classes of connections; a box has none.

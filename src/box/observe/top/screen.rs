@@ -1,7 +1,7 @@
 //! Draws the state on a terminal.
 
 use super::Top;
-use super::rates::{Flow, Rates, SPAN};
+use super::rates::{Flow, Rates, SHOWN_OF_GROUP, SPAN};
 use crate::observe::human::{count, scaled, span};
 use crate::observe::text::clean;
 use crate::observe::{Report, SteeringState};
@@ -58,6 +58,8 @@ impl Top {
         lines.push(relay_set(report));
         lines.push(steering(report));
         lines.push(faults(report));
+        // Last: there may be more groups than a screen has lines.
+        self.groups(&mut lines, report);
         lines
     }
 
@@ -113,6 +115,31 @@ impl Top {
             } else {
                 Span::from("no link").red().bold()
             });
+            lines.push(Line::from(spans));
+        }
+    }
+
+    /// A row for each group, if there are several.
+    fn groups(&self, lines: &mut Vec<Line<'static>>, report: &Report) {
+        if report.groups.is_empty() {
+            return;
+        }
+        lines.push(Line::default());
+        let [exit, relay] = SHOWN_OF_GROUP.map(|class| format!("{class}/s"));
+        let title = format!(
+            "{:20} {exit:>9} {:>13} {relay:>9} {:>13}",
+            "group", "bits/s", "bits/s"
+        );
+        lines.push(Line::from(title).bold());
+        for (index, group) in report.groups.iter().enumerate() {
+            let rates = self.rates.as_ref();
+            let rates = rates.and_then(|rates| rates.groups.get(index));
+            let mut spans = vec![Span::from(format!("{:20.20}", clean(&group.name)))];
+            for (at, class) in SHOWN_OF_GROUP.into_iter().enumerate() {
+                let (frames, bits) = shown(rates.map(|rates| &rates[at]));
+                let text = format!(" {frames:>9} {bits:>13}");
+                spans.push(Span::styled(text, style_of(class)));
+            }
             lines.push(Line::from(spans));
         }
     }
@@ -263,14 +290,24 @@ fn relay_set(report: &Report) -> Line<'static> {
 
 fn steering(report: &Report) -> Line<'static> {
     let steering = &report.steering;
-    let next_hop = steering.next_hop.as_deref().unwrap_or("-");
-    let mac = steering.next_hop_mac.as_deref().unwrap_or("not known");
     let state = steering.state.name();
+    let unusable = steering.next_hops.iter().filter(|hop| !hop.is_usable());
+    let to = match steering.next_hops.len() {
+        0 | 1 => {
+            let next_hop = steering.next_hop.as_deref().unwrap_or("-");
+            let mac = steering.next_hop_mac.as_deref().unwrap_or("not known");
+            format!("{next_hop} at {mac}")
+        }
+        hops => match unusable.count() {
+            0 => format!("{hops} next hops"),
+            unusable => format!("{unusable} of {hops} next hops"),
+        },
+    };
     let text = match steering.state {
         SteeringState::Off => Span::from("off"),
-        SteeringState::Steering => Span::from(clean(&format!("to {next_hop} at {mac}"))).green(),
+        SteeringState::Steering => Span::from(clean(&format!("to {to}"))).green(),
         _ => Span::from(clean(&format!(
-            "{state}: {next_hop} at {mac}; on_unavailable: {}",
+            "{state}: {to}; on_unavailable: {}",
             steering.on_unavailable
         )))
         .red()

@@ -193,6 +193,45 @@ fn sockets_that_are_not_changed_and_missing_connections_have_alerts() {
     }
 }
 
+/// The series of a next hop and of a conflict, as the metrics have them.
+#[test]
+fn an_unusable_next_hop_and_a_host_conflict_have_alerts() {
+    let file = read("dist/prometheus/exitmark.rules.yml");
+    let files = YamlLoader::load_from_str(&file).unwrap();
+    let rules = files[0]["groups"][0]["rules"].as_vec().unwrap();
+    let page = read("docs/operating.md");
+    for (name, expr, holds) in [
+        (
+            "ExitmarkSteeringUnavailable",
+            "unless on (instance, job) exitmark_next_hop_up == 1",
+            true,
+        ),
+        (
+            "ExitmarkNextHopUnusable",
+            "exitmark_next_hop_up == 0 and on (instance, job) exitmark_next_hop_up == 1",
+            true,
+        ),
+        // The alarm ends a minute after the last change.
+        (
+            "ExitmarkHostConflict",
+            "exitmark_warning{kind=\"host_conflict\"} == 1",
+            false,
+        ),
+    ] {
+        let rule = rules
+            .iter()
+            .find(|rule| rule["alert"].as_str() == Some(name));
+        let rule = rule.unwrap_or_else(|| panic!("no {name}"));
+        assert!(rule["expr"].as_str().unwrap().ends_with(expr), "{name}");
+        assert_eq!(!rule["for"].is_badvalue(), holds, "{name}");
+        assert_eq!(rule["labels"]["severity"].as_str(), Some("critical"));
+        assert!(
+            page.contains(&format!("`{name}`")),
+            "{name} is undocumented"
+        );
+    }
+}
+
 #[test]
 fn every_panel_uses_documented_metrics() {
     let documented = documented(PAGE);

@@ -1,15 +1,15 @@
 //! Reads the state of the machine from files and netlink, and loads the programs as a test. Changes
 //! nothing and sends no packet.
 
+use super::next_hops::{self, HopFacts};
 use super::tor_facts::{TorFacts, TorScope};
-use crate::settings::{Engine, Frags, Pin, Settings, ZeroCopy};
+use crate::settings::{Engine, Frags, Hop, Pin, Settings, ZeroCopy};
 use caps::{CapSet, Capability};
 use exitmark_bpf::kernel_release;
 use exitmark_datapath::{
     Connect, Kernel, Pins, Role, XdpState, connect_cgroups, kernel_version, xdp_state,
 };
-use exitmark_nic::{NextHop, Nic, possible_cpus};
-use exitmark_policy::packet::MacAddr;
+use exitmark_nic::{Nic, possible_cpus};
 use exitmark_relays::{LoadError, Validity};
 use nix::sys::resource::{Resource, getrlimit};
 use std::collections::BTreeSet;
@@ -36,7 +36,9 @@ pub(crate) struct CheckScope {
     pub(crate) ports: Vec<(Option<Role>, String)>,
     /// Whether the uplink's NIC is `incoming` too.
     pub(crate) shares_uplink: bool,
-    pub(crate) next_hop: Option<NextHop>,
+    pub(crate) next_hops: Vec<Hop>,
+    /// The most bytes by which the tags of `steer.vlan` make a frame longer.
+    pub(crate) added_tags: u32,
     /// Of the default configuration if none is given.
     pub(crate) pin: Pin,
     /// The consensus and certificate files of tor.
@@ -88,7 +90,8 @@ impl CheckScope {
                 .map(|(role, name)| (Some(role), name.clone()))
                 .collect(),
             shares_uplink,
-            next_hop: incoming.map(|incoming| incoming.next_hop),
+            next_hops: incoming.map_or_else(Vec::new, |incoming| incoming.next_hops.clone()),
+            added_tags: next_hops::added_tags(settings.rules.groups()),
             pin: settings.pin.clone(),
             files,
             needs_zero_copy: settings.datapath.zero_copy == ZeroCopy::Require,
@@ -167,8 +170,8 @@ pub(crate) struct Facts {
     pub(crate) now: SystemTime,
     /// The state of each NIC, in the order of the roles; of every NIC if none was named.
     pub(crate) ports: Vec<Port>,
-    /// The next hop's MAC address: configured, or from the neighbour table.
-    pub(crate) next_hop_mac: Option<MacAddr>,
+    /// The next hops, in the order of the configuration.
+    pub(crate) next_hops: Vec<HopFacts>,
     /// The number of possible CPUs.
     pub(crate) cpus: u32,
     /// The running box's warning that the host runs a recursive resolver, if any.
@@ -210,11 +213,8 @@ impl Facts {
             .iter()
             .find(|port| scope.is_egress(port.role))
             .and_then(|port| port.nic.as_ref().ok());
-        let next_hop_mac = match (scope.next_hop, nic) {
-            (Some(NextHop::Mac(mac)), _) => Some(mac),
-            (Some(NextHop::Address(address)), Some(nic)) => nic.neighbour(address).ok().flatten(),
-            _ => None,
-        };
+        let look = |hop: &Hop| HopFacts::look(*hop, nic);
+        let next_hops = scope.next_hops.iter().map(look).collect();
         let pins = &scope.pin.directory;
         let attached = Pins::peek(pins);
         let files = std::mem::take(&mut scope.files);
@@ -246,7 +246,7 @@ impl Facts {
             files: files.into_iter().map(relay_file).collect(),
             now: SystemTime::now(),
             ports,
-            next_hop_mac,
+            next_hops,
             cpus,
             own_resolver: None,
             tor: scope.tor.as_ref().map(TorScope::look),

@@ -6,6 +6,7 @@
 
 mod facts;
 mod machine;
+mod next_hops;
 mod ports;
 #[cfg(test)]
 mod tests;

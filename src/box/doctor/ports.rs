@@ -1,10 +1,10 @@
 //! Findings on the NICs: each alone, and all together.
 
 use super::facts::{Facts, Port};
-use super::{Finding, Severity, word};
+use super::{Finding, Severity, next_hops, word};
 use crate::settings::Engine;
 use exitmark_datapath::{MAX_QUEUES, Role};
-use exitmark_nic::{NextHop, Nic, NicError, Offload, OffloadState, common_queues, is_link_local};
+use exitmark_nic::{Nic, NicError, Offload, OffloadState, common_queues, is_link_local};
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -37,7 +37,7 @@ fn of_nic(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
     );
     findings.push(promiscuous(nic, port.role));
     findings.extend(addresses(facts, port, nic));
-    findings.extend(next_hop(facts, port, nic));
+    findings.extend(next_hops::judge(facts, port, nic));
     findings
 }
 
@@ -360,36 +360,4 @@ fn addresses(facts: &Facts, port: &Port, nic: &Nic) -> Vec<Finding> {
         );
     }
     findings
-}
-
-fn next_hop(facts: &Facts, port: &Port, nic: &Nic) -> Option<Finding> {
-    let next_hop = facts.scope.next_hop?;
-    if !facts.scope.is_egress(port.role) {
-        return None;
-    }
-    let subject = &nic.name;
-    Some(match (next_hop, facts.next_hop_mac) {
-        (NextHop::Mac(mac), _) if mac == nic.mac => {
-            Finding::fault(subject, "steer.next_hop is this NIC's own MAC address")
-                .because("name the router on that network")
-        }
-        (NextHop::Mac(mac), _) => Finding::ok(subject, format!("the next hop is {mac}")),
-        (NextHop::Address(address), Some(mac)) => {
-            Finding::ok(subject, format!("the next hop {address} is {mac}"))
-        }
-        (NextHop::Address(address), None) => {
-            let what = format!("the next hop {address} is not in the neighbour table");
-            let finding = Finding::warning(subject, what).because(
-                "`exitmark run` resolves it; until the next hop answers, relay traffic is not steered",
-            );
-            let can_ask = nic
-                .addresses
-                .iter()
-                .any(|own| own.addr().is_ipv4() == address.is_ipv4());
-            match can_ask {
-                true => finding.mended_by(format!("ping -c 1 -I {} {address}", word(subject))),
-                false => finding,
-            }
-        }
-    })
 }

@@ -1,13 +1,16 @@
 //! Facts in, findings out: each branch, as a table.
 
+mod next_hops;
 mod tor_host;
 
 use super::facts::{Port, RelayFile, Trial};
+use super::next_hops::HopFacts;
 use super::*;
-use crate::settings::Engine;
+use crate::settings::{Engine, Hop};
 use caps::Capability;
 use exitmark_datapath::{Role, XdpFeatures, XdpState};
 use exitmark_nic::{NextHop, Nic, Offload, OffloadState, Offloads};
+use exitmark_policy::packet::VlanTags;
 use exitmark_relays::Validity;
 use std::io;
 use std::time::SystemTime;
@@ -65,10 +68,7 @@ fn only_the_beginning_of_a_consensus_has_times() {
 
 fn sound() -> Facts {
     Facts {
-        scope: CheckScope {
-            next_hop: Some(NextHop::Address("203.0.113.1".parse().unwrap())),
-            ..CheckScope::default()
-        },
+        scope: CheckScope::default(),
         kernel: (6, 12),
         release: "6.12.0-amd64".to_owned(),
         trial: Trial::Loads(Ok(())),
@@ -92,7 +92,14 @@ fn sound() -> Facts {
             port(Some(Role::Uplink), "uplink0", 2),
             port(Some(Role::Incoming), "incoming0", 3),
         ],
-        next_hop_mac: Some("02:00:00:00:00:99".parse().unwrap()),
+        next_hops: vec![HopFacts {
+            hop: Hop {
+                next_hop: "203.0.113.1".parse().unwrap(),
+                vlan: VlanTags::UNTAGGED,
+            },
+            vlan: None,
+            mac: Some("02:00:00:00:00:99".parse().unwrap()),
+        }],
         cpus: 4,
         own_resolver: None,
         tor: None,
@@ -401,18 +408,18 @@ fn each_fault_is_found_alone_with_its_command() {
         },
     );
     finds("warning incoming0: not in the neighbour table", |f| {
-        f.next_hop_mac = None
+        f.next_hops[0].mac = None
     });
     finds(
         "warning incoming0: not in the neighbour table => ping -c 1 -I incoming0 203.0.113.1",
         |f| {
-            f.next_hop_mac = None;
+            f.next_hops[0].mac = None;
             nic(f, 2).addresses = vec!["203.0.113.2/24".parse().unwrap()];
         },
     );
     finds("fault incoming0: own MAC address", |f| {
         let own = nic(f, 2).mac;
-        f.scope.next_hop = Some(NextHop::Mac(own));
+        f.next_hops[0].hop.next_hop = NextHop::Mac(own);
     });
 }
 
@@ -535,7 +542,7 @@ fn a_shared_uplink_may_have_an_address_and_is_checked_for_the_next_hop() {
 #[test]
 fn a_nic_without_a_role_has_no_faults_only_warnings() {
     let mut facts = sound();
-    facts.scope.next_hop = None;
+    facts.next_hops.clear();
     facts.ports = vec![port(None, "eth0", 1), port(None, "eth1", 2)];
     nic(&mut facts, 0).is_up = false;
     nic(&mut facts, 0).addresses = vec!["192.0.2.7/24".parse().unwrap()];

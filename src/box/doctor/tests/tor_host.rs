@@ -27,7 +27,7 @@ fn tor_host() -> Facts {
             ..CheckScope::default()
         },
         ports: Vec::new(),
-        next_hop_mac: None,
+        next_hops: Vec::new(),
         tor: Some(TorFacts {
             mount: Some("/sys/fs/cgroup".into()),
             cgroups: Vec::new(),

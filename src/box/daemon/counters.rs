@@ -13,17 +13,18 @@ impl Daemon {
         let Ok(kernel) = self.kernel.counts() else {
             return;
         };
-        let sums = self.workers.sums();
+        let sums = self.workers.sums(self.counted_groups());
+        let groups = self.groups(&kernel, &sums.groups);
         let mut tally = sums.tally.clone();
         tally.add(&kernel.tally);
         self.rising.look(&tally, &sums, &self.bound);
         self.look_at_ports(&kernel, &sums);
         self.look_at_sides(&tally);
-        self.look_at_topology(&tally);
+        self.look_at_topology(&tally, &groups);
     }
 
     pub(super) fn print_counters(&self) {
-        let sums = self.workers.sums();
+        let sums = self.workers.sums(0);
         let kernel = self.kernel.counts().unwrap_or_default();
         let engines = [
             ("af_xdp_decided", sums.tally.decided()),

@@ -14,6 +14,7 @@ mod counters;
 mod detach;
 mod error;
 mod faults;
+mod groups;
 mod in_force;
 mod nics;
 mod parts;
@@ -41,11 +42,13 @@ use caps::Capability;
 use counters::print_line;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use exitmark_datapath::{
-    Attachment, DropCounters, Kernel, KernelCounts, Links, PerRole, Pins, is_connect_attached,
+    Attachment, DropCounters, GroupCounts, Kernel, KernelCounts, Links, PerRole, Pins,
+    is_connect_attached,
 };
 use exitmark_nic::LinkWatch;
 use exitmark_policy::{Rules, Snapshot};
 use exitmark_service::process::{self, Service};
+use groups::GroupLedger;
 use in_force::{Engine, InForce};
 use nics::Nics;
 use nix::unistd::{Gid, Uid};
@@ -86,6 +89,7 @@ struct Daemon {
     sights: PerRole<Sight>,
     sides: Sides,
     topology: Topology,
+    group_ledger: GroupLedger<GroupCounts>,
     /// Ports for which truncated frames were already logged.
     cut_logged: PerRole<bool>,
     following: Following,
@@ -319,6 +323,7 @@ impl Daemon {
             sights: PerRole::default(),
             sides: Sides::default(),
             topology: Topology::default(),
+            group_ledger: GroupLedger::default(),
             cut_logged: PerRole::default(),
             following: Following::default(),
             rising: Rising::default(),

@@ -1,19 +1,22 @@
 //! Builds the report on the running box from all of its parts.
 
-use super::topology::Misfit;
+mod site;
+
 use super::workers::Sums;
 use super::zero_copy::CUT;
 use super::{Daemon, detach, topology};
 use crate::observe::{
     ClassCount, DropCount, EngineReport, FrameCount, MalformedCount, OWN_RESOLVER, PortReport,
-    Report, SteeringReport, SteeringState, Warning,
+    Report, Warning,
 };
 use crate::settings::OnStop;
-use exitmark_datapath::{AttachMode, Counter, KernelCounts, Role, Tally};
+use exitmark_datapath::{AttachMode, Counter, KernelCounts, KnownHost, Role, Tally};
 use exitmark_nic::Nic;
 use exitmark_policy::Class;
 use exitmark_policy::packet::Malformed;
 use std::time::UNIX_EPOCH;
+
+pub(super) use site::marks;
 
 const UNNAMED_LISTENER: &str = "unnamed_listener";
 const RECURSION: &str = "most DNS queries of the host go to many servers that host.resolvers does \
@@ -23,7 +26,7 @@ const RECURSION: &str = "most DNS queries of the host go to many servers that ho
 
 impl Daemon {
     pub(super) fn report(&mut self) -> Report {
-        let sums = self.workers.sums();
+        let sums = self.workers.sums(self.counted_groups());
         // If reading fails, the earlier counts stay: no counter may decrease.
         match self.kernel.counts() {
             Ok(counts) => self.counts = counts,
@@ -40,9 +43,11 @@ impl Daemon {
             let most = &mut self.forwarded[role];
             *most = tally.of(Counter::Forwarded(role)).max(*most);
         }
+        let groups = self.groups(&kernel, &sums.groups);
         let (since, started) = self.started;
         let settings = &self.in_force.settings;
         let audited = self.audit.report();
+        let hosts = topology::known_hosts(&self.links, &settings.rules);
         let mut report = Report {
             version: exitmark_service::VERSION.to_owned(),
             started_at: since
@@ -50,9 +55,9 @@ impl Daemon {
                 .unwrap_or_default()
                 .as_secs(),
             uptime_seconds: started.elapsed().as_secs_f64(),
-            mode: settings.rules.actions.mode().name().to_owned(),
+            mode: settings.rules.mode().name().to_owned(),
             classify_by: settings.rules.classify_by.name().to_owned(),
-            mark: settings.rules.actions.mark().to_string(),
+            mark: marks(&settings.rules),
             generation: self.in_force.snapshot.generation,
             engine: EngineReport {
                 asked: self.bound.requested.name().to_owned(),
@@ -82,13 +87,16 @@ impl Daemon {
                 unrouted_vlan: tally.of(Counter::UnroutedVlan),
                 unrouted_family: tally.of(Counter::UnroutedFamily),
                 host_by_uplink: tally.of(Counter::HostByUplink),
+                hosts_full: self.links.hosts_full(),
                 unnamed_listener: tally.of(Counter::UnnamedListener),
                 disagreement: tally.of(Counter::Disagreement),
                 unseen_fragment: tally.of(Counter::UnseenFragment),
                 no_user_space: tally.of(Counter::NoUserSpace),
             },
+            groups,
             drops: drops(&tally),
-            steering: self.steering.report(),
+            steering: self.steering.report(settings),
+            hosts: site::hosts(&hosts),
             relay_set: self.in_force.relay_set(),
             workers: self.workers.balances(),
             unaccounted_frames: sums.unaccounted,
@@ -98,7 +106,7 @@ impl Daemon {
             reloads_refused: self.in_force.reloads.1,
             ..Report::default()
         };
-        report.warnings = self.warnings(&report, audited.has_recursion);
+        report.warnings = self.warnings(&report, &hosts, audited.has_recursion);
         report
     }
 
@@ -135,7 +143,7 @@ impl Daemon {
     }
 
     /// The warnings, the most severe first.
-    fn warnings(&self, report: &Report, has_recursion: bool) -> Vec<Warning> {
+    fn warnings(&self, report: &Report, hosts: &[KnownHost], has_recursion: bool) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut warn = |kind: &str, is_alarm: bool, text: String| {
             warnings.push(Warning::new(kind, is_alarm, text));
@@ -181,9 +189,6 @@ impl Daemon {
         for (is_alarm, text) in self.rising.now(&self.bound).into_values() {
             warn("drops", is_alarm, text);
         }
-        if let Some(text) = unsteered(&report.steering) {
-            warn("steering", true, text);
-        }
         if self.topology.has_unnamed_listener() {
             warn(
                 UNNAMED_LISTENER,
@@ -191,16 +196,7 @@ impl Daemon {
                 topology::unnamed(self.in_force.settings.rules.classify_by),
             );
         }
-        if let Some(incoming) = self.in_force.settings.incoming() {
-            let observed = Misfit::ALL.into_iter();
-            for misfit in observed.filter(|&misfit| self.topology.has(misfit)) {
-                warn(
-                    misfit.kind(),
-                    true,
-                    misfit.text(incoming, self.in_force.settings.host_mac),
-                );
-            }
-        }
+        warnings.extend(self.site_warnings(report, hosts));
         warnings.extend(self.in_force.warnings(&report.relay_set));
         let mut warn = |kind: &str, is_alarm: bool, text: String| {
             warnings.push(Warning::new(kind, is_alarm, text));
@@ -259,23 +255,6 @@ impl Daemon {
         }
         warnings.sort_by_key(|warning| !warning.is_alarm);
         warnings
-    }
-}
-
-fn unsteered(steering: &SteeringReport) -> Option<String> {
-    let consequence = match steering.on_unavailable.as_str() {
-        "drop" => "relay traffic is dropped",
-        _ => "relay traffic leaves by the uplink, unmarked",
-    };
-    match steering.state {
-        SteeringState::Off | SteeringState::Steering => None,
-        SteeringState::NoCarrier => Some(format!(
-            "incoming has no link: {consequence}; check the cable and the other end"
-        )),
-        SteeringState::Unresolved => Some(format!(
-            "the next hop does not answer: {consequence}; check steer.next_hop, and that the box has \
-             an address on that network"
-        )),
     }
 }
 

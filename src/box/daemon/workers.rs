@@ -7,9 +7,9 @@ use crate::observe::WorkerReport as BalanceReport;
 use crate::settings::{Engine, RingSizes, Settings};
 use crossbeam::channel::{self, Receiver, Sender};
 use exitmark_datapath::{
-    BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, Guard, Kernel, Links,
-    MAX_QUEUES, PerRole, QueueGauge, Rings, Role, Samples, SharedRings, Tally, Umem, Worker,
-    WorkerLimits, WorkerReport, XskError, XskPort, XskSettings, clock,
+    BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, GroupCounts, Guard,
+    Kernel, Links, MAX_QUEUES, PerRole, QueueGauge, Rings, Role, Samples, SharedRings, Tally, Umem,
+    Worker, WorkerLimits, WorkerReport, XskError, XskPort, XskSettings, clock,
 };
 use exitmark_policy::Snapshot;
 use exitmark_service::process;
@@ -185,6 +185,8 @@ pub(super) struct Workers {
 #[derive(Clone, Default)]
 pub(super) struct Sums {
     pub(super) tally: Tally,
+    /// Of each of the first groups, as many as were asked for.
+    pub(super) groups: Vec<GroupCounts>,
     pub(super) missed: PerRole<u64>,
     pub(super) invalid: PerRole<u64>,
     pub(super) cut: PerRole<u64>,
@@ -320,12 +322,17 @@ impl Workers {
         }
     }
 
-    pub(super) fn sums(&self) -> Sums {
+    /// The sums of all workers, and of this many groups.
+    pub(super) fn sums(&self, groups: usize) -> Sums {
         let mut sums = self.closed.clone();
+        sums.groups.resize_with(groups, GroupCounts::default);
         // Includes queues that are not served any more.
         for queue in 0..MAX_QUEUES {
-            sums.tally
-                .add(&Counters::over(Arc::clone(&self.counts), queue).read());
+            let counters = Counters::over(Arc::clone(&self.counts), queue);
+            sums.tally.add(&counters.read());
+            for (sum, more) in sums.groups.iter_mut().zip(counters.read_groups(groups)) {
+                sum.add(&more);
+            }
         }
         for worker in &self.running {
             sums.unaccounted += worker.gauge.read().1;
@@ -370,7 +377,7 @@ impl Workers {
         self.closed = Sums {
             tally: Tally::default(),
             unaccounted: 0,
-            ..self.sums()
+            ..self.sums(0)
         };
         self.running.clear();
     }

@@ -1,6 +1,7 @@
 //! Builds the report of engine connect.
 
 use super::super::counters::print_line;
+use super::super::report::marks;
 use super::TorHostDaemon;
 use crate::observe::{ConnectionClass, ConnectionsReport, EngineReport, Report, Warning};
 use exitmark_datapath::Connections;
@@ -67,9 +68,9 @@ impl TorHostDaemon {
                 .unwrap_or_default()
                 .as_secs(),
             uptime_seconds: started.elapsed().as_secs_f64(),
-            mode: settings.rules.actions.mode().name().to_owned(),
+            mode: settings.rules.mode().name().to_owned(),
             classify_by: settings.rules.classify_by.name().to_owned(),
-            mark: settings.rules.actions.mark().to_string(),
+            mark: marks(&settings.rules),
             generation: self.in_force.snapshot.generation,
             engine: EngineReport {
                 asked: settings.engine.name().to_owned(),

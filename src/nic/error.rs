@@ -1,6 +1,7 @@
 //! Why a NIC cannot be used, with the remedy.
 
-use super::{Offload, Relative};
+use super::{Offload, Relative, vlan};
+use exitmark_policy::packet::MacAddr;
 use std::io;
 
 /// Why a NIC cannot be used, or one of its settings not changed. Messages end with the remedy.
@@ -51,6 +52,39 @@ pub enum NicError {
         upper = .1.name
     )]
     Upper(String, Relative),
+    /// The NIC does not have the VLAN interface on which the next hop is to be resolved.
+    #[error(
+        "there is no interface for {tags} on {nic}, and the box resolves the next hop there; create \
+         it, with an address of the box in that network: {commands}",
+        tags = vlan::in_words(tags),
+        commands = vlan::commands(nic, tags, outer.as_deref())
+    )]
+    NoVlan {
+        /// The name of the NIC.
+        nic: String,
+        /// The VLAN IDs: one, or an outer and an inner one.
+        tags: Vec<u16>,
+        /// The name of the interface with the outer ID of a pair, if it exists.
+        outer: Option<String>,
+    },
+    /// The VLAN interface of this name is set down.
+    #[error("{0} is down, and the box resolves the next hop there: `ip link set dev {0} up`")]
+    VlanDown(String),
+    /// The VLAN interface has another MAC address than its NIC.
+    #[error(
+        "{vlan} has the MAC address {mac} and {nic}, by which its frames arrive, {wanted}: the box \
+         would not receive the next hop's answers; `ip link set dev {vlan} address {wanted}`"
+    )]
+    VlanMac {
+        /// The name of the VLAN interface.
+        vlan: String,
+        /// Its MAC address.
+        mac: MacAddr,
+        /// The name of the NIC.
+        nic: String,
+        /// The MAC address of the NIC.
+        wanted: MacAddr,
+    },
     /// The process may not change neighbour entries.
     #[error(
         "cannot make the kernel resolve a next hop on {0}: that requires CAP_NET_ADMIN; run this as \

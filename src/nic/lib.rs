@@ -13,6 +13,7 @@ mod offloads;
 mod queues;
 mod relatives;
 mod route;
+mod vlan;
 
 use exitmark_policy::packet::MacAddr;
 use futures_util::stream::TryStreamExt;
@@ -38,6 +39,7 @@ pub use offloads::{Offload, OffloadState, Offloads};
 pub use queues::{common_queues, possible_cpus};
 pub use relatives::{Overview, Relative, Relatives, is_link_local};
 pub use route::{Route, RouteQuery, filters_strictly};
+pub use vlan::{VlanInterface, vlan_interface};
 
 /// Ethernet's standard MTU, for which every driver receives a frame into one buffer.
 const STANDARD_MTU: u32 = 1500;

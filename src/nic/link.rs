@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 /// The longest name that an `IFLA_IFNAME` holds, in bytes (IFNAMSIZ less the final zero).
-const NAME_BYTES: usize = 15;
+pub(super) const NAME_BYTES: usize = 15;
 /// `IFLA_ALT_IFNAME` in the kernel's include/uapi/linux/if_link.h.
 const ALTERNATIVE_NAME: u16 = 53;
 /// How long the watch pauses after a notification: limits how often `changed` is called on a
@@ -102,6 +102,21 @@ pub fn index_of(name: &str) -> Result<Option<u32>, NicError> {
         let message = by_name(&handle, name).await?;
         Ok(message.map(|message| message.header.index))
     })
+}
+
+/// The index of the interface on top of which this one is (IFLA_LINK). `None` if that interface is in
+/// another network namespace, to which the index belongs then. The lower interface of a veth is its
+/// other end.
+pub(super) fn lower_of(message: &LinkMessage) -> Option<u32> {
+    let mut lower = None;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Link(index) => lower = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => return None,
+            _ => {}
+        }
+    }
+    lower
 }
 
 /// The index of the interface of which this one is a port.

@@ -4,7 +4,7 @@
 //!
 //! Sources: the kernel's include/uapi/linux/if_link.h (IFLA_LINKINFO, IFLA_MASTER, IFLA_LINK).
 
-use super::link::{master_of, name_of};
+use super::link::{lower_of, master_of, name_of};
 use super::{Nic, NicError, all_addresses, connect, converse, link};
 use futures_util::stream::TryStreamExt;
 use ipnet::IpNet;
@@ -83,16 +83,9 @@ async fn uppers(handle: &rtnetlink::Handle, index: u32) -> Result<Vec<Relative>,
 /// The index of the NIC by which this interface sends, and the interface. `None` if it is down, or
 /// does not send by another interface of this network namespace.
 fn upper(link: &LinkMessage) -> Option<(u32, Relative)> {
-    let on = link.attributes.iter().find_map(|one| match one {
-        LinkAttribute::Link(index) => Some(*index),
-        _ => None,
-    })?;
-    // The index belongs to another network namespace.
-    let is_elsewhere = |one: &LinkAttribute| matches!(one, LinkAttribute::LinkNetNsId(_));
+    let on = lower_of(link)?;
     let kind = kind_of(link)?;
-    let sends = !link.attributes.iter().any(is_elsewhere)
-        && link.header.flags.contains(LinkFlags::Up)
-        && UPPERS.contains(&kind.as_str());
+    let sends = link.header.flags.contains(LinkFlags::Up) && UPPERS.contains(&kind.as_str());
     let name = name_of(link).unwrap_or_default().to_owned();
     sends.then_some((on, Relative { name, kind }))
 }

@@ -1,4 +1,6 @@
-//! Tier: root. The box's NICs: the next hop of steered frames, and the findings of the doctor.
+//! Tier: root. The box's NICs: VLAN interfaces, the next hop of steered frames, and the findings of
+//! the doctor.
 
 mod doctor;
 mod next_hop;
+mod vlan;

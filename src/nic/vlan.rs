@@ -148,6 +148,11 @@ fn properties(message: &LinkMessage) -> Option<&[InfoVlan]> {
     })
 }
 
+/// The VLAN ID of the interface that a message is about; `None` if that is not a VLAN interface.
+pub(super) fn vlan_id(message: &LinkMessage) -> Option<u16> {
+    Vlan::of(message).map(|vlan| vlan.id)
+}
+
 fn find(links: &[LinkMessage], parent: u32, tags: &[u16]) -> Option<VlanInterface> {
     let vlans: Vec<Vlan<'_>> = links.iter().filter_map(Vlan::of).collect();
     let on = |lower: u32, id: u16| {
@@ -307,6 +312,12 @@ mod tests {
         let mut moved = vlan(10, NIC, Q, 30);
         moved.attributes.push(LinkAttribute::LinkNetNsId(0));
         assert_eq!(found(&[moved], &[30]), None);
+    }
+
+    #[test]
+    fn only_vlan_interfaces_have_an_id() {
+        assert_eq!(vlan_id(&vlan(10, NIC, Q, 30)), Some(30));
+        assert_eq!(vlan_id(&LinkMessage::default()), None);
     }
 
     #[test]

@@ -3,4 +3,5 @@
 
 mod doctor;
 mod next_hop;
+mod tagged_hop;
 mod vlan;

@@ -13,28 +13,28 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 const OWN: &str = "02:00:00:00:03:01";
-const FIRST: &str = "02:00:00:00:03:02";
-const SECOND: &str = "02:00:00:00:03:99";
-const V4: &str = "203.0.113.1";
-const V6: &str = "2001:db8:3::1";
+pub(crate) const FIRST: &str = "02:00:00:00:03:02";
+pub(crate) const SECOND: &str = "02:00:00:00:03:99";
+pub(crate) const V4: &str = "203.0.113.1";
+pub(crate) const V6: &str = "2001:db8:3::1";
 
 fn mac(text: &str) -> Option<MacAddr> {
     Some(text.parse().unwrap())
 }
 
-fn open(hop: &str) -> NextHopState {
+pub(crate) fn open(hop: &str) -> NextHopState {
     NextHopState {
         has_carrier: true,
         mac: mac(hop),
     }
 }
 
-const UNKNOWN: NextHopState = NextHopState {
+pub(crate) const UNKNOWN: NextHopState = NextHopState {
     has_carrier: true,
     mac: None,
 };
 
-fn without_carrier(hop: &str) -> NextHopState {
+pub(crate) fn without_carrier(hop: &str) -> NextHopState {
     NextHopState {
         has_carrier: false,
         ..open(hop)
@@ -42,16 +42,16 @@ fn without_carrier(hop: &str) -> NextHopState {
 }
 
 /// A box and a router on one network, and the reported states of the next hop.
-struct TestNetwork {
-    middle: Netns,
-    router: Netns,
+pub(crate) struct TestNetwork {
+    pub(crate) middle: Netns,
+    pub(crate) router: Netns,
     states: mpsc::Receiver<NextHopState>,
     reported: Vec<NextHopState>,
-    monitor: NextHopMonitor,
+    pub(crate) monitor: NextHopMonitor,
 }
 
 /// A box and a router; the box has addresses on that network if `has_addresses`.
-fn ground(has_addresses: bool) -> (Netns, Netns) {
+pub(crate) fn ground(has_addresses: bool) -> (Netns, Netns) {
     let (middle, router) = (Netns::new("box").unwrap(), Netns::new("router").unwrap());
     let near = VethEnd::new(&middle, "incoming0", OWN);
     let far = VethEnd::new(&router, "eth0", FIRST);
@@ -73,12 +73,20 @@ impl TestNetwork {
         Self::on(ground(true), hop)
     }
 
-    fn on((middle, router): (Netns, Netns), hop: &str) -> Self {
+    fn on(namespaces: (Netns, Netns), hop: &str) -> Self {
+        Self::on_vlan(namespaces, &[], hop)
+    }
+
+    pub(crate) fn on_vlan(
+        (middle, router): (Netns, Netns),
+        tags: &'static [u16],
+        hop: &str,
+    ) -> Self {
         let (sender, states) = mpsc::channel();
         let hop: NextHop = hop.parse().unwrap();
         let monitor = middle.run(move || {
             let nic = Nic::look("incoming0").unwrap();
-            NextHopMonitor::start(nic.index, hop, move |state| {
+            NextHopMonitor::start_on_vlan(nic.index, tags, hop, move |state| {
                 let _ = sender.send(state);
             })
             .unwrap()
@@ -93,7 +101,7 @@ impl TestNetwork {
     }
 
     #[track_caller]
-    fn wait_for(&mut self, state: NextHopState) {
+    pub(crate) fn wait_for(&mut self, state: NextHopState) {
         let deadline = Instant::now() + TIMEOUT;
         while self.reported.last() != Some(&state) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -109,7 +117,7 @@ impl TestNetwork {
     }
 
     /// All reports since the beginning; consecutive ones differ.
-    fn all(self) -> Vec<NextHopState> {
+    pub(crate) fn all(self) -> Vec<NextHopState> {
         let mut reported = self.reported;
         drop(self.monitor);
         reported.extend(self.states.try_iter());

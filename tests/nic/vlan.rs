@@ -12,7 +12,7 @@ use std::io::Write;
 const OWN: &str = "02:00:00:00:03:01";
 
 /// Whether this kernel has VLAN interfaces (CONFIG_VLAN_8021Q). If not, prints a line with SKIPPED.
-fn has_vlans() -> bool {
+pub(crate) fn has_vlans() -> bool {
     let netns = Netns::new("probe").unwrap();
     netns.ip("link add probe0 type veth").unwrap();
     let made = netns.ip("link add link probe0 name probe0.1 type vlan id 1");

@@ -1,9 +1,10 @@
-//! Netlink requests and notifications about one NIC and one neighbour on it.
+//! Netlink requests and notifications about one interface and one neighbour on it.
 //!
 //! Answers and notifications share one socket, so that they are received in order.
 
 use super::resolution::{NeighbourEntry, State};
 use crate::LinkState;
+use crate::vlan::vlan_id;
 use exitmark_policy::packet::MacAddr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rtnetlink::MulticastGroup;
@@ -29,16 +30,18 @@ const HEADER_BYTES: usize = 16;
 /// The kernel answers before `send` returns; after this timeout, the answer was lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A message from the kernel about the NIC, the neighbour, or a request.
+/// A message from the kernel about the interface, the neighbour, or a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NetlinkEvent {
-    /// The state of the NIC: its carrier (IFF_LOWER_UP), and its MAC address if it is unicast.
+    /// The state of the interface: its carrier (IFF_LOWER_UP), and its MAC address if it is unicast.
     Link {
         has_carrier: bool,
         mac: Option<MacAddr>,
     },
-    /// The NIC was removed, or moved to another network namespace.
+    /// The interface was removed, or moved to another network namespace.
     LinkGone,
+    /// There is another VLAN interface with the ID of the monitored one.
+    OtherVlan,
     /// The neighbour's entry; `None` if it was removed.
     Neighbour(Option<NeighbourEntry>),
     /// Notifications were lost because the socket's buffer was full (ENOBUFS); the state is to be
@@ -54,12 +57,18 @@ pub(super) struct NetlinkSocket {
     buffer: Vec<u8>,
     sequence: u32,
     ifindex: u32,
+    vlan_id: Option<u16>,
     neighbour: Option<IpAddr>,
 }
 
 impl NetlinkSocket {
-    /// Opens the socket in the calling thread's network namespace.
-    pub(super) fn open(ifindex: u32, neighbour: Option<IpAddr>) -> io::Result<Self> {
+    /// Opens the socket in the calling thread's network namespace. Reports messages about the
+    /// interface with index `ifindex`, and about other VLAN interfaces with the ID `vlan_id`.
+    pub(super) fn open(
+        ifindex: u32,
+        vlan_id: Option<u16>,
+        neighbour: Option<IpAddr>,
+    ) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
@@ -72,15 +81,21 @@ impl NetlinkSocket {
             buffer: Vec::with_capacity(DATAGRAM_BYTES),
             sequence: 0,
             ifindex,
+            vlan_id,
             neighbour,
         })
+    }
+
+    /// Turns to the interface with another index; 0: none.
+    pub(super) const fn turn_to(&mut self, ifindex: u32) {
+        self.ifindex = ifindex;
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// Queries the NIC (RTM_GETLINK). Returns the request's sequence number, as the other requests
+    /// Queries the interface (RTM_GETLINK). Returns the request's sequence number, as the other requests
     /// do.
     pub(super) fn look_at_link(&mut self) -> io::Result<u32> {
         let mut message = LinkMessage::default();
@@ -197,12 +212,15 @@ impl NetlinkSocket {
             }),
             NetlinkPayload::Overrun(_) => Some(NetlinkEvent::Missed),
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                if !self.is_it(&link) {
+                    let is_other = self.vlan_id.is_some() && vlan_id(&link) == self.vlan_id;
+                    return is_other.then_some(NetlinkEvent::OtherVlan);
+                }
                 let LinkState {
                     has_carrier, mac, ..
                 } = LinkState::of_message(&link);
                 let mac = mac.filter(|mac| mac.is_unicast());
-                self.is_it(&link)
-                    .then_some(NetlinkEvent::Link { has_carrier, mac })
+                Some(NetlinkEvent::Link { has_carrier, mac })
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
                 self.is_it(&link).then_some(NetlinkEvent::LinkGone)
@@ -268,4 +286,35 @@ fn state(state: NeighbourState) -> Option<State> {
         // NUD_NONE.
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo};
+
+    /// What a socket that monitors interface 7 makes of the kernel's message about a VLAN interface.
+    fn understood(monitored: Option<u16>, index: u32, id: u16) -> Option<NetlinkEvent> {
+        let socket = NetlinkSocket::open(7, monitored, None).unwrap();
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![
+            LinkAttribute::Link(1),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id)])),
+            ]),
+        ];
+        let payload = NetlinkPayload::from(RouteNetlinkMessage::NewLink(link));
+        socket.understand(NetlinkMessage::new(NetlinkHeader::default(), payload))
+    }
+
+    #[test]
+    fn another_vlan_interface_is_reported_if_it_has_the_monitored_id() {
+        let is_link = |event| matches!(event, Some(NetlinkEvent::Link { .. }));
+        assert!(is_link(understood(Some(30), 7, 30)));
+        assert_eq!(understood(Some(30), 8, 30), Some(NetlinkEvent::OtherVlan));
+        assert_eq!(understood(Some(30), 8, 31), None);
+        assert_eq!(understood(None, 8, 30), None);
+    }
 }

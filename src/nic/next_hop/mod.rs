@@ -1,5 +1,8 @@
-//! Monitors the next hop of steered frames: the NIC's carrier, and the next hop's MAC address.
-//! A thread receives every change over netlink.
+//! Monitors the next hop of steered frames: the carrier, and the next hop's MAC address. A thread
+//! receives every change over netlink.
+//!
+//! The next hop of tagged frames is resolved on the box's VLAN interface with their tags, which may
+//! be deleted and created again: each has another index, so it is found by NIC and tags.
 //!
 //! The box's own network stack resolves the address (ARP, neighbour solicitation) and maintains the
 //! entry; this module sends no packets. See `resolution` for when it requests a resolution.
@@ -10,6 +13,7 @@ mod resolution;
 
 use super::NicError;
 use super::link::{StoppableThread, is_closed};
+use super::vlan::vlan_interface;
 use exitmark_policy::packet::MacAddr;
 use kernel::{NetlinkEvent, NetlinkSocket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,7 +35,8 @@ const FAULT_REST: Duration = Duration::from_secs(1);
 /// Whether steered frames can leave, and the MAC address to which they are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHopState {
-    /// Whether the NIC has carrier.
+    /// Whether the NIC, or its VLAN interface, has carrier. A VLAN interface has it while it is set
+    /// up and the NIC has carrier (vlan_device_event in the kernel's net/8021q/vlan.c).
     pub has_carrier: bool,
     /// The next hop's MAC address, if it is known.
     pub mac: Option<MacAddr>,
@@ -61,9 +66,26 @@ impl NextHopMonitor {
     pub fn start(
         ifindex: u32,
         next_hop: NextHop,
+        notify: impl FnMut(NextHopState) + Send + 'static,
+    ) -> Result<Self, NicError> {
+        Self::start_on_vlan(ifindex, &[], next_hop, notify)
+    }
+
+    /// As [`NextHopMonitor::start`], for frames with these VLAN tags, the outer first: the next hop
+    /// is resolved on the VLAN interface that [`crate::vlan_interface`] finds for `parent` and
+    /// `tags`. As long as that is missing, also at the start, the state has neither carrier nor MAC
+    /// address; one that is created later is monitored from then on. A next hop with a configured
+    /// MAC address, or without tags, is monitored on the NIC itself.
+    ///
+    /// # Errors
+    /// The NIC with index `parent` does not exist, or CAP_NET_ADMIN is missing.
+    pub fn start_on_vlan(
+        parent: u32,
+        tags: &[u16],
+        next_hop: NextHop,
         mut notify: impl FnMut(NextHopState) + Send + 'static,
     ) -> Result<Self, NicError> {
-        let mut monitor = MonitorThread::begin(ifindex, next_hop)?;
+        let mut monitor = MonitorThread::begin(parent, tags, next_hop)?;
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
         let thread = StoppableThread::start("exitmark-hop", move |stopping| {
@@ -108,20 +130,26 @@ enum MacSource {
 
 struct MonitorThread {
     netlink: NetlinkSocket,
+    /// The NIC, and the tags of the VLAN interface on top of it that is monitored; without tags,
+    /// the NIC itself is.
+    parent: u32,
+    tags: Vec<u16>,
+    /// The index of the monitored interface; 0 if the VLAN interface is missing.
     ifindex: u32,
     address: Option<IpAddr>,
     source: MacSource,
     is_there: bool,
     has_carrier: bool,
     own: Option<MacAddr>,
-    /// Notifications were lost, so the NIC is to be queried again.
-    has_missed: bool,
+    /// The interface is to be found and queried again: notifications were lost, or there may be
+    /// another VLAN interface with these tags.
+    must_look: bool,
     /// It was logged that the next hop does not answer.
     has_complained: bool,
 }
 
 impl MonitorThread {
-    fn begin(ifindex: u32, next_hop: NextHop) -> Result<Self, NicError> {
+    fn begin(parent: u32, tags: &[u16], next_hop: NextHop) -> Result<Self, NicError> {
         let (address, source) = match next_hop {
             NextHop::Mac(mac) => (None, MacSource::Configured(mac)),
             NextHop::Address(address) => (
@@ -129,21 +157,28 @@ impl MonitorThread {
                 MacSource::Resolved(Resolution::new(Instant::now())),
             ),
         };
+        // A configured MAC address does not depend on the box's own VLAN interface.
+        let tags = if address.is_some() { tags } else { &[] };
+        let netlink = NetlinkSocket::open(parent, tags.last().copied(), address);
         let mut monitor = Self {
-            netlink: NetlinkSocket::open(ifindex, address).map_err(NicError::Netlink)?,
-            ifindex,
+            netlink: netlink.map_err(NicError::Netlink)?,
+            parent,
+            tags: tags.to_vec(),
+            ifindex: parent,
             address,
             source,
             is_there: false,
             has_carrier: false,
             own: None,
-            has_missed: false,
+            must_look: false,
             has_complained: false,
         };
         monitor.look_at_link().map_err(NicError::Netlink)?;
         if !monitor.is_there {
-            return Err(NicError::Missing(format!("number {ifindex}")));
+            return Err(NicError::Missing(format!("number {parent}")));
         }
+        monitor.must_look = !tags.is_empty();
+        monitor.look()?;
         if address.is_some() {
             let answer = monitor
                 .ask(NetlinkSocket::try_right)
@@ -195,9 +230,7 @@ impl MonitorThread {
 
     /// Sends the requests that are due.
     fn carry_out(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.has_missed) {
-            self.look_at_link()?;
-        }
+        self.look().map_err(io::Error::other)?;
         while let MacSource::Resolved(resolution) = &mut self.source
             && let Some(request) = resolution.request(Instant::now())
         {
@@ -252,8 +285,29 @@ impl MonitorThread {
         Ok(answer.unwrap_or(0))
     }
 
+    /// Finds and queries the interface, if that is due.
+    fn look(&mut self) -> Result<(), NicError> {
+        while std::mem::take(&mut self.must_look) {
+            if !self.tags.is_empty() {
+                let found = vlan_interface(self.parent, &self.tags)?;
+                self.turn_to(found.map_or(0, |found| found.index));
+            }
+            self.look_at_link().map_err(NicError::Netlink)?;
+        }
+        Ok(())
+    }
+
+    /// Monitors the interface with this index from now on; 0: none.
+    fn turn_to(&mut self, index: u32) {
+        if index != self.ifindex {
+            self.ifindex = index;
+            self.netlink.turn_to(index);
+            self.lose_link();
+        }
+    }
+
     fn look_at_link(&mut self) -> io::Result<()> {
-        if self.ask(NetlinkSocket::look_at_link)? != 0 {
+        if self.ifindex != 0 && self.ask(NetlinkSocket::look_at_link)? != 0 {
             self.take(NetlinkEvent::LinkGone);
         }
         Ok(())
@@ -267,22 +321,17 @@ impl MonitorThread {
                 self.own = mac;
             }
             NetlinkEvent::LinkGone => {
-                self.is_there = false;
-                self.has_carrier = false;
+                self.lose_link();
+                self.must_look |= !self.tags.is_empty();
             }
-            NetlinkEvent::Missed => self.has_missed = true,
+            NetlinkEvent::OtherVlan | NetlinkEvent::Missed => self.must_look = true,
             NetlinkEvent::Neighbour(_) | NetlinkEvent::Answer { .. } => {}
         }
         let MacSource::Resolved(resolution) = &mut self.source else {
             return;
         };
         match event {
-            NetlinkEvent::Link { .. } | NetlinkEvent::LinkGone => {
-                resolution.set_carrier(self.has_carrier);
-                if !self.is_there {
-                    resolution.forget();
-                }
-            }
+            NetlinkEvent::Link { .. } => resolution.set_carrier(self.has_carrier),
             NetlinkEvent::Neighbour(entry) => {
                 let own = self.own;
                 let entry = entry.map(|mut entry| {
@@ -292,7 +341,17 @@ impl MonitorThread {
                 resolution.observe(entry, Instant::now());
             }
             NetlinkEvent::Missed => resolution.look_again(),
-            NetlinkEvent::Answer { .. } => {}
+            NetlinkEvent::LinkGone | NetlinkEvent::OtherVlan | NetlinkEvent::Answer { .. } => {}
+        }
+    }
+
+    /// Forgets the state of an interface that is gone.
+    fn lose_link(&mut self) {
+        self.is_there = false;
+        self.has_carrier = false;
+        if let MacSource::Resolved(resolution) = &mut self.source {
+            resolution.set_carrier(false);
+            resolution.forget();
         }
     }
 
@@ -364,8 +423,13 @@ impl MonitorThread {
     }
 
     fn name(&self) -> String {
-        let name = nix::net::if_::if_indextoname(self.ifindex).ok();
+        // The NIC stands for a VLAN interface that is missing.
+        let index = match self.ifindex {
+            0 => self.parent,
+            index => index,
+        };
+        let name = nix::net::if_::if_indextoname(index).ok();
         let name = name.and_then(|name| name.into_string().ok());
-        name.unwrap_or_else(|| format!("interface {}", self.ifindex))
+        name.unwrap_or_else(|| format!("interface {index}"))
     }
 }

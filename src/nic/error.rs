@@ -112,9 +112,12 @@ pub enum NicError {
         /// The kernel's error, or its effect.
         reason: String,
     },
-    /// The NIC of this name cannot be set up or down, for this reason.
+    /// The NIC of this name cannot be set up, for this reason.
     #[error("cannot set {0} up: {1}")]
     Up(String, String),
+    /// The NIC of this name cannot be set down, for this reason.
+    #[error("cannot set {0} down: {1}")]
+    Down(String, String),
     /// Promiscuous mode could not be turned on or off.
     #[error("cannot turn promiscuous mode {wanted} on {name}: {reason}")]
     Promiscuous {

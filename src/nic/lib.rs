@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod driver;
 mod error;
 mod link;
@@ -19,18 +20,17 @@ use exitmark_policy::packet::MacAddr;
 use futures_util::stream::TryStreamExt;
 use ipnet::IpNet;
 use queues::Queues;
+use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkLayerType, LinkMessage,
-};
-use rtnetlink::{LinkMessageBuilder, LinkUnspec};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use tokio::runtime::{Builder, Runtime};
 
+pub use admin::set_admin;
 pub use error::NicError;
 pub use link::{LinkState, LinkWatch, index_of};
 pub use local_nic::LocalNic;
@@ -255,40 +255,6 @@ impl Nic {
                 reason: error.to_string(),
             })
         })
-    }
-
-    /// Sets the NIC down and up again. veth determines only then whether it accepts redirected
-    /// frames, which depends on its peer.
-    ///
-    /// # Errors
-    /// As [`Nic::set_up`].
-    pub fn set_up_anew(&self, may_send: bool) -> Result<(), NicError> {
-        converse(self.change(LinkUnspec::new_with_index(self.index).down()))?;
-        self.set_up(may_send)
-    }
-
-    /// Sets the NIC up. Unless it may send by itself, it gets no IPv6 link-local address: a wire
-    /// must be silent, but neighbour discovery on `incoming` needs one (RFC 4861 section 7.2.2).
-    ///
-    /// # Errors
-    /// [`NicError::Up`]: CAP_NET_ADMIN is missing, the NIC is gone, or the driver refuses.
-    pub fn set_up(&self, may_send: bool) -> Result<(), NicError> {
-        converse(async {
-            if !may_send {
-                let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-                let silent = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![silent])]);
-                let change = LinkUnspec::new_with_index(self.index).append_extra_attribute(silent);
-                // A kernel without IPv6 refuses this, and makes no address.
-                let _ = self.change(change).await;
-            }
-            self.change(LinkUnspec::new_with_index(self.index).up())
-                .await
-        })
-    }
-
-    async fn change(&self, change: LinkMessageBuilder<LinkUnspec>) -> Result<(), NicError> {
-        let done = connect()?.link().set(change.build()).execute().await;
-        done.map_err(|error| NicError::Up(self.name.clone(), error.to_string()))
     }
 }
 

@@ -136,6 +136,15 @@ pub(super) fn name_of(message: &LinkMessage) -> Option<&str> {
     })
 }
 
+/// The name of the interface with this index, for messages.
+pub(super) fn name_at(index: u32) -> String {
+    let name = nix::net::if_::if_indextoname(index).ok();
+    let name = name.and_then(|name| name.into_string().ok());
+    // nix 0.31 returns an empty name if the interface does not exist.
+    let name = name.filter(|name| !name.is_empty());
+    name.unwrap_or_else(|| format!("interface {index}"))
+}
+
 /// All interfaces of this network namespace.
 pub(super) async fn all(handle: &rtnetlink::Handle) -> Result<Vec<LinkMessage>, NicError> {
     let links = handle.link().get().execute();

@@ -12,7 +12,7 @@ mod kernel;
 mod resolution;
 
 use super::NicError;
-use super::link::{StoppableThread, is_closed};
+use super::link::{StoppableThread, is_closed, name_at};
 use super::vlan::vlan_interface;
 use exitmark_policy::packet::MacAddr;
 use kernel::{NetlinkEvent, NetlinkSocket};
@@ -424,12 +424,9 @@ impl MonitorThread {
 
     fn name(&self) -> String {
         // The NIC stands for a VLAN interface that is missing.
-        let index = match self.ifindex {
-            0 => self.parent,
-            index => index,
-        };
-        let name = nix::net::if_::if_indextoname(index).ok();
-        let name = name.and_then(|name| name.into_string().ok());
-        name.unwrap_or_else(|| format!("interface {index}"))
+        match self.ifindex {
+            0 => name_at(self.parent),
+            index => name_at(index),
+        }
     }
 }

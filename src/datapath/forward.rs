@@ -4,8 +4,8 @@
 
 use super::groups::{GroupCounts, GroupTallies};
 use super::{
-    Counters, DecidedBy, DropReason, Excerpt, Frame, FrameMemory, Links, PerRole, Role, Sample,
-    Samples, Tally, links::Steering, sample::SamplingRate,
+    Counters, DecidedBy, DropReason, Excerpt, Frame, FrameMemory, Links, PerRole, Role,
+    SAMPLE_BYTES, Sample, Samples, Tally, links::Steering, sample::SamplingRate,
 };
 use exitmark_policy::packet::{
     self, ETHERNET_HEADER_BYTES, Headers, MacAddr, MacPair, Packet, Retagged, Version, VlanTags,
@@ -368,7 +368,15 @@ impl Forwarder {
             return Excerpt::of(frame);
         };
         let (beginning, replaced) = retagged.parts();
-        Excerpt::of(&[beginning, frame.get(replaced..).unwrap_or_default()].concat())
+        let rest = frame.get(replaced..).unwrap_or_default();
+        let mut bytes = [0; SAMPLE_BYTES];
+        let new = beginning.iter().chain(rest);
+        let length = bytes
+            .iter_mut()
+            .zip(new)
+            .map(|(byte, new)| *byte = *new)
+            .count();
+        Excerpt::of(&bytes[..length])
     }
 
     /// Decides a frame from the host, and calls `end` with the result. Each branch is compiled for

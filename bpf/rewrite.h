@@ -166,7 +166,8 @@ __noinline int retag(struct xdp_md *ctx, __u64 tags, __u32 priority, __u64 desti
 	int had = count_tags(tags >> 32), has = count_tags(tags);
 	__u32 outer = 0, inner = 0;
 
-	if (data + TAGGED_BYTES > end)
+	/* What is left in the first buffer must have room for the same. */
+	if (data + TAGGED_BYTES + (had > has ? 8 : 0) > end)
 		return -1;
 	if (!source)
 		source = be64(data + 4) & MAC_BITS;

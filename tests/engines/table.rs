@@ -54,7 +54,8 @@ fn try_table(table: &CaseTable, buffers: Buffers, firsts: &[Option<usize>]) {
         let (class, mut egress, mut after) = expected(case, &marks);
         let is_tagged = |frame: &[u8]| matches!(frame[12..14], [0x81, 0] | [0x88, 0xa8]);
         let has_tags = is_tagged(&case.before) || is_tagged(&case.after);
-        if first < TAGS_END && case.egress == Role::Incoming && has_tags {
+        let popped = if case.after.len() < length { 8 } else { 0 };
+        if first < TAGS_END + popped && case.egress == Role::Incoming && has_tags {
             // Tags are replaced in the first buffer only.
             (egress, after) = (Role::Uplink, case.before.clone());
         }

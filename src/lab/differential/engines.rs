@@ -246,7 +246,8 @@ impl Engines {
             Role::Host => packet::source(frame),
             Role::Uplink | Role::Incoming => packet::destination(frame).filter(|_| {
                 let own = self.rust_links.incoming_mac();
-                self.rust_links.incoming_port() == Some(ingress)
+                let port = self.rust_links.incoming_port();
+                port.is_some_and(|port| ingress == Role::Incoming || port == ingress)
                     && MacAddr::destination_of(frame) == own
             }),
         };

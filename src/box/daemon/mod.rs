@@ -129,6 +129,14 @@ impl Engine for Wire<'_> {
     }
 
     fn check(&self, settings: &Settings) -> Result<(), DaemonError> {
+        if !self.workers.suit(settings) {
+            return Err(DaemonError::Unmet(
+                "host.vlan and steer.vlan differ in the number of their tags, and the sockets of \
+                 this process cannot replace tags: changed only by a restart, which loses no \
+                 fast-path frame: `systemctl restart exitmark`, or stop and start it"
+                    .to_owned(),
+            ));
+        }
         nics::object(settings)
     }
 

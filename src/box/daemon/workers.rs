@@ -34,8 +34,10 @@ const LARGE_CHUNK: u32 = 4096;
 /// The chunk size for frames of this length. Zero-copy NICs round the space after the headroom down
 /// to their own granularity: of a small chunk, igb uses 1,024 bytes (igb_main.c,
 /// `igb_setup_srrctl`) and truncates longer frames.
-const fn chunk_bytes(frame_bytes: u32, zero_copy: bool) -> u32 {
-    if frame_bytes + HEADROOM <= SMALL_CHUNK && !zero_copy {
+///
+/// Rings that are filled before they are bound require whole pages.
+const fn chunk_bytes(frame_bytes: u32, filled: bool) -> u32 {
+    if frame_bytes + HEADROOM <= SMALL_CHUNK && !filled {
         SMALL_CHUNK
     } else {
         LARGE_CHUNK
@@ -66,14 +68,17 @@ pub(super) struct Base<'a> {
 }
 
 enum Queues {
-    Copy(Vec<Bound<SharedRings>>),
-    ZeroCopy(Vec<Bound<FilledRings>>),
+    Shared(Vec<Bound<SharedRings>>),
+    /// For zero-copy sockets, and where workers replace the VLAN tags of frames: only these rings
+    /// can send a frame from another place than where it was received.
+    Filled(Vec<Bound<FilledRings>>),
 }
 
 /// The sockets of every queue, bound and not yet served.
 pub(super) struct Sockets {
     umem: Umem,
     queues: Queues,
+    is_zero_copy: bool,
     pub(super) rings: RingSizes,
     /// How many buffers the longest packet takes.
     pub(super) buffers_per_packet: u32,
@@ -99,8 +104,9 @@ impl Sockets {
             settings.engine == Engine::AfXdp || settings.datapath.inbound == Engine::AfXdp;
         let attempt = |zero_copy| -> Result<Self, XskError> {
             let serves_all = zero_copy || needs_process || is_configured;
+            let filled = zero_copy || settings.replaces_tags();
             let rings = settings.datapath.rings(serves_all);
-            let chunk_bytes = chunk_bytes(frame_bytes, zero_copy);
+            let chunk_bytes = chunk_bytes(frame_bytes, filled);
             let umem = Umem::new(
                 XskSettings {
                     ring: rings.ring,
@@ -113,16 +119,17 @@ impl Sockets {
                 ports,
             )?;
             let (each, names) = (0..workers, nics.names());
-            let queues = if zero_copy {
+            let queues = if filled {
                 let bound = each.map(|worker| umem.bind_filled(worker, &names));
-                Queues::ZeroCopy(bound.collect::<Result<_, _>>()?)
+                Queues::Filled(bound.collect::<Result<_, _>>()?)
             } else {
                 let bound = each.map(|worker| umem.bind(worker, &names));
-                Queues::Copy(bound.collect::<Result<_, _>>()?)
+                Queues::Shared(bound.collect::<Result<_, _>>()?)
             };
             Ok(Self {
                 umem,
                 queues,
+                is_zero_copy: zero_copy,
                 rings,
                 buffers_per_packet: frame_bytes.div_ceil(chunk_bytes - HEADROOM),
                 lossy: PerRole::from_fn(|role| lossy[role].clone().filter(|_| zero_copy)),
@@ -144,8 +151,8 @@ impl Sockets {
         })
     }
 
-    pub(super) fn are_zero_copy(&self) -> bool {
-        matches!(self.queues, Queues::ZeroCopy(_))
+    pub(super) const fn are_zero_copy(&self) -> bool {
+        self.is_zero_copy
     }
 }
 
@@ -179,6 +186,8 @@ pub(super) struct Workers {
     stop: Arc<AtomicBool>,
     /// The counts of closed sockets only.
     closed: Sums,
+    /// Whether the workers can replace the VLAN tags of a frame.
+    replace_tags: bool,
 }
 
 /// The counts of the workers, and those of their sockets since this process began.
@@ -194,6 +203,11 @@ pub(super) struct Sums {
 }
 
 impl Workers {
+    /// Whether the workers can do what these settings require.
+    pub(super) fn suit(&self, settings: &Settings) -> bool {
+        self.replace_tags || !settings.replaces_tags()
+    }
+
     /// Starts one worker per queue. No frame reaches them before [`Self::admit`].
     pub(super) fn start(base: Base<'_>, sockets: Sockets) -> Result<Self, DaemonError> {
         let mut workers = Self {
@@ -202,16 +216,17 @@ impl Workers {
             counts: Arc::new(base.kernel.worker_counters()?),
             stop: Arc::default(),
             closed: Sums::default(),
+            replace_tags: matches!(sockets.queues, Queues::Filled(_)),
         };
         let forwarder = || Forwarder::new(Arc::clone(base.snapshot), Arc::clone(base.links));
         let limits = limits(base.settings, sockets.rings);
         match sockets.queues {
-            Queues::Copy(shares) => {
+            Queues::Shared(shares) => {
                 for share in shares {
                     workers.add(share, forwarder(), limits, base.events)?;
                 }
             }
-            Queues::ZeroCopy(shares) => {
+            Queues::Filled(shares) => {
                 for share in shares {
                     workers.add(share, forwarder(), limits, base.events)?;
                 }

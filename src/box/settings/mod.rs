@@ -334,6 +334,15 @@ impl Settings {
         format!("mode {mode}, {place}, {count}{noun} {}", marks.join(", "))
     }
 
+    /// Whether steered frames of some group get more or fewer VLAN tags.
+    pub(crate) fn replaces_tags(&self) -> bool {
+        let mut groups = self.rules.groups().iter();
+        groups.any(|group| {
+            group.actions.intent().steer != Steer::Off
+                && group.vlan.count() != group.path.vlan.count()
+        })
+    }
+
     /// Whether exit and relay traffic are classified by the relay set.
     pub fn decides_by_relays(&self) -> bool {
         self.rules.classify_by == ClassifyBy::RelaySet

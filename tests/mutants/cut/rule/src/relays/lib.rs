@@ -43,6 +43,10 @@ impl DocumentPattern {
     pub fn matches(&self, _path: &Path) -> bool {
         false
     }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
 }
 
 /// As in `src/relays/load.rs`.

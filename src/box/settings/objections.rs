@@ -8,7 +8,7 @@ use super::steer::{HopKey, version_name};
 use super::{Hop, Incoming, Settings, SettingsError, needs_relays, raw};
 use exitmark_nic::{LocalNic, NextHop};
 use exitmark_policy::packet::{Version, VlanTags};
-use exitmark_policy::{AtUplink, ExitProtocols, Group, Intent, Mode, Steer};
+use exitmark_policy::{AtUplink, Endpoint, ExitProtocols, Group, Mode, Steer};
 use exitmark_service::config::value;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -65,11 +65,8 @@ impl Settings {
         }
         doubts.extend(self.only_counts());
         doubts.extend(self.by_group(provoked_marks));
-        doubts.extend(
-            self.incoming()
-                .into_iter()
-                .flat_map(|incoming| self.unrouted(incoming)),
-        );
+        let incoming = self.incoming().into_iter();
+        doubts.extend(incoming.flat_map(|incoming| self.unrouted(incoming)));
         doubts.extend(self.lone_source());
         doubts.into_iter().map(Objection::doubt).collect()
     }
@@ -102,18 +99,13 @@ impl Settings {
 
     /// Doubts that a box neither marks nor steers, though it is to enforce.
     fn only_counts(&self) -> Option<SettingsError> {
-        let intents = || {
-            self.rules
-                .groups()
-                .iter()
-                .map(|group| group.actions.intent())
-        };
-        let only_counts = |intent: Intent| {
+        let only_counts = |group: &Group| {
+            let intent = group.actions.intent();
             intent.mode == Mode::Enforce
                 && intent.at_uplink == AtUplink::Strip
                 && intent.steer == Steer::Off
         };
-        if !intents().all(only_counts) {
+        if !self.rules.groups().iter().all(only_counts) {
             return None;
         }
         let without = match self.incoming() {
@@ -212,23 +204,18 @@ impl Settings {
         host: &raw::Host,
     ) -> Option<SettingsError> {
         let steer = group.actions.intent().steer;
-        let is_of_version = |address: IpAddr| address.is_ipv4() == (version == Version::V4);
+        let is_v4 = version == Version::V4;
+        let is_of_version = |relay: &Endpoint| relay.address.is_ipv4() == is_v4;
         let relays = &self.relays.sources;
         // A consensus lists relays of both IP versions; without it, relay traffic may be of any.
         let dials = !self.decides_by_relays()
             || !group.relay_addresses.is_empty()
             || relays.names_documents()
-            || relays
-                .extra
-                .iter()
-                .any(|relay| is_of_version(relay.address));
+            || relays.extra.iter().any(is_of_version);
         // Only the text of an IPv6 address has colons.
-        let is_own = |text: &String| text.contains(':') == (version == Version::V6);
-        let has_own = host
-            .addresses
-            .iter()
-            .chain(&host.relay_addresses)
-            .any(is_own);
+        let is_own = |text: &String| text.contains(':') != is_v4;
+        let mut own = host.addresses.iter().chain(&host.relay_addresses);
+        let has_own = own.any(is_own);
         let is_enabled = host.steer.enabled.unwrap_or(self.steers);
         if !is_enabled || steer.routes(version) || !dials || !has_own {
             return None;
@@ -252,7 +239,7 @@ impl Settings {
         let hop = incoming.next_hops.get(number)?.next_hop;
         let key = self.hop_keys.get(number)?.key;
         let is = match hop {
-            NextHop::Mac(_) if version == Version::V4 => "is for IPv6 only",
+            NextHop::Mac(_) if is_v4 => "is for IPv6 only",
             NextHop::Mac(_) => "is for IPv4 only",
             NextHop::Address(IpAddr::V4(_)) => "is an IPv4 address",
             NextHop::Address(IpAddr::V6(_)) => "is an IPv6 address",
@@ -322,7 +309,8 @@ fn next_hop(incoming: &Incoming, hop: Hop, key: &HopKey, nics: &[LocalNic]) -> O
         );
         return Some(Objection::fatal(key.error(hop.next_hop, reason)));
     }
-    // The NIC of a VLAN is found by its parent and tags only when the box starts.
+    // These NICs do not say which VLAN interface is on top of which NIC; the start and the doctor
+    // look for it.
     if hop.vlan != VlanTags::UNTAGGED {
         return None;
     }

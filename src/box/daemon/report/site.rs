@@ -31,20 +31,16 @@ pub(super) fn hosts(known: &[KnownHost]) -> Vec<HostReport> {
 }
 
 impl SteeringReport {
-    /// The report on these next hops, in the order of the configuration. The numbers of the next
-    /// hops in `rules` are their places there.
+    /// The report on the configured next hops and their states, in the order of the configuration:
+    /// the numbers of the next hops in `rules` are their places in it.
     pub(in crate::daemon) fn of<'a>(
         incoming: &Incoming,
         rules: &Rules,
         states: impl IntoIterator<Item = (&'a Hop, NextHopState)>,
         changes: u64,
     ) -> Self {
-        let states: Vec<_> = states.into_iter().collect();
-        let hops = incoming.next_hops.iter().enumerate();
-        let hops = hops.filter_map(|(number, hop)| {
-            let (_, state) = states.iter().find(|(known, _)| *known == hop)?;
-            Some(next_hop(number, hop, *state, rules))
-        });
+        let hops = states.into_iter().enumerate();
+        let hops = hops.map(|(number, (hop, state))| next_hop(number, hop, state, rules));
         let on_unavailable = match incoming.drops_unsteered {
             true => "drop",
             false => "uplink",
@@ -274,8 +270,7 @@ mod tests {
 
     fn report(states: [NextHopState; 3]) -> SteeringReport {
         let (incoming, rules) = site();
-        // In another order than that of the configuration.
-        let states = incoming.next_hops.iter().zip(states).rev();
+        let states = incoming.next_hops.iter().zip(states);
         SteeringReport::of(&incoming, &rules, states, 7)
     }
 

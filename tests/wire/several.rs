@@ -1,7 +1,7 @@
-//! Two hosts behind one box: an alarm, and no frame of one goes to the other.
+//! Two hosts behind one box: no frame of one goes to the other. Two hosts with one address: an alarm.
 
 use crate::craft::{Packet, TCP, families, segment};
-use crate::rig::{Case, Config, Rig, Side, assert_says, both_engines, passes};
+use crate::rig::{Case, Config, Rig, Side, assert_says, both_engines, eventually, passes};
 use exitmark_lab::site::{CLEARNET_MAC, Plan, RELAY_V4, TORNET_MAC};
 use std::net::IpAddr;
 
@@ -62,13 +62,14 @@ fn answers_go_to_the_host_whose_address_it_is() {
         for (host, mac) in HOSTS.into_iter().zip(MACS) {
             answered(&rig, host, mac);
         }
-        let found = rig.warning("several_hosts");
-        assert!(found.is_alarm);
-        let words = ["several hosts", "host_mac_unknown", "a box of its own"];
-        assert_says(&found.text, &words);
-        for text in HOSTS.into_iter().chain(MACS) {
-            assert!(!found.text.contains(text), "{}", found.text);
-        }
+        let hosts = rig.status().hosts.into_iter();
+        let hosts: Vec<_> = hosts
+            .map(|one| (one.address, one.mac, one.changes))
+            .collect();
+        let expected = HOSTS.into_iter().zip(MACS);
+        let expected = expected.map(|(host, mac)| (host.to_owned(), mac.to_owned(), 0));
+        assert_eq!(hosts, expected.collect::<Vec<_>>());
+        rig.no_warning("host_conflict");
         // The host of this address is unknown.
         let frame = answer(SILENT).incoming(&[]);
         rig.port(Side::Tornet).send(&frame).unwrap();
@@ -77,9 +78,9 @@ fn answers_go_to_the_host_whose_address_it_is() {
     });
 }
 
-/// With a configured MAC address all answers go there, and the alarm stays.
+/// With a configured MAC address all answers go there.
 #[test]
-fn a_configured_mac_gets_all_answers_and_the_alarm_stays() {
+fn a_configured_mac_gets_all_answers_and_another_one_is_a_warning() {
     both_engines(|| {
         let config = config().host("mac = \"02:00:00:00:01:01\"");
         let rig = Rig::silent(Plan::default(), &config);
@@ -87,9 +88,34 @@ fn a_configured_mac_gets_all_answers_and_the_alarm_stays() {
         for host in HOSTS {
             answered(&rig, host, MACS[0]);
         }
-        let found = rig.warning("several_hosts");
-        assert!(found.is_alarm);
-        assert_says(&found.text, &["host.mac"]);
+        let found = rig.warning("host_mac");
+        assert!(!found.is_alarm);
+        assert_says(&found.text, &["host.mac", MACS[0], HOSTS[1], MACS[1]]);
+        rig.stop();
+    });
+}
+
+#[test]
+fn an_address_that_two_hosts_use_is_an_alarm_with_both_mac_addresses() {
+    both_engines(|| {
+        let rig = Rig::silent(Plan::default(), &config());
+        let port = rig.port(Side::Host);
+        let mut turn = 0;
+        let text = eventually("an alarm with both MAC addresses", || {
+            turn += 1;
+            port.send(&outbound(HOSTS[0], MACS[turn % 2])).unwrap();
+            let warnings = rig.status().warnings.into_iter();
+            let mut alarms = warnings.filter(|one| one.is_alarm && one.kind == "host_conflict");
+            let text = alarms.next().map_or_else(String::new, |one| one.text);
+            let has_both = MACS.iter().all(|mac| text.contains(mac));
+            if has_both { Ok(text) } else { Err(text) }
+        });
+        assert_says(&text, &[HOSTS[0], "two machines"]);
+        assert!(!text.contains(HOSTS[1]), "{text}");
+        rig.said(
+            "ALARM: host addresses are sent from several MAC addresses",
+            1..=1,
+        );
         rig.stop();
     });
 }

@@ -22,7 +22,10 @@ pub(crate) struct Rates {
 /// Runs the bench; returns false if a forwarder failed.
 pub(crate) fn bench(arguments: &Rates) -> Result<bool, LabError> {
     let options = &arguments.options;
-    let forwarders = peers::all().into_iter().chain(peers::captured());
+    let forwarders = peers::all()
+        .into_iter()
+        .chain([peers::of_groups()])
+        .chain(peers::captured());
     let (forwarders, missing) = peers::chosen(BENCH, options, forwarders.collect())?;
     let compiled = bpf::compile(bpf::TRAFFIC)?;
     let mut loads = arguments.axes.loads(options.quick);

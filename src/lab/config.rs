@@ -49,6 +49,8 @@ pub struct Config {
     /// The host's addresses.
     pub addresses: Vec<String>,
     host: String,
+    /// Further groups of hosts: the lines of `[[host]]` of each.
+    groups: Vec<String>,
     /// The lines of the table `[relays]`.
     pub relays: String,
     more: String,
@@ -62,6 +64,7 @@ impl Default for Config {
             steer: String::new(),
             addresses: vec![HOST_V4.to_string(), HOST_V6.to_string()],
             host: String::new(),
+            groups: Vec::new(),
             relays: format!("extra = [\"{RELAY_V4}:{OR_PORT}\", \"[{RELAY_V6}]:{OR_PORT}\"]"),
             more: String::new(),
         }
@@ -119,6 +122,12 @@ impl Config {
         self
     }
 
+    /// With a further group of hosts, of these lines.
+    pub fn group(mut self, lines: impl Display) -> Self {
+        self.groups.push(format!("[[host]]\n{lines}\n"));
+        self
+    }
+
     /// With these lines of `[relays]` instead.
     pub fn relays(mut self, lines: impl Into<String>) -> Self {
         self.relays = lines.into();
@@ -146,13 +155,18 @@ impl Config {
             ),
             None => (String::new(), String::new()),
         };
+        let host = match self.groups.is_empty() {
+            true => "[host]",
+            false => "[[host]]",
+        };
         format!(
             "{}{}[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}{steer}\
-             [host]\naddresses = {:?}\n{}[relays]\n{}\n{}",
+             {host}\naddresses = {:?}\n{}{}[relays]\n{}\n{}",
             engine.unwrap_or_default(),
             self.top,
             self.addresses,
             self.host,
+            self.groups.concat(),
             self.relays,
             self.more
         )

@@ -8,6 +8,7 @@ use crate::needles::{Search, Who};
 use crate::reload::{AUTHORITIES, KEPT, REPLACED, Tor, listing, relay, replace};
 use crate::rig::{Config, EXITMARK, Rig, Side, both_engines, capture, exitmark, silent};
 use etherparse::Ipv4Header;
+use exitmark_datapath::contract;
 use exitmark_lab::consensus::ConsensusBuilder;
 use exitmark_lab::process::dumping_in;
 use exitmark_lab::site::{HOST_MAC, HOST_V4, HOST_V6, Plan};
@@ -17,6 +18,7 @@ use nix::sys::signal::Signal;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use std::collections::BTreeSet;
 use std::fs;
+use std::mem::offset_of;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -206,8 +208,9 @@ fn falsify(middle: &Netns) {
         if name == "policies" {
             let policy = policy(&map);
             let mut image = policy.lookup(&[0; 4], MapFlags::ANY).unwrap().unwrap();
-            // The byte behind the generation.
-            image[8] ^= 0x40;
+            // The mark of the first group.
+            let groups = offset_of!(contract::exitmark_policy, groups);
+            image[groups + offset_of!(contract::exitmark_group, mark)] ^= 0x40;
             policy.update(&[0; 4], &image, MapFlags::ANY).unwrap();
         }
     });

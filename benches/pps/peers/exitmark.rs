@@ -5,6 +5,7 @@ use crate::common::exitmark::Variant;
 use crate::load::Load;
 use crate::site::{Site, pin_to_forwarder_cpus};
 use ::exitmark_lab::{Config, contained};
+use ::exitmark_policy::MAX_GROUPS;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -29,15 +30,51 @@ pub(super) fn all() -> [Forwarder; 3] {
 }
 
 fn start(variant: Variant, site: &Site, load: &Load) -> Started {
+    start_with(
+        variant,
+        site,
+        load,
+        configuration(load, load.host_prefixes()),
+    )
+}
+
+fn configuration(load: &Load, addresses: impl IntoIterator<Item = String>) -> Config {
+    let relays: Vec<_> = load.relays().map(|relay| relay.to_string()).collect();
+    Config::default()
+        .addresses(addresses)
+        .relays(format!("extra = {relays:?}"))
+        .more("[mark]\ndscp = \"af11\"")
+}
+
+fn start_with(variant: Variant, site: &Site, load: &Load, config: Config) -> Started {
     let generators = load.queues;
     site.middle.run(move || pin_to_forwarder_cpus(generators))?;
-    let relays: Vec<_> = load.relays().map(|relay| relay.to_string()).collect();
-    let config = Config::default()
-        .addresses(load.host_prefixes())
-        .relays(format!("extra = {relays:?}"))
-        .more("[mark]\ndscp = \"af11\"");
     let running = variant.start(&site.middle, config)?;
     Ok(Box::new(|| running.stop_well().map(drop)))
+}
+
+/// Engine `xdp` with as many groups of hosts as there can be; the load's hosts are spread over them.
+pub(crate) fn of_groups() -> Forwarder {
+    let [xdp, ..] = VARIANTS;
+    Forwarder::new(
+        "exitmark-xdp-groups",
+        Job::MarkAndSteer,
+        move |site, _, load| {
+            let mut groups = vec![Vec::new(); MAX_GROUPS];
+            for (number, prefix) in load.host_prefixes().enumerate() {
+                groups[number % MAX_GROUPS].push(prefix);
+            }
+            for (number, group) in groups.iter_mut().enumerate() {
+                // Sixteen addresses that send nothing: 1,024 in all.
+                group.extend((0..16).map(|last| format!("10.77.{number}.{last}")));
+            }
+            let mut config = configuration(load, groups.remove(0));
+            for group in groups {
+                config = config.group(format_args!("addresses = {group:?}"));
+            }
+            start_with(xdp, site, load, config)
+        },
+    )
 }
 
 /// The engines while `exitmark capture` writes every frame that its limit allows.

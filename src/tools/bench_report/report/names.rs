@@ -62,6 +62,11 @@ const FORWARDERS: [(&str, &str, RGBColor); 13] = [
         RGBColor(0x80, 0x80, 0x00),
     ),
     (
+        "exitmark-xdp-groups",
+        "exitmark, `xdp`, with 64 groups of hosts and 1,024 addresses",
+        RGBColor(0x00, 0x66, 0x99),
+    ),
+    (
         "exitmark-xdp-capture",
         "exitmark, `xdp`, while a capture runs",
         RGBColor(0x33, 0x66, 0xff),

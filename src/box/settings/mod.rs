@@ -16,8 +16,8 @@ mod steer;
 mod tor;
 
 use exitmark_nic::NextHop;
-use exitmark_policy::packet::VlanTags;
 use exitmark_policy::{ClassifyBy, Group, Rules, SocketRules};
+use exitmark_policy::{Steer, packet::VlanTags};
 use exitmark_relays::Sources;
 use exitmark_service::config::{self, value};
 use ipnet::IpNet;

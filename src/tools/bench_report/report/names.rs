@@ -13,7 +13,7 @@ pub(crate) const TESTPMD: &str = "testpmd-af_xdp";
 
 /// Name, description, colour. The colours can be distinguished without red and green, and every
 /// forwarder has a shape of its own too.
-const FORWARDERS: [(&str, &str, RGBColor); 13] = [
+const FORWARDERS: [(&str, &str, RGBColor); 14] = [
     (XDP, "exitmark, `xdp`", RGBColor(0x00, 0x72, 0xb2)),
     (SPILL, "exitmark, `af_xdp`", RGBColor(0xd5, 0x5e, 0x00)),
     (

@@ -396,7 +396,7 @@ impl InForce {
             }
         }
         for doubt in self.settings.doubts() {
-            warn("configuration", false, doubt.what.to_string());
+            warn(doubt.kind, false, doubt.what.to_string());
         }
         if self.unpublished.is_some() {
             let text =

@@ -2,6 +2,7 @@
 
 mod site;
 
+use super::topology::Misfit;
 use super::workers::Sums;
 use super::zero_copy::CUT;
 use super::{Daemon, detach, topology};
@@ -9,7 +10,7 @@ use crate::observe::{
     ClassCount, DropCount, EngineReport, FrameCount, MalformedCount, OWN_RESOLVER, PortReport,
     Report, Warning,
 };
-use crate::settings::OnStop;
+use crate::settings::{OnStop, UNROUTED_FAMILY};
 use exitmark_datapath::{AttachMode, Counter, KernelCounts, KnownHost, Role, Tally};
 use exitmark_nic::Nic;
 use exitmark_policy::Class;
@@ -198,6 +199,10 @@ impl Daemon {
         }
         warnings.extend(self.site_warnings(report, hosts));
         warnings.extend(self.in_force.warnings(&report.relay_set));
+        if self.topology.has(Misfit::Family) {
+            // The alarm says it.
+            warnings.retain(|one| one.is_alarm || one.kind != UNROUTED_FAMILY);
+        }
         let mut warn = |kind: &str, is_alarm: bool, text: String| {
             warnings.push(Warning::new(kind, is_alarm, text));
         };

@@ -8,7 +8,7 @@ mod conflicts;
 
 use super::Daemon;
 use crate::observe::GroupReport;
-use crate::settings::{Hop, Incoming};
+use crate::settings::{Hop, Incoming, UNROUTED_FAMILY};
 use conflicts::Conflicts;
 use exitmark_datapath::{Counter, KnownHost, Links, Tally};
 use exitmark_policy::packet::Version;
@@ -73,7 +73,7 @@ impl Misfit {
     pub(super) const fn kind(self) -> &'static str {
         match self {
             Self::Vlan => "unrouted_vlan",
-            Self::Family => "unrouted_family",
+            Self::Family => UNROUTED_FAMILY,
         }
     }
 

@@ -34,7 +34,7 @@ use steer::Steering;
 pub use change::Change;
 pub use engine::Engine;
 pub use exitmark_service::config::ConfigError as SettingsError;
-pub use objections::Objection;
+pub use objections::{Objection, UNROUTED_FAMILY};
 pub use tor::{TorHost, UserPattern};
 
 /// A checked configuration: every value is in its range, and no two contradict each other.

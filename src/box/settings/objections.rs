@@ -20,12 +20,18 @@ const SITE: (u8, u8) = (16, 29);
 const EXEMPT_PART: u128 = 32;
 const NEXT_HOP: &str = "steer.next_hop";
 const SOURCE: &str = "steer.source";
+const CONFIGURATION: &str = "configuration";
+/// The kind of the warning that relay traffic of an IP version has no next hop, and of the alarm that
+/// there is such traffic.
+pub const UNROUTED_FAMILY: &str = "unrouted_family";
 
 /// An objection to a configuration.
 #[derive(Debug)]
 pub struct Objection {
     /// Whether a box refuses to start with it; otherwise it is a warning.
     pub is_fatal: bool,
+    /// The kind of the warning that a running box reports.
+    pub kind: &'static str,
     /// The key, the value, and the reason.
     pub what: SettingsError,
 }
@@ -34,6 +40,7 @@ impl Objection {
     const fn fatal(what: SettingsError) -> Self {
         Self {
             is_fatal: true,
+            kind: CONFIGURATION,
             what,
         }
     }
@@ -41,6 +48,7 @@ impl Objection {
     const fn doubt(what: SettingsError) -> Self {
         Self {
             is_fatal: false,
+            kind: CONFIGURATION,
             what,
         }
     }
@@ -65,10 +73,15 @@ impl Settings {
         }
         doubts.extend(self.only_counts());
         doubts.extend(self.by_group(provoked_marks));
-        let incoming = self.incoming().into_iter();
-        doubts.extend(incoming.flat_map(|incoming| self.unrouted(incoming)));
         doubts.extend(self.lone_source());
-        doubts.into_iter().map(Objection::doubt).collect()
+        let doubts = doubts.into_iter().map(Objection::doubt);
+        let incoming = self.incoming().into_iter();
+        let unrouted = incoming.flat_map(|incoming| self.unrouted(incoming));
+        let unrouted = unrouted.map(|what| Objection {
+            kind: UNROUTED_FAMILY,
+            ..Objection::doubt(what)
+        });
+        doubts.chain(unrouted).collect()
     }
 
     /// The doubts of each group; groups with the same one share it.

@@ -2,8 +2,8 @@
 
 use super::{LabError, Netns};
 use libbpf_rs::{
-    Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut, TC_INGRESS, TcHookBuilder, Xdp,
-    XdpFlags,
+    Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut, TC_EGRESS, TC_INGRESS,
+    TcAttachPoint, TcHookBuilder, Xdp, XdpFlags,
 };
 use std::env;
 use std::os::fd::AsFd;
@@ -189,6 +189,29 @@ impl Programs {
         netns: &Netns,
         interface: &'static str,
     ) -> Result<(), LabError> {
+        self.attach_hook(program, netns, interface, TC_INGRESS)
+    }
+
+    /// Like [`Programs::attach_tc`], to the egress of the interface.
+    ///
+    /// # Errors
+    /// As [`Programs::attach`].
+    pub fn attach_egress(
+        &self,
+        program: &'static str,
+        netns: &Netns,
+        interface: &'static str,
+    ) -> Result<(), LabError> {
+        self.attach_hook(program, netns, interface, TC_EGRESS)
+    }
+
+    fn attach_hook(
+        &self,
+        program: &'static str,
+        netns: &Netns,
+        interface: &'static str,
+        point: TcAttachPoint,
+    ) -> Result<(), LabError> {
         let programs = self.clone();
         netns.run(move || {
             let index = interface_index(interface)?.cast_signed();
@@ -197,7 +220,7 @@ impl Programs {
                 .ifindex(index)
                 .handle(1)
                 .priority(1)
-                .hook(TC_INGRESS)
+                .hook(point)
                 .create()
                 .and_then(|mut hook| hook.attach())
                 .map(|_| ())

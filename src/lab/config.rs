@@ -43,7 +43,7 @@ pub fn uncommented(example: &str) -> String {
 pub struct Config {
     /// Lines before the first table.
     pub top: String,
-    /// The NIC and the next hop.
+    /// The NIC, and the value of `steer.next_hop`.
     incoming: Option<(String, String)>,
     steer: String,
     /// The host's addresses.
@@ -60,7 +60,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             top: String::new(),
-            incoming: Some(("incoming0".to_owned(), TORNET_MAC.to_owned())),
+            incoming: Some(("incoming0".to_owned(), format!("{TORNET_MAC:?}"))),
             steer: String::new(),
             addresses: vec![HOST_V4.to_string(), HOST_V6.to_string()],
             host: String::new(),
@@ -89,13 +89,19 @@ impl Config {
 
     /// With another NIC and next hop of `incoming`.
     pub fn incoming(mut self, nic: &str, next_hop: &str) -> Self {
-        self.incoming = Some((nic.to_owned(), next_hop.to_owned()));
+        self.incoming = Some((nic.to_owned(), format!("{next_hop:?}")));
         self
     }
 
     /// With this next hop of `incoming0`.
     pub fn next_hop(self, next_hop: &str) -> Self {
         self.incoming("incoming0", next_hop)
+    }
+
+    /// With this TOML value as the next hops of `incoming0`: a list, or a table.
+    pub fn next_hops(mut self, value: impl Into<String>) -> Self {
+        self.incoming = Some(("incoming0".to_owned(), value.into()));
+        self
     }
 
     /// Without an `incoming` port.
@@ -151,7 +157,7 @@ impl Config {
         let (incoming, steer) = match &self.incoming {
             Some((nic, hop)) => (
                 format!("incoming = \"{nic}\"\n"),
-                format!("[steer]\nnext_hop = \"{hop}\"\n{}", self.steer),
+                format!("[steer]\nnext_hop = {hop}\n{}", self.steer),
             ),
             None => (String::new(), String::new()),
         };

@@ -85,7 +85,8 @@ impl<D: Descriptor> FrameMemory for XskMemory<D> {
         // The kernel leaves 256 bytes in front of a received frame (XDP_PACKET_HEADROOM).
         let begins = offset.checked_add_signed(longer.moved());
         let fits = begins.is_some_and(|begins| begins + longer.length() <= self.chunk_bytes);
-        match D::MOVES && fits && longer.moved() >= -LONGEST_GROWTH {
+        let may_move = D::MOVES || longer.moved() == 0;
+        match may_move && fits && longer.moved() >= -LONGEST_GROWTH {
             true => Ok(longer),
             false => Err(longer.lengthened(old, new).unwrap_or_else(|same| same)),
         }

@@ -18,6 +18,7 @@ mod kernel;
 mod links;
 pub mod memory;
 mod sample;
+mod sent;
 mod worker;
 mod xsk;
 

@@ -30,6 +30,8 @@ LOST_WITH_WORKER = 30
 # Seconds until a port forwards frames again after its link is back.
 LINK_TIMEOUT = 25
 READY_TIMEOUT = 200
+# Programs of the package group `tools` in every guest.
+TOOLS = ("sbin/ip", "sbin/ethtool", "usr/bin/tcpdump", "bin/setpriv", "usr/bin/setpriv")
 # How often slow-path frames are sent again.
 LATE_WAKES = 6
 LATE = "no worker woke in time"
@@ -161,12 +163,12 @@ def build_initramfs(kernel, program, path):
     write_initramfs(kernel, {name: file for name, file in files.items() if file.exists()}, path)
 
 
-def write_initramfs(kernel, programs, path):
+def write_initramfs(kernel, programs, path, modules=matrix.MODULES, wanted=TOOLS):
     """Writes the initramfs of a guest with these programs, by their names there, and the tools."""
     contents = initramfs.Initramfs()
-    contents.modules(kernel, matrix.MODULES)
+    contents.modules(kernel, modules)
     tools = packages.ensure(["tools"])["tools"]
-    for name in ("sbin/ip", "sbin/ethtool", "usr/bin/tcpdump", "bin/setpriv", "usr/bin/setpriv"):
+    for name in wanted:
         if (tools / name).exists():
             contents.program(f"t/{name.rsplit('/', 1)[1]}", tools / name, [tools])
     for name, file in programs.items():

@@ -74,7 +74,7 @@ def end(process):
 class Guest:
     """A running guest. Use it in a `with` block."""
 
-    def __init__(self, kernel, initramfs, devices=(), cpus=2, memory=1024):
+    def __init__(self, kernel, initramfs, devices=(), cpus=2, memory=1024, arguments=""):
         self._stack = contextlib.ExitStack()
         scratch = tempfile.TemporaryDirectory(prefix="exitmark-vm-")
         self.directory = pathlib.Path(self._stack.enter_context(scratch))
@@ -89,8 +89,8 @@ class Guest:
             "-chardev", f"socket,id=shell,path={self.directory}/shell,server=on,wait=off",
             "-serial", "chardev:shell",
             "-qmp", f"unix:{self.directory}/qmp,server=on,wait=off",
-            "-kernel", str(kernel.image), "-initrd", str(initramfs), "-append", KERNEL_ARGUMENTS,
-            *devices,
+            "-kernel", str(kernel.image), "-initrd", str(initramfs), "-append",
+            f"{KERNEL_ARGUMENTS} {arguments}", *devices,
         ]  # fmt: skip
         self._output = open(self.directory / "qemu", "w+", encoding="utf-8", errors="replace")
         self._stack.callback(self._output.close)

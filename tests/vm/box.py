@@ -163,8 +163,11 @@ def build_initramfs(kernel, program, path):
     write_initramfs(kernel, {name: file for name, file in files.items() if file.exists()}, path)
 
 
-def write_initramfs(kernel, programs, path, modules=matrix.MODULES, wanted=TOOLS):
-    """Writes the initramfs of a guest with these programs, by their names there, and the tools."""
+def write_initramfs(kernel, programs, path, modules=matrix.MODULES, wanted=TOOLS, files=None):
+    """Writes the initramfs of a guest with these programs, by their names there, and the tools.
+
+    `files` are others, by their paths: contents and mode.
+    """
     contents = initramfs.Initramfs()
     contents.modules(kernel, modules)
     tools = packages.ensure(["tools"])["tools"]
@@ -173,6 +176,8 @@ def write_initramfs(kernel, programs, path, modules=matrix.MODULES, wanted=TOOLS
             contents.program(f"t/{name.rsplit('/', 1)[1]}", tools / name, [tools])
     for name, file in programs.items():
         contents.program(f"t/{name}", file)
+    for name, (data, mode) in (files or {}).items():
+        contents.add(name, data, mode)
     contents.write(path)
 
 

@@ -1,4 +1,4 @@
-"""The cells of the matrix: the steps of each; the demo; the suite of engine connect."""
+"""The cells of the matrix: the steps of each; the demo."""
 
 import dataclasses
 import json
@@ -16,8 +16,6 @@ import packages
 
 # Seconds.
 DEMO_TIMEOUT = 200
-CONNECT_TIMEOUT = 500
-ROOT = pathlib.Path(__file__).parents[2]
 # Alarms that the frames of `cross` raise: relay frames with a VLAN tag, and of the IP version for
 # which there is no next hop.
 UNROUTED = {"unrouted_vlan", "unrouted_family"}
@@ -265,58 +263,6 @@ def demo(series, program):
                 row["said"] = machine.run("tail -20 /tmp/said")[1] if status else ""
                 row["complaints"] = machine.complaints()
             except (guest.Died, TimeoutError, ValueError) as error:
-                row |= {"ok": False, "said": str(error)}
-    row["ok"] = row["ok"] and not row.get("complaints")
-    row["seconds"] = round(time.monotonic() - began, 1)
-    return row
-
-
-@dataclasses.dataclass(frozen=True)
-class Suite:
-    """A test program, and the path at which it expects the box."""
-
-    test: pathlib.Path
-    program: pathlib.Path
-
-
-def suite(name, directory):
-    """Builds a test suite of the project and the box that it runs, without symbols."""
-    command = ["cargo", "test", "--locked", "--no-run", "--test", name, "--message-format=json"]
-    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    artifacts = [json.loads(line) for line in built.stdout.splitlines()]
-    made = {one["target"]["name"]: one["executable"] for one in artifacts if one.get("executable")}
-    for source, copy in ((made[name], f"{name}-suite"), (made["exitmark"], f"{name}-exitmark")):
-        subprocess.run(["strip", "-o", directory / copy, source], check=True)
-    return Suite(directory / f"{name}-suite", pathlib.Path(made["exitmark"]))
-
-
-def connect(series, suite):
-    """Runs the suite of engine connect in a guest: a row of numbers."""
-    kernel = packages.kernel(series)
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        archive = pathlib.Path(scratch, "initramfs")
-        programs = {
-            "connect": suite.test,
-            "exitmark": suite.test.with_name("connect-exitmark"),
-        }
-        box.write_initramfs(kernel, programs, archive)
-        with guest.Guest(kernel, archive) as machine:
-            row = {"kernel": series, "release": machine.wait_ready(), "passed": 0}
-            try:
-                machine.check(
-                    f"mkdir -p {suite.program.parent} && ln -s /t/exitmark {suite.program} && "
-                    "mount -t cgroup2 cgroup2 /sys/fs/cgroup"
-                )
-                run = "EXITMARK_REQUIRE_ROOT=1 connect --test-threads=2 > /tmp/said 2>&1"
-                status, _ = machine.run(run, CONNECT_TIMEOUT)
-                said = machine.run("tail -c 8000 /tmp/said")[1]
-                passed = re.search(r"test result: \w+\. (\d+) passed", said)
-                row["passed"] = int(passed[1]) if passed else 0
-                row["ok"] = status == 0 and row["passed"] > 0
-                row["said"] = "" if row["ok"] else said
-                row["complaints"] = machine.complaints()
-            except (guest.Died, TimeoutError, RuntimeError) as error:
                 row |= {"ok": False, "said": str(error)}
     row["ok"] = row["ok"] and not row.get("complaints")
     row["seconds"] = round(time.monotonic() - began, 1)

@@ -81,7 +81,10 @@ GROUPS = {
     ),
     "busybox": _bookworm("busybox-static"),
     "tools": Group(
-        tuple((name, "bookworm") for name in ("ethtool", "iproute2", "tcpdump", "util-linux")),
+        tuple(
+            (name, "bookworm")
+            for name in ("ethtool", "iproute2", "nftables", "tcpdump", "util-linux")
+        ),
         closure=True,
     ),
     "clang-14": _clang(14),

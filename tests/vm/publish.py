@@ -28,7 +28,9 @@ def condense(report):
         {"kernel": row["kernel"], "ok": row["ok"], "numbers": row.get("numbers")}
         for row in report["demo"]
     ]
-    connect = [{key: row[key] for key in ("kernel", "ok", "passed")} for row in report["connect"]]
+    suites = [
+        {key: row[key] for key in ("kernel", "suite", "ok", "passed")} for row in report["suites"]
+    ]
     kept = ("kernel", "clang", "object", "program", "result", "instructions")
     return {
         "commit": report["commit"],
@@ -36,7 +38,7 @@ def condense(report):
         "releases": {row["kernel"]: row["release"] for row in report["verifier"]},
         "cells": cells,
         "demo": demo,
-        "connect": connect,
+        "suites": suites,
         "verifier": [{key: row[key] for key in kept} for row in report["verifier"]],
     }
 
@@ -88,12 +90,17 @@ def _demo(data):
     return _table(["`exitmark demo`", "lost", "leaked", "unmarked", "changed"], rows)
 
 
-def _connect(data):
-    rows = [
-        [f"Linux {row['kernel']}", f"{row['passed']} passed" + ("" if row["ok"] else ", some failed")]
-        for row in data.get("connect", [])
-    ]
-    return _table(["engine `connect`", "tests"], rows) + "\n" if rows else ""
+def _suites(data):
+    rows = {}
+    for row in data.get("suites", []):
+        text = f"{row['passed']} passed" + ("" if row["ok"] else ", with faults")
+        rows.setdefault(f"`{row['suite']}`", {})[row["kernel"]] = text
+    if not rows:
+        return ""
+    return "\n" + _table(
+        ["suite", *(f"Linux {kernel}" for kernel in matrix.KERNELS)],
+        [[name, *(row.get(kernel, "") for kernel in matrix.KERNELS)] for name, row in rows.items()],
+    )
 
 
 def _verifier(data):
@@ -115,7 +122,7 @@ def render(data):
     return (
         f"{BEGIN}Kernels of Debian: {releases}. `make vm-test` took "
         f"{data['seconds'] / 60:.0f} minutes on 2 cores.\n\n"
-        f"{_cells(data)}{_demo(data)}\n{_connect(data)}"
+        f"{_cells(data)}{_demo(data)}{_suites(data)}\n"
         "Instructions that the verifier processes, of 1,000,000; the monitor's with 64 addresses "
         f"of each family:\n\n{_verifier(data)}{END}"
     )
@@ -131,7 +138,7 @@ def _page(data):
 def publish(report):
     """Writes the page and its data, if every cell was run, all with one commit."""
     missing = {cell.name for cell in matrix.CELLS} - {row["name"] for row in report["cells"]}
-    if missing or not all(report[part] for part in ("demo", "connect", "verifier")):
+    if missing or not all(report[part] for part in ("demo", "suites", "verifier")):
         print(f"publish: not all of the matrix was run: {', '.join(sorted(missing)) or 'rows'}")
         return 1
     if report["commit"].endswith("+"):

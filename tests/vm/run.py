@@ -23,6 +23,7 @@ import guest
 import matrix
 import packages
 import publish
+import suites
 import verifier
 import wires
 
@@ -144,11 +145,12 @@ def show(kind, outcome):
               f"{outcome['seconds']:.0f} s: {outcome.get('numbers')} {outcome.get('said', '')}",
               flush=True)  # fmt: skip
         return outcome["ok"]
-    if kind == "connect":
-        print(f"{'right   ' if outcome['ok'] else 'FAILED  '} connect on Linux "
-              f"{outcome['release']}, {outcome['seconds']:.0f} s: {outcome['passed']} tests passed"
-              f" {outcome['said']}", flush=True)  # fmt: skip
-        return outcome["ok"]
+    if kind == "suites":
+        for row in outcome:
+            print(f"{'right   ' if row['ok'] else 'FAILED  '} suite {row['suite']} on Linux "
+                  f"{row['release']}, {row['seconds']:.0f} s: {row['passed']} tests passed",
+                  *row["said"].splitlines(), sep="\n    ", flush=True)  # fmt: skip
+        return all(row["ok"] for row in outcome)
     faults = [row.fault() for row in outcome if row.fault()]
     print(f"{'FAILED  ' if faults else 'right   '} load on Linux {outcome[0].release}",
           *faults, sep="\n    ", flush=True)  # fmt: skip
@@ -174,7 +176,7 @@ def weight(job):
     kind, subject = job
     if kind == "cells":
         return 4 + sum(len(one.steps) for one in subject)
-    return {"demo": 16, "connect": 16, "load": 8}[kind]
+    return {"suites": 64, "demo": 16, "load": 8}[kind]
 
 
 def run_matrix(arguments):
@@ -188,24 +190,24 @@ def run_matrix(arguments):
     kernels = sorted({one.kernel for one in chosen}, key=matrix.KERNELS.index)
     packages.ensure(["qemu", "busybox", "tools", *(f"kernel-{series}" for series in kernels)])
     began = time.monotonic()
-    report = {"commit": commit(), "cells": [], "demo": [], "connect": [], "verifier": []}
+    report = {"commit": commit(), "cells": [], "demo": [], "suites": [], "verifier": []}
     good = True
     with tempfile.TemporaryDirectory(prefix="exitmark-vm-") as name:
         scratch = pathlib.Path(name)
         program = cells.strip(arguments.program, scratch)
         loads = verifier.Loads(arguments.bpf, verifier.CLANGS, scratch) if everything else None
-        suite = cells.suite("connect", scratch) if everything else None
+        built = suites.build(suites.SUITES, scratch) if everything else None
 
         def do(kind, subject):
             if kind == "cells":
                 return kind, run_group(subject, program, scratch)
-            if kind == "connect":
-                return kind, cells.connect(subject, suite)
+            if kind == "suites":
+                return kind, suites.run(subject, built)
             return kind, cells.demo(subject, program) if kind == "demo" else loads.run(subject)
 
         jobs = [("cells", group) for group in groups_of(chosen)]
         if everything:
-            jobs += [(kind, one) for kind in ("load", "demo", "connect") for one in kernels]
+            jobs += [(kind, one) for kind in ("load", "demo", "suites") for one in kernels]
         # The longest jobs first, so that the last ones are short.
         jobs.sort(key=weight, reverse=True)
         with workers(arguments.jobs) as pool:
@@ -215,10 +217,10 @@ def run_matrix(arguments):
                 if kind == "load":
                     report["verifier"] += [dataclasses.asdict(row) for row in outcome]
                 else:
-                    report[kind] += outcome if kind == "cells" else [outcome]
+                    report[kind] += [outcome] if kind == "demo" else outcome
     order = [one.name for one in matrix.CELLS]
     report["cells"].sort(key=lambda row: order.index(row["name"]))
-    for part in ("demo", "connect", "verifier"):
+    for part in ("demo", "suites", "verifier"):
         report[part].sort(key=lambda row: matrix.KERNELS.index(row["kernel"]))
     report["seconds"] = round(time.monotonic() - began)
     RESULTS.parent.mkdir(exist_ok=True)
@@ -227,14 +229,18 @@ def run_matrix(arguments):
     return 0 if good else 1
 
 
-def run_connect(arguments):
-    """The command `connect`."""
+def run_suites(arguments):
+    """The command `suites`."""
+    unknown = set(arguments.only) - set(suites.SUITES)
+    if unknown:
+        print(f"suites: no suite {', '.join(unknown)}; there are: {', '.join(suites.SUITES)}")
+        return 2
     packages.ensure(["qemu", "busybox", "tools", *(f"kernel-{one}" for one in arguments.kernels)])
     with tempfile.TemporaryDirectory(prefix="exitmark-vm-") as name:
-        suite = cells.suite("connect", pathlib.Path(name))
+        built = suites.build(arguments.only, pathlib.Path(name))
         with workers(arguments.jobs) as pool:
-            rows = pool.map(lambda one: cells.connect(one, suite), arguments.kernels)
-            good = [show("connect", row) for row in rows]
+            rows = pool.map(lambda one: suites.run(one, built), arguments.kernels)
+            good = [show("suites", row) for row in rows]
     return 0 if all(good) else 1
 
 
@@ -265,10 +271,12 @@ def main():
         one.add_argument("--bpf", type=path, default=verifier.ROOT / "bpf", help="*.bpf.c")
         one.add_argument("--jobs", type=int, default=JOBS, help="guests at a time")
 
-    command = commands.add_parser("connect", help="run the suite of engine connect on each kernel")
+    command = commands.add_parser("suites", help="run test suites on each kernel")
     command.add_argument("--kernels", type=words, default=matrix.KERNELS)
+    command.add_argument("--only", type=words, default=tuple(suites.SUITES), metavar="SUITES",
+                         help=", ".join(suites.SUITES))  # fmt: skip
     command.add_argument("--jobs", type=int, default=JOBS, help="guests at a time")
-    command.set_defaults(run=run_connect)
+    command.set_defaults(run=run_suites)
 
     command = commands.add_parser("cells", help="run cells that share a guest")
     command.add_argument("names", nargs="*")

@@ -53,11 +53,16 @@ def sources(directory):
     return sorted(directory.glob("*.bpf.c")) + sorted((ROOT / "src/lab").glob("*.bpf.c"))
 
 
-def compile_objects(directory, clangs, target):
-    """Compiles each source with each compiler: triples of compiler, object's name and file."""
+def headers():
+    """Returns the argument for the directory of this machine's headers."""
     triple = subprocess.run(
         ["gcc", "-print-multiarch"], capture_output=True, text=True, check=True
     ).stdout.strip()
+    return f"-I/usr/include/{triple}"
+
+
+def compile_objects(directory, clangs, target):
+    """Compiles each source with each compiler: triples of compiler, object's name and file."""
     objects = []
     for wanted in clangs:
         version, command, environment = packages.clang(wanted)
@@ -65,7 +70,7 @@ def compile_objects(directory, clangs, target):
             name = source.name.removesuffix(".bpf.c")
             file = target / f"{name}-{version}.o"
             subprocess.run(
-                [*command, *FLAGS, f"-I/usr/include/{triple}", "-c", source, "-o", file],
+                [*command, *FLAGS, headers(), "-c", source, "-o", file],
                 env=environment,
                 check=True,
             )

@@ -20,6 +20,7 @@ import time
 import box
 import cells
 import guest
+import lag
 import matrix
 import packages
 import publish
@@ -28,6 +29,7 @@ import verifier
 import wires
 
 RESULTS = verifier.ROOT / "target/vm.json"
+LAG_RESULTS = verifier.ROOT / "target/vm-lag.json"
 JOBS = max(1, min(4, (os.cpu_count() or 1) * 3 // 2))
 # The timeout of a cell in seconds.
 CELL_TIMEOUT = 600
@@ -244,6 +246,22 @@ def run_suites(arguments):
     return 0 if all(good) else 1
 
 
+def run_lag(arguments):
+    """The command `lag`: one guest at a time, because gaps are measured."""
+    unknown = set(arguments.middles) - set(lag.MIDDLES)
+    if unknown:
+        print(f"lag: no middle {', '.join(unknown)}; there are: {', '.join(lag.MIDDLES)}")
+        return 2
+    packages.ensure(["qemu", "busybox", "tools", *(f"kernel-{one}" for one in arguments.kernels)])
+    rows = []
+    for series in arguments.kernels:
+        rows.append(lag.run(series, arguments.middles, arguments.program, arguments.rate))
+        print(lag.describe(rows[-1]), flush=True)
+    arguments.json.parent.mkdir(exist_ok=True)
+    arguments.json.write_text(json.dumps({"commit": commit(), "lag": rows}, indent=1) + "\n")
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
 def run_publish(arguments):
     """The command `publish`."""
     if arguments.check:
@@ -278,11 +296,19 @@ def main():
     command.add_argument("--jobs", type=int, default=JOBS, help="guests at a time")
     command.set_defaults(run=run_suites)
 
+    aggregate = commands.add_parser("lag", help="cut the cables of a link aggregate over two wires")
+    aggregate.add_argument("--kernels", type=words, default=matrix.KERNELS)
+    aggregate.add_argument("--middles", type=words, default=["direct", "box"],
+                           help=f"what joins the members: {', '.join(lag.MIDDLES)}")  # fmt: skip
+    aggregate.add_argument("--rate", type=int, default=lag.RATE, help="frames per second")
+    aggregate.add_argument("--json", type=path, default=LAG_RESULTS, help="where the rows go")
+    aggregate.set_defaults(run=run_lag)
+
     command = commands.add_parser("cells", help="run cells that share a guest")
     command.add_argument("names", nargs="*")
     command.add_argument("--json", type=path, help="write the results to a file, one a line")
     command.set_defaults(run=run_cells)
-    for one in (command, everything):
+    for one in (command, everything, aggregate):
         built = verifier.ROOT / "target/release/exitmark"
         one.add_argument("--program", type=path, default=built, help="the box")
 

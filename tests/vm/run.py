@@ -298,7 +298,7 @@ def main():
 
     aggregate = commands.add_parser("lag", help="cut the cables of a link aggregate over two wires")
     aggregate.add_argument("--kernels", type=words, default=matrix.KERNELS)
-    aggregate.add_argument("--middles", type=words, default=["direct", "box"],
+    aggregate.add_argument("--middles", type=words, default=["direct"],
                            help=f"what joins the members: {', '.join(lag.MIDDLES)}")  # fmt: skip
     aggregate.add_argument("--rate", type=int, default=lag.RATE, help="frames per second")
     aggregate.add_argument("--json", type=path, default=LAG_RESULTS, help="where the rows go")

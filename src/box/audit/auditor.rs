@@ -170,12 +170,18 @@ impl Auditor {
         }
     }
 
-    /// Records the current MAC addresses of the links.
+    /// Records the current MAC addresses of the links. Call this before checking samples.
     pub fn look(&mut self, now: Duration) {
+        self.look_at_next_hops(now);
         self.hosts.swap(0, 1);
         let hosts = self.links.hosts().into_iter();
         let known = hosts.map(|host| (host.address, host.mac)).collect();
         self.hosts[0] = (known, self.links.other_host());
+    }
+
+    /// As [`Auditor::look`], for a time without samples: without the table of the hosts, which is
+    /// large.
+    pub fn look_at_next_hops(&mut self, now: Duration) {
         for (number, recent) in self.next_hops.iter_mut().enumerate() {
             recent.add(self.links.next_hop(number), now);
         }

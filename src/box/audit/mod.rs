@@ -68,6 +68,11 @@ impl Sampler {
         self.auditor.look(now);
     }
 
+    /// As [`Sampler::look`], if no samples were fetched.
+    pub fn look_at_next_hops(&mut self, now: Duration) {
+        self.auditor.look_at_next_hops(now);
+    }
+
     /// Processes one sample: audits it, measures its latency, and captures it if a capture is
     /// running.
     pub fn add(&mut self, sample: &Sample) {

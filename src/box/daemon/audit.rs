@@ -237,7 +237,10 @@ impl AuditThread {
         }
         let now = monotonic();
         self.links.sample_until(now + PRESENCE);
-        self.sampler.look(now);
+        match self.samples.is_empty() {
+            true => self.sampler.look_at_next_hops(now),
+            false => self.sampler.look(now),
+        }
         for sample in self.samples.drain(..) {
             self.sampler.add(&sample);
         }

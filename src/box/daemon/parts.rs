@@ -253,7 +253,11 @@ impl Assembly {
         }
         let redirects = self.redirects(kernel, nics, pins)?;
         for port in &mut self.bound.ports {
-            let now = port.nic.queues_now(&port.nic.name)?;
+            // A veth has no more queues for the program: a change is a user's, and is noticed later.
+            let now = match port.nic.is_veth {
+                true => None,
+                false => port.nic.queues_now(&port.nic.name)?,
+            };
             let now = now.unwrap_or(port.nic.queues);
             if now > port.nic.queues {
                 tracing::warn!("{}", unserved(&port.nic, now));

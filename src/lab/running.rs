@@ -1,6 +1,6 @@
 //! A running program of the box or the monitor: its lines, its log, its end.
 
-use super::{Child, LabError, Netns, TIMEOUT, contained};
+use super::{Child, LabError, Netns, TIMEOUT, contained, wait_until};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -139,6 +139,17 @@ impl RunningBox {
     /// Its standard error so far.
     pub fn log(&self) -> String {
         text_of(&self.log)
+    }
+
+    /// Waits until its standard error has all of these words: a line of it may be read later than
+    /// one of standard output that was written afterwards.
+    ///
+    /// # Panics
+    /// If it lacks one of them for too long.
+    pub fn wait_log(&self, words: &[&str]) {
+        let log = || self.log();
+        let has_all = || words.iter().all(|words| log().contains(words));
+        wait_until(&format!("a log with {words:?}"), has_all, log);
     }
 
     /// Its standard output so far.

@@ -131,7 +131,7 @@ fn from_installation_to_purge() {
     running.stop().unwrap();
     flow.goes_on();
     let running = service.start();
-    assert!(running.log().contains("taken over"), "{}", running.log());
+    running.wait_log(&["taken over"]);
     flow.goes_on();
     flow.assert_all_marked();
     let version = machine.run("dpkg-query", &["-Wf", "${Version}", "exitmark"]);

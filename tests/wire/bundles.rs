@@ -109,7 +109,7 @@ fn a_port_that_joins_a_bridge_or_gets_an_upper_interface_is_an_alarm() {
     for (kind, begin, alarm, mend) in table {
         begin.iter().for_each(|line| drop(ip(line)));
         warned(kind, &format!("`ip {mend}`"), true);
-        assert_says(&rig.running.log(), &[alarm]);
+        rig.running.wait_log(&[alarm]);
         ip(mend);
         warned(kind, mend, false);
     }

@@ -40,7 +40,7 @@ fn a_reload_that_empties_the_relay_set_is_refused() {
 
     // A restart accepts it.
     let rig = rig.restart(&Config::default().relays(extra));
-    assert_says(&rig.running.log(), &["relays.consensus = []"]);
+    rig.running.wait_log(&["relays.consensus = []"]);
     let mut prober = Prober::new(&rig);
     prober.expect(first, Treatment::Marked, "with the extras alone");
     prober.check();

@@ -3,7 +3,7 @@
 //! every fifth.
 
 use crate::leaks::pins;
-use crate::rig::{Case, Config, EXITMARK, arrives, assert_says, moved, needs_root, silent};
+use crate::rig::{Case, Config, EXITMARK, arrives, moved, needs_root, silent};
 use exitmark_datapath::Role;
 use exitmark_lab::process::{NOBODY, public_copy};
 use exitmark_lab::site::{Plan, Site, nic};
@@ -170,6 +170,6 @@ fn a_program_without_a_pin_is_replaced() {
         }
     });
     let running = ground.start(&file, "the pins were removed");
-    assert_says(&running.log(), &["cannot be restored"]);
+    running.wait_log(&["cannot be restored"]);
     moved(&running.stop().unwrap());
 }

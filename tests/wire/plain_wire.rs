@@ -95,7 +95,7 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
         running = Some(site.run(EXITMARK, &configuration).unwrap());
     });
     let running = running.unwrap();
-    assert!(running.log().contains("taken over"), "{}", running.log());
+    running.wait_log(&["taken over"]);
     arrives(&site, &Case::exit(0, 50));
     // A running box is not changed.
     assert_says(&wire(&site, file, &[]).unwrap(), &["stays as it is"]);

@@ -165,7 +165,7 @@ fn ports_with_different_queues_need_the_kernel_engine() {
         "incoming0 has 2 receive queues and 1 of them have a worker",
         "counted as no_user_space; `ethtool -L uplink0 rx 2`",
     ];
-    assert_says(&rig.running.log(), &words);
+    rig.running.wait_log(&words);
     passes(&rig.site, &Case::exit(0, 10));
     let status = rig.site.middle.command(EXITMARK, &["status", "--json"]);
     let words = "host0 (host) has 2 receive queues and 1 of them have a worker";

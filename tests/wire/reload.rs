@@ -1,7 +1,7 @@
 //! Other relay sets: followed as tor replaces its files, at once and as a whole, or not at all.
 
 use crate::craft::{AF11, Packet, TCP, exit, families, segment};
-use crate::rig::{Config, Rig, Side, TIMEOUT, assert_says, both_engines, eventually, needs_root};
+use crate::rig::{Config, Rig, Side, TIMEOUT, both_engines, eventually, needs_root};
 use exitmark_lab::authorities::Authorities;
 use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
 use exitmark_lab::process::NOBODY;
@@ -239,7 +239,7 @@ fn a_start_without_any_consensus_goes_on_with_the_set_of_the_last_time() {
         rig.said(KEPT, 1..=1);
         let rig = rig.restart(&config);
         let words = "continuing with the relay set of the previous run";
-        assert_says(&rig.running.log(), &[words]);
+        rig.running.wait_log(&[words]);
         let mut prober = Prober::new(&rig);
         prober.expect(first, Treatment::Steered, "of the last time");
         prober.check();

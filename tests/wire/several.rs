@@ -342,7 +342,7 @@ fn an_address_of_two_machines_is_an_alarm() {
         assert!(found.is_alarm);
         assert_says(&found.text, &[a]);
         assert!(!found.text.contains(b), "{}", found.text);
-        assert_says(&rig.running.log(), &["ALARM: host addresses"]);
+        rig.running.wait_log(&["ALARM: host addresses"]);
         rig.stop();
     });
 }

@@ -32,7 +32,8 @@ fn a_host_behind_the_uplink_is_an_alarm_that_names_the_swap() {
             let words = ["swapped", "host0", "uplink0", "ports.host and ports.uplink"];
             assert_says(&found.text, &words);
             assert_eq!(rig.status().frames.host_by_uplink, 3);
-            assert_says(&rig.running.log(), &["ALARM: host and uplink are swapped"]);
+            rig.running
+                .wait_log(&["ALARM: host and uplink are swapped"]);
             // The correct cabling.
             arrive(&rig, Side::Host, Side::Clearnet, &out, 1);
             rig.no_warning(KIND);

@@ -73,7 +73,7 @@ fn a_port_that_is_no_longer_configured_is_detached() {
     let rig = Rig::silent(Plan::default(), &Config::default());
     assert_forwarded(&rig);
     let rig = rig.restart(&Config::default().without_incoming());
-    assert_says(&rig.running.log(), &["incoming is no longer configured"]);
+    rig.running.wait_log(&["incoming is no longer configured"]);
     let links = rig.site.middle.ip("-d link").unwrap();
     assert_eq!(links.matches("prog/xdp").count(), 2, "{links}");
 }
@@ -276,7 +276,7 @@ fn without_redirects_af_xdp_forwards_by_its_process_alone() {
     let rig = without_redirects("af_xdp");
     let words = ["engine=af_xdp", "host=host0 xdp=native"];
     assert_says(&rig.running.ready, &words);
-    assert_says(&rig.running.log(), &["by this process alone"]);
+    rig.running.wait_log(&["by this process alone"]);
     assert_forwarded(&rig);
     rig.stop();
 }

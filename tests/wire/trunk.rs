@@ -848,7 +848,7 @@ fn without_its_vlan_interface_nothing_is_steered_and_it_resumes() {
         rig.ip("link del incoming0.30");
         let found = rig.warning("steering");
         assert!(found.is_alarm);
-        assert_says(&rig.running.log(), &["ALARM"]);
+        rig.running.wait_log(&["ALARM"]);
         let hops = rig.status().steering.next_hops;
         let states: Vec<_> = hops.iter().map(|hop| hop.state).collect();
         assert_eq!(states, [SteeringState::NoCarrier; 2]);

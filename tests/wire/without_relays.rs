@@ -112,7 +112,7 @@ fn without_any_document_all_is_forwarded_unmarked_until_there_is_one() {
         assert_eq!((alarm.is_alarm, code), (true, Some(1)), "{what}");
         assert_says(&alarm.text, &[words, "nothing is marked"]);
         assert!(report.relay_set.is_passing && report.relay_set.is_missing);
-        assert_says(&rig.running.log(), &["ALARM: there is no relay set"]);
+        rig.running.wait_log(&["ALARM: there is no relay set"]);
         assert!(!state.exists(), "{what}: no set to store");
         if tor.consensus().is_dir() {
             fs::remove_dir(tor.consensus()).unwrap();

@@ -25,7 +25,7 @@ fn a_period_goes_on_over_a_stop_and_a_kill_and_a_change_of_databases() {
     let mut running = stage.start("", "").unwrap();
     // Counts of an earlier process are not reported again.
     assert_eq!(running.counters().unwrap()["packets"], 0);
-    says(&running.log(), "continues with the counts");
+    running.wait_log(&["continues with the counts"]);
     stage.send(&frames);
     wait_for(&running, 2);
     running.signal(Signal::SIGKILL).unwrap();
@@ -85,7 +85,7 @@ fn a_damaged_state_is_set_aside_and_another_monitor_is_refused() {
     bytes[20] ^= 1;
     fs::write(&file, bytes).unwrap();
     let running = stage.start("", "").unwrap();
-    says(&running.log(), "put aside");
+    running.wait_log(&["put aside"]);
     assert_eq!(running.counters().unwrap()["packets"], 0);
     assert!(running.end().unwrap().status.success());
 }

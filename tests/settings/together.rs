@@ -20,7 +20,7 @@ fn with(from: &str, to: &str) -> String {
 fn impossible_combinations_are_refused() {
     let listeners = "listeners = [22]";
     let no_port = "incoming = \"eth2\"\n";
-    let table: [(&str, &str, &[&str]); 25] = [
+    let table: [(&str, &str, &[&str]); 26] = [
         (
             listeners,
             "listeners = [\"0.0.0.0:9001\"]",
@@ -75,6 +75,11 @@ fn impossible_combinations_are_refused() {
             "\"192.0.2.10\"",
             "\"192.0.0.0/8\"",
             &["host.addresses", "192.0.0.0/8", "many sites"],
+        ),
+        (
+            "\"192.0.2.10\"",
+            "\"0.1.2.3\"",
+            &["host.addresses", "0.1.2.3", "sends from"],
         ),
         (
             "\"192.0.2.10\"",

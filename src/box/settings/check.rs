@@ -122,10 +122,14 @@ fn relay(text: &str) -> Result<Endpoint, SettingsError> {
 }
 
 /// Whether packets on a network can have this address as that of one host: it is not unspecified,
-/// loopback, multicast, or limited broadcast (RFC 6890 section 2.2, RFC 4291 section 2.4).
+/// loopback, multicast, limited broadcast or in 0.0.0.0/8 (RFC 6890 section 2.2, RFC 4291 section
+/// 2.4).
 pub(super) fn names_a_host(address: IpAddr) -> bool {
-    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-    !address.is_unspecified() && !address.is_loopback() && !address.is_multicast() && !is_broadcast
+    let is_special = match address {
+        IpAddr::V4(v4) => v4.is_broadcast() || v4.octets()[0] == 0,
+        IpAddr::V6(v6) => v6.is_unspecified(),
+    };
+    !address.is_loopback() && !address.is_multicast() && !is_special
 }
 
 /// Refuses an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), which no packet carries.

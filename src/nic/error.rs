@@ -70,6 +70,21 @@ pub enum NicError {
     /// The VLAN interface of this name is set down.
     #[error("{0} is down, and the box resolves the next hop there: `ip link set dev {0} up`")]
     VlanDown(String),
+    /// The VLAN interface has other tag protocol identifiers than the box writes.
+    #[error(
+        "{vlan} has tags of another protocol than those that the box writes: 802.1ad for the outer \
+         tag of a pair, 802.1Q for every other one; `ip link del dev {vlan}`, also the interface \
+         with its outer tag, then {}",
+        vlan::commands(nic, tags, None)
+    )]
+    VlanProtocol {
+        /// The name of the VLAN interface.
+        vlan: String,
+        /// The name of the NIC.
+        nic: String,
+        /// The VLAN IDs, the outer one first.
+        tags: Vec<u16>,
+    },
     /// The VLAN interface has another MAC address than its NIC.
     #[error(
         "{vlan} has the MAC address {mac} and {nic}, by which its frames arrive, {wanted}: the box \

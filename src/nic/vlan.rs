@@ -64,6 +64,24 @@ impl VlanInterface {
         }
     }
 
+    /// Refuses an interface whose tags have other TPIDs than those that the box writes: 802.1ad for
+    /// the outer tag of a pair, 802.1Q for every other one.
+    ///
+    /// # Errors
+    /// [`NicError::VlanProtocol`] with the commands that create the interface anew.
+    pub fn refuse_other_protocol(&self, nic: &Nic, tags: &[u16]) -> Result<(), NicError> {
+        let written = (0..tags.len()).map(|depth| if is_service(depth, tags) { AD } else { Q });
+        let is_same = self.tpids.iter().copied().eq(written.map(u16::from));
+        match is_same {
+            true => Ok(()),
+            false => Err(NicError::VlanProtocol {
+                vlan: self.name.clone(),
+                nic: nic.name.clone(),
+                tags: tags.to_vec(),
+            }),
+        }
+    }
+
     /// Refuses an interface that is set down.
     ///
     /// # Errors
@@ -96,6 +114,14 @@ impl Nic {
             outer: outer.map(|outer| outer.name),
         })
     }
+}
+
+const Q: VlanProtocol = VlanProtocol::Ieee8021Q;
+const AD: VlanProtocol = VlanProtocol::Ieee8021Ad;
+
+/// Whether the tag at this depth, 0 for the outermost, is a service tag (IEEE 802.1ad).
+const fn is_service(depth: usize, tags: &[u16]) -> bool {
+    depth + 1 < tags.len()
 }
 
 /// The properties of a VLAN interface that identify it.
@@ -186,7 +212,7 @@ pub(super) fn commands(nic: &str, tags: &[u16], outer: Option<&str>) -> String {
     let mut lower = nic.to_owned();
     let mut commands = Vec::new();
     for (depth, id) in tags.iter().enumerate() {
-        let is_outer = depth + 1 < tags.len();
+        let is_outer = is_service(depth, tags);
         if let Some(outer) = outer.filter(|_| is_outer) {
             outer.clone_into(&mut lower);
             continue;
@@ -228,8 +254,6 @@ mod tests {
     use rtnetlink::packet_route::link::{InfoKind, LinkFlags};
 
     const NIC: u32 = 7;
-    const Q: VlanProtocol = VlanProtocol::Ieee8021Q;
-    const AD: VlanProtocol = VlanProtocol::Ieee8021Ad;
     const MAC: [u8; 6] = [2, 0, 0, 0, 3, 1];
 
     /// The kernel's message about a VLAN interface that is set up.
@@ -368,6 +392,25 @@ mod tests {
         nic.mac = MacAddr::new(MAC);
         assert!(vlan.refuse_other_mac(&nic).is_ok());
         assert!(vlan.refuse_down().is_ok());
+        assert!(vlan.refuse_other_protocol(&nic, &[30]).is_ok());
+        for (tags, tpids) in [
+            (&[30][..], &[0x88a8][..]),
+            (&[200, 30], &[0x8100, 0x8100]),
+            (&[200, 30], &[0x88a8, 0x88a8]),
+        ] {
+            vlan.tpids = tpids.to_vec();
+            let refused = vlan.refuse_other_protocol(&nic, tags).unwrap_err();
+            let words = [
+                "any10",
+                "802.1Q",
+                "802.1ad",
+                "`ip link del dev any10`",
+                "type vlan id 30",
+            ];
+            for words in words {
+                assert!(refused.to_string().contains(words), "{refused}");
+            }
+        }
         vlan.is_up = false;
         let refused = vlan.refuse_down().unwrap_err().to_string();
         assert!(refused.contains("`ip link set dev any10 up`"), "{refused}");

@@ -118,7 +118,7 @@ fn next_hop(facts: &HopFacts, nic: &Nic) -> Vec<Finding> {
         Some(Err(missing)) => return vec![Finding::fault(&nic.name, missing.as_str())],
         Some(Ok(vlan)) => {
             let name = &vlan.interface.name;
-            match vlan_interface(&vlan.interface, nic) {
+            match vlan_interface(&vlan.interface, nic, facts.hop) {
                 Some(fault) => return vec![fault],
                 None => {
                     let what = format!("the box's interface of {} on {}", hop.vlan, nic.name);
@@ -151,8 +151,12 @@ fn next_hop(facts: &HopFacts, nic: &Nic) -> Vec<Finding> {
 }
 
 /// The fault of a VLAN interface with which `exitmark run` does not start.
-fn vlan_interface(vlan: &VlanInterface, nic: &Nic) -> Option<Finding> {
+fn vlan_interface(vlan: &VlanInterface, nic: &Nic, hop: Hop) -> Option<Finding> {
     let (name, shown) = (&vlan.name, word(&vlan.name));
+    let tags: Vec<u16> = hop.vlan.ids().collect();
+    if let Err(error) = vlan.refuse_other_protocol(nic, &tags) {
+        return Some(Finding::fault(name, error.to_string()));
+    }
     if vlan.refuse_down().is_err() {
         let finding = Finding::fault(name, "down").because("the box resolves a next hop there");
         return Some(finding.mended_by(format!("ip link set dev {shown} up")));

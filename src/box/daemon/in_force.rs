@@ -317,6 +317,7 @@ impl InForce {
                      exitmark"
                 );
             }
+            engine.changed(&self.settings);
             self.go_back();
             return self.refuse(answer, error.to_string());
         }

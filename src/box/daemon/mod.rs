@@ -125,7 +125,7 @@ struct Wire<'d> {
 
 impl Engine for Wire<'_> {
     fn rules(&self, settings: &Settings) -> Arc<Rules> {
-        self.steering.numbered(&settings.rules)
+        self.steering.numbered(settings)
     }
 
     fn check(&self, settings: &Settings) -> Result<(), DaemonError> {

@@ -28,6 +28,9 @@ pub(super) struct Steering {
     /// Next hops that are no longer configured. Frames may be judged by the earlier rules until
     /// [`Steering::forget`].
     gone: Vec<Followed>,
+    /// The number of each next hop in the data path. The rules in force name these numbers: a next
+    /// hop keeps its own as long as it is configured, also on another NIC.
+    numbers: Vec<(Hop, usize)>,
     events: Sender<Event>,
     announce: Announce,
     changes: u64,
@@ -40,8 +43,7 @@ struct Out {
     hops: Vec<Followed>,
 }
 
-/// A next hop with its number in the data path. It keeps its number when the configuration changes:
-/// frames that are judged by the earlier one still find it there.
+/// A next hop with its number in the data path.
 struct Followed {
     hop: Hop,
     number: usize,
@@ -64,11 +66,13 @@ impl Steering {
             links: Arc::clone(links),
             out: None,
             gone: Vec::new(),
+            numbers: Vec::new(),
             events: events.clone(),
             announce: Arc::new(audit.of_next_hops()),
             changes: 0,
         };
         if let (Some(incoming), Some(nic)) = (settings.incoming(), nics.incoming()) {
+            check(incoming, nic)?;
             steering.follow(incoming, nic)?;
         }
         Ok(steering)
@@ -77,9 +81,6 @@ impl Steering {
     /// Monitors these next hops. Until one answers, at most for [`TIMEOUT`], the MAC address that
     /// is in use under its number stays in use.
     fn follow(&mut self, incoming: &Incoming, nic: &Nic) -> Result<(), DaemonError> {
-        for hop in &incoming.next_hops {
-            check(hop, nic)?;
-        }
         self.links.drop_unsteered(incoming.drops_unsteered);
         let before = self.out.take();
         let is_same_nic = before
@@ -89,7 +90,7 @@ impl Steering {
             .extend(before.into_iter().flat_map(|out| out.hops));
         if !is_same_nic {
             // Two monitors must not write to the same cell: the earlier ones end first.
-            self.forget();
+            self.end_gone();
         }
         let mut hops = Vec::with_capacity(incoming.next_hops.len());
         let mut new = Vec::new();
@@ -100,8 +101,14 @@ impl Steering {
             }
         }
         for hop in new {
-            let number = self.free_number(&hops);
-            hops.push(self.monitor(hop, number, nic)?);
+            let number = self.number_of(&hop);
+            match self.monitor(hop, number, nic) {
+                Ok(followed) => hops.push(followed),
+                Err(error) => {
+                    self.gone.extend(hops);
+                    return Err(error);
+                }
+            }
         }
         self.out = Some(Out {
             incoming: incoming.clone(),
@@ -112,20 +119,33 @@ impl Steering {
         Ok(())
     }
 
-    /// A number that no next hop has; if there is none, that of one that is no longer configured.
-    fn free_number(&mut self, hops: &[Followed]) -> usize {
-        let is_free = |number: &usize| {
-            let mut all = hops.iter().chain(&self.gone);
-            all.all(|followed| followed.number != *number)
-        };
-        let free = (0..MAX_NEXT_HOPS).find(is_free);
-        let number = free.or_else(|| self.gone.pop().map(|gone| gone.number));
-        number.unwrap_or_default()
+    /// The number of a next hop, or else a free one; if there is none, that of a next hop that is
+    /// no longer configured.
+    fn number_of(&mut self, hop: &Hop) -> usize {
+        if let Some((_, number)) = self.numbers.iter().find(|(known, _)| known == hop) {
+            return *number;
+        }
+        let is_free = |number: &usize| self.numbers.iter().all(|(_, taken)| taken != number);
+        let number = (0..MAX_NEXT_HOPS).find(is_free).unwrap_or_else(|| {
+            let gone = self.gone.pop().map_or(0, |gone| gone.number);
+            self.numbers.retain(|(_, taken)| *taken != gone);
+            gone
+        });
+        self.numbers.push((*hop, number));
+        number
     }
 
     /// Ends the monitors of the next hops that are no longer configured. Call this after the rules
     /// that name them have been replaced.
     pub(super) fn forget(&mut self) {
+        self.end_gone();
+        if let Some(out) = &self.out {
+            self.numbers
+                .retain(|(hop, _)| out.incoming.next_hops.contains(hop));
+        }
+    }
+
+    fn end_gone(&mut self) {
         for gone in self.gone.drain(..) {
             let number = gone.number;
             // It writes to the links until it ends.
@@ -196,6 +216,10 @@ impl Steering {
             return Ok(());
         };
         let Some(out) = &mut self.out else {
+            // The NIC is gone: they are monitored when it is back.
+            for hop in &incoming.next_hops {
+                self.number_of(hop);
+            }
             return Ok(());
         };
         if out.incoming.next_hops == incoming.next_hops {
@@ -204,6 +228,7 @@ impl Steering {
             return Ok(());
         }
         let (before, nic) = (out.incoming.clone(), out.nic.clone());
+        check(incoming, &nic)?;
         let done = self.follow(incoming, &nic);
         // If a new next hop is refused, the earlier ones stay in force.
         if done.is_err() && self.out.as_ref().is_none_or(|out| out.incoming != before) {
@@ -233,14 +258,15 @@ impl Steering {
 
     /// The rules with the numbers that the next hops have in the data path, in place of their
     /// positions in the configuration.
-    pub(super) fn numbered(&self, rules: &Arc<Rules>) -> Arc<Rules> {
-        let Some(out) = &self.out else {
+    pub(super) fn numbered(&self, settings: &Settings) -> Arc<Rules> {
+        let rules = &settings.rules;
+        let Some(incoming) = settings.incoming() else {
             return Arc::clone(rules);
         };
         let number_of = |position: u8| {
-            let hop = out.incoming.next_hops.get(usize::from(position));
-            let followed = hop.and_then(|hop| out.hops.iter().find(|one| one.hop == *hop));
-            followed.and_then(|followed| u8::try_from(followed.number).ok())
+            let hop = incoming.next_hops.get(usize::from(position))?;
+            let (_, number) = self.numbers.iter().find(|(known, _)| known == hop)?;
+            u8::try_from(*number).ok()
         };
         let renumber = |position: u8| number_of(position).unwrap_or(position);
         let is_same = |group: &Group| group.path.next_hops.map(renumber) == group.path.next_hops;
@@ -295,16 +321,20 @@ impl Steering {
     }
 }
 
-/// Refuses a next hop that cannot work on this NIC.
-fn check(hop: &Hop, nic: &Nic) -> Result<(), DaemonError> {
-    if hop.next_hop == NextHop::Mac(nic.mac) {
-        return Err(DaemonError::NextHopIsSelf(nic.name.clone()));
-    }
-    let tags: Vec<_> = hop.vlan.ids().collect();
-    if let (NextHop::Address(_), [_, ..]) = (hop.next_hop, &tags[..]) {
-        let vlan = nic.vlan_interface(&tags)?;
-        vlan.refuse_down()?;
-        vlan.refuse_other_mac(nic)?;
+/// Refuses next hops that cannot work on this NIC. Only for a start and a reload: on a NIC that has
+/// been created anew, the VLAN interfaces come later.
+fn check(incoming: &Incoming, nic: &Nic) -> Result<(), DaemonError> {
+    for hop in &incoming.next_hops {
+        if hop.next_hop == NextHop::Mac(nic.mac) {
+            return Err(DaemonError::NextHopIsSelf(nic.name.clone()));
+        }
+        let tags: Vec<_> = hop.vlan.ids().collect();
+        if let (NextHop::Address(_), [_, ..]) = (hop.next_hop, &tags[..]) {
+            let vlan = nic.vlan_interface(&tags)?;
+            vlan.refuse_other_protocol(nic, &tags)?;
+            vlan.refuse_down()?;
+            vlan.refuse_other_mac(nic)?;
+        }
     }
     Ok(())
 }
@@ -329,4 +359,64 @@ fn log_state(incoming: &Incoming, hop: &Hop, state: NextHopState) {
 /// The MAC address that steered frames are sent to, if the link has carrier.
 fn usable(state: NextHopState) -> Option<MacAddr> {
     state.mac.filter(|_| state.has_carrier)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use exitmark_policy::packet::VlanTags;
+
+    fn incoming(macs: &[MacAddr]) -> Incoming {
+        let hop = |&mac: &MacAddr| Hop {
+            next_hop: NextHop::Mac(mac),
+            vlan: VlanTags::UNTAGGED,
+        };
+        Incoming {
+            interface: "lo".to_owned(),
+            next_hops: macs.iter().map(hop).collect(),
+            drops_unsteered: false,
+        }
+    }
+
+    /// The rules in force name the numbers: a NIC that is created anew must not change them.
+    #[test]
+    fn a_next_hop_keeps_its_number_on_another_nic() {
+        let (events, _received) = crossbeam::channel::unbounded();
+        let links = Arc::new(Links::new(None));
+        let mut steering = Steering {
+            links: Arc::clone(&links),
+            out: None,
+            gone: Vec::new(),
+            numbers: Vec::new(),
+            events,
+            announce: Arc::new(|_, _| ()),
+            changes: 0,
+        };
+        let [a, b, c] = [10, 11, 12].map(|last| MacAddr::new([2, 0, 0, 0, 0, last]));
+        let numbers = |steering: &Steering| {
+            let all = steering.numbers.iter();
+            let named = all.map(|(hop, number)| (hop.next_hop.to_string(), *number));
+            named.collect::<Vec<_>>()
+        };
+        // With the index of the loopback interface, which every network namespace has.
+        let mut nic = Nic::example("lo", None);
+        steering.follow(&incoming(&[a, b]), &nic).unwrap();
+        steering.follow(&incoming(&[b, c]), &nic).unwrap();
+        // Until the rules are replaced, frames may be for the earlier ones.
+        assert_eq!(
+            [0, 1, 2].map(|number| links.next_hop(number)),
+            [a, b, c].map(Some)
+        );
+        steering.forget();
+        let expected = [None, Some(b), Some(c)];
+        assert_eq!([0, 1, 2].map(|number| links.next_hop(number)), expected);
+        let before = numbers(&steering);
+        nic.mac = MacAddr::new([2, 0, 0, 0, 9, 9]);
+        steering.follow(&incoming(&[b, c]), &nic).unwrap();
+        assert_eq!(numbers(&steering), before);
+        assert_eq!([0, 1, 2].map(|number| links.next_hop(number)), expected);
+        // The number of one that is gone is free again.
+        steering.follow(&incoming(&[b, c, a]), &nic).unwrap();
+        assert_eq!(links.next_hop(0), Some(a));
+    }
 }

@@ -195,6 +195,17 @@ static __always_inline bool is_routed(__u64 known, __u32 tags, const struct exit
 	return true;
 }
 
+/*
+ * Whether a frame has the tags of the group's hosts: in another VLAN, another machine may have the
+ * address. A group without tags gets every frame as it is.
+ */
+static __always_inline bool is_of_host(const struct frame *frame, __u64 known,
+				       const struct exitmark_group *group)
+{
+	return !(group->host_tags | group->steer_tags) ||
+	       tags_of(frame, IP_OF(known)) == group->host_tags;
+}
+
 /* Writes MAC addresses and tags of a steered frame. Returns false if it cannot be steered. */
 static __always_inline bool steer(const struct frame *frame, __u64 known, __u32 tags,
 				  const struct exitmark_group *group,
@@ -244,7 +255,8 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known, __
 		of_group->bytes[rule] += frame->bytes;
 	}
 	/* The source address of a slow-path frame was not checked. */
-	if (rule > RULE_FOREIGN_SOURCE && rule != RULE_NO_USER_SPACE)
+	if (rule > RULE_FOREIGN_SOURCE && rule != RULE_NO_USER_SPACE &&
+	    is_of_host(frame, known, group))
 		learn_host(frame, key, links);
 	if (IP_OF(known)) {
 		__u8 tos = TOS_OF(known);
@@ -279,9 +291,27 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known, __
 	return to_port(egress, counts);
 }
 
-static __always_inline __u64 group_of_end(struct frame *frame, enum end end, __u64 *key)
+/* A frame of a host, as the policy in force then has it: another one may replace it meanwhile. */
+struct hosted {
+	__u64 group; /* its number plus one; 0: it is none, and the rest is not set */
+	__u64 key; /* of the host's address */
+	__u64 mac; /* the configured one; 0: the learned one */
+	__u64 tags; /* see inbound_tags() */
+	__u64 generation;
+	__u32 grows; /* by how many bytes its tags make it longer */
+	__u32 is_of_only_group;
+};
+
+/* The group's tags that a frame from its next hops has, << 32 | those that it gets for the host. */
+static __always_inline __u64 inbound_tags(const struct exitmark_group *group)
+{
+	return (__u64)group->steer_tags << 32 | group->host_tags;
+}
+
+static __always_inline int find_host(struct frame *frame, enum end end, struct hosted *host)
 {
 	const struct exitmark_image *image;
+	const struct exitmark_group *group;
 	struct address address = {};
 	int family = read_address(frame, end, &address);
 	void *payload = NULL;
@@ -295,84 +325,68 @@ static __always_inline __u64 group_of_end(struct frame *frame, enum end end, __u
 	owner = owner_at(image, family, address.high, address.low);
 	if (owner == NO_OWNER)
 		return 0;
-	*key = host_key(family, address);
 	owner &= ~OWNER_OF_RELAY;
-	if (end == DESTINATION) {
-		const struct exitmark_group *group = group_at(&image->policy, owner);
-
-		/* A group without tags gets every frame as it is. */
-		if (!(group->steer_tags | group->host_tags))
-			return owner + 1;
+	group = group_at(&image->policy, owner);
+	host->tags = inbound_tags(group);
+	/* A group without tags gets every frame as it is. */
+	if (end == DESTINATION && host->tags) {
 		payload_of(frame, MAX_TAGS, &payload);
 		if (payload && tags_of(frame, payload - frame->data) != group->steer_tags)
 			return 0;
 	}
-	return owner + 1;
+	host->key = host_key(family, address);
+	host->mac = group->mac;
+	host->grows = group->inbound_grows;
+	host->is_of_only_group = !image->policy.several;
+	host->generation = image->policy.generation;
+	host->group = owner + 1;
+	return 0;
 }
 
 /*
- * The number of the group of a packet's source address, plus one, and the key of that address; 0 if
- * it belongs to no group. For the destination address also 0 if the frame is not of the network of
- * the group's next hops. A global function: the verifier checks it once, not once per state of its
- * callers.
+ * Finds the group of a packet's source or destination address; for the destination, none if the
+ * frame is not of the network of the group's next hops. A global function: the verifier checks it
+ * once, not once per state of its callers.
  */
-__noinline __u64 host_at(struct xdp_md *ctx, __u32 end, __u64 *key)
+__noinline int host_at(struct xdp_md *ctx, __u32 end, struct hosted *host)
 {
 	struct frame frame = frame_of(ctx);
 
-	if (!key)
+	if (!host)
 		return 0;
-	return end == SOURCE ? group_of_end(&frame, SOURCE, key) :
-			       group_of_end(&frame, DESTINATION, key);
+	return end == SOURCE ? find_host(&frame, SOURCE, host) :
+			       find_host(&frame, DESTINATION, host);
 }
 
-/* The group's tags that a frame from its next hops has, << 32 | those that it gets for the host. */
-static __always_inline __u64 inbound_tags(const struct exitmark_group *group)
+/* Finds the host of a frame that a next hop sent to the box's own MAC address. */
+static __always_inline void find_routed(struct frame *frame, const struct exitmark_links *links,
+					struct hosted *host)
 {
-	return (__u64)group->steer_tags << 32 | group->host_tags;
-}
-
-/* A frame that a next hop sent to the box for a host. */
-struct routed {
-	__u64 group; /* plus one; 0: the frame is none */
-	__u64 key; /* of the host's address */
-};
-
-/* host_at(DESTINATION) of a frame sent to the box's own MAC address; 0 for any other frame. */
-static __always_inline struct routed routed_to_host(struct frame *frame,
-						    const struct exitmark_links *links)
-{
-	struct routed routed = {};
-
 	/* Without a port for relay traffic, frames to the box's MAC address are not for the host. */
 	if (links->incoming_port < ROLES && destination_mac(frame) == links->incoming_mac)
-		routed.group = host_at(frame->ctx, DESTINATION, &routed.key);
-	return routed;
+		host_at(frame->ctx, DESTINATION, host);
 }
 
 /*
  * Writes the MAC address of the host, and its tags, into a frame. Returns a role, or the outcome of
  * a frame that cannot be delivered.
  */
-static __always_inline __u32 address_to_host(const struct frame *frame, const struct routed *routed,
+static __always_inline __u32 address_to_host(const struct frame *frame, const struct hosted *host,
 					     struct exitmark_links *links,
 					     struct exitmark_counts *counts)
 {
-	const struct exitmark_image *image = current_image();
-	const struct exitmark_group *group;
-	__u64 mac;
+	__u64 mac = host->mac ?: learned_host(links, host->key);
 
-	if (!image)
-		return OUTCOME_NO_EGRESS;
-	group = group_at(&image->policy, routed->group - 1);
-	mac = group->mac ?: learned_host(links, routed->key);
+	/* With several groups, the address may be of another host, or in another VLAN. */
+	if (!mac && host->is_of_only_group)
+		mac = other_host(links);
 	if (!mac) {
 		counts->host_mac_unknown++;
 		return OUTCOME_HOST_MAC_UNKNOWN;
 	}
-	if (!inbound_tags(group)) {
+	if (!host->tags) {
 		set_macs(frame, mac, 0);
-	} else if (retag(frame->ctx, inbound_tags(group), KEEP_PRIORITY, mac, 0)) {
+	} else if (retag(frame->ctx, host->tags, KEEP_PRIORITY, mac, 0)) {
 		counts->no_egress++;
 		return OUTCOME_NO_EGRESS;
 	}
@@ -381,22 +395,24 @@ static __always_inline __u32 address_to_host(const struct frame *frame, const st
 
 /* Forwards an inbound frame to the host, without a worker. Returns the outcome. */
 static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_role role,
-				     const struct routed *routed, struct exitmark_links *links,
+				     const struct hosted *host, struct exitmark_links *links,
 				     struct exitmark_counts *counts)
 {
-	__u64 key = 0;
-
 	counts->received[role]++;
 	counts->inbound_bytes[role] += frame->bytes;
-	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host) &&
-	    host_at(frame->ctx, SOURCE, &key))
-		counts->host_by_uplink++;
+	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host)) {
+		struct hosted sender = {};
+
+		host_at(frame->ctx, SOURCE, &sender);
+		if (sender.group)
+			counts->host_by_uplink++;
+	}
 	if (!links->decides[role]) {
 		counts->no_egress++;
 		return OUTCOME_NO_EGRESS;
 	}
-	if (routed->group) {
-		__u32 outcome = address_to_host(frame, routed, links, counts);
+	if (host->group) {
+		__u32 outcome = address_to_host(frame, host, links, counts);
 
 		if (outcome != ROLE_HOST)
 			return outcome;
@@ -404,27 +420,12 @@ static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_ro
 	return to_port(ROLE_HOST, counts);
 }
 
-/* The longest inbound frame that can be redirected, before its tags are replaced. */
-static __always_inline __u64 longest_inbound(const struct routed *routed,
-					     const struct exitmark_links *links)
-{
-	const struct exitmark_image *image;
-
-	if (!routed->group)
-		return links->longest_redirect;
-	image = current_image();
-	if (!image)
-		return 0;
-	return links->longest_redirect -
-	       group_at(&image->policy, routed->group - 1)->inbound_grows;
-}
-
 /*
- * Forwards a frame to the host, or hands it to a worker. `routed` frames were sent to the box and
- * get the host's MAC address; others are forwarded unchanged.
+ * Forwards a frame to the host, or hands it to a worker. Frames that were sent to the box for
+ * `host` get its MAC address; others are forwarded unchanged.
  */
 static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
-				   enum exitmark_role role, const struct routed *routed,
+				   enum exitmark_role role, const struct hosted *host,
 				   struct exitmark_links *links, struct exitmark_counts *counts)
 {
 	bool meant = links->hand_over[role] == HAND_OVER_ALL || !links->decides[role];
@@ -432,7 +433,7 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 	__u32 outcome;
 
 	measure_short(frame);
-	if (meant || frame->bytes > longest_inbound(routed, links)) {
+	if (meant || frame->bytes > links->longest_redirect - host->grows) {
 		struct packet packet;
 		__u64 share = meant ? share_kept(ctx, role, links) : 0;
 
@@ -446,9 +447,10 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 	*frame = frame_again(frame);
 	arrived = begin_sample(ctx, links, counts->received[role] + 1);
 	arrived = hidden(arrived, counts->received[role]);
-	outcome = deliver(frame, role, routed, links, counts);
+	outcome = deliver(frame, role, host, links, counts);
 	if (arrived)
-		end_sample(ctx, arrived, role, outcome, RULES, generation());
+		end_sample(ctx, arrived, role, outcome, RULES,
+			   host->group ? host->generation : generation());
 	return action_of(outcome);
 }
 
@@ -526,14 +528,14 @@ int exitmark_uplink(struct xdp_md *ctx)
 	struct frame frame = frame_of(ctx);
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
-	struct routed routed = {};
+	struct hosted host = {};
 
 	if (!find_state(&links, &counts))
 		return XDP_DROP;
 	/* One NIC is both uplink and incoming. */
 	if (links->incoming_port == ROLE_UPLINK)
-		routed = routed_to_host(&frame, links);
-	return inbound(ctx, &frame, ROLE_UPLINK, &routed, links, counts);
+		find_routed(&frame, links, &host);
+	return inbound(ctx, &frame, ROLE_UPLINK, &host, links, counts);
 }
 
 SEC("xdp")
@@ -542,14 +544,14 @@ int exitmark_incoming(struct xdp_md *ctx)
 	struct frame frame = frame_of(ctx);
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
-	struct routed routed;
+	struct hosted host = {};
 	__u64 arrived;
 
 	if (!find_state(&links, &counts))
 		return XDP_PASS;
-	routed = routed_to_host(&frame, links);
-	if (routed.group)
-		return inbound(ctx, &frame, ROLE_INCOMING, &routed, links, counts);
+	find_routed(&frame, links, &host);
+	if (host.group)
+		return inbound(ctx, &frame, ROLE_INCOMING, &host, links, counts);
 	arrived = begin_sample(ctx, links, ++counts->stack[ROLE_INCOMING]);
 	if (arrived)
 		end_sample(ctx, arrived, ROLE_INCOMING, OUTCOME_STACK, RULES, generation());

@@ -109,8 +109,7 @@ static __always_inline void learn_host(const struct frame *frame, __u64 key,
 }
 
 /*
- * The learned MAC address of an address; 0 if unknown. An address that has sent no frame yet has
- * that of the hosts, if all of them have the same.
+ * The learned MAC address of an address; 0 if unknown.
  */
 __noinline __u64 learned_host(struct exitmark_links *links, __u64 key)
 {
@@ -125,9 +124,12 @@ __noinline __u64 learned_host(struct exitmark_links *links, __u64 key)
 		barrier_var(is_own);
 		mac |= READ_ONCE(entry->mac) * is_own;
 	}
-	mac &= MAC_BITS;
-	if (mac)
-		return mac;
+	return mac & MAC_BITS;
+}
+
+/* The MAC address for an address that has sent no frame yet; 0 if unknown. */
+static __always_inline __u64 other_host(const struct exitmark_links *links)
+{
 	return READ_ONCE(links->several_macs) ? 0 : READ_ONCE(links->host_mac);
 }
 

@@ -470,7 +470,7 @@ impl Forwarder {
             address: sent.source,
         };
         if by != self.last_host {
-            self.learn_host(frame, verdict.rule, by);
+            self.learn_host(frame, &verdict, sent.vlan, by);
         }
         match verdict.egress {
             Egress::Uplink => end(self, Outcome::Forward(Role::Uplink), verdict),
@@ -513,8 +513,11 @@ impl Forwarder {
 
     #[cold]
     #[inline(never)]
-    fn learn_host(&mut self, frame: &[u8], rule: Rule, by: SentBy) {
-        if rule as usize > Rule::ForeignSource as usize {
+    fn learn_host(&mut self, frame: &[u8], verdict: &Verdict, vlan: VlanTags, by: SentBy) {
+        let group = self.snapshot.rules.group(verdict.group);
+        // In another VLAN, another machine may have the address.
+        let is_of_host = group.is_none_or(|group| !group.has_tags() || group.vlan == vlan);
+        if verdict.rule as usize > Rule::ForeignSource as usize && is_of_host {
             self.links.learn_host(frame);
             self.last_host = by;
         }
@@ -591,7 +594,10 @@ impl Forwarder {
         if has_tags && packet::tags(frame) != group.path.vlan {
             return None;
         }
-        let mac = group.mac.or_else(|| self.links.host_of(destination));
+        let mac = group.mac.or_else(|| {
+            let is_only_group = rules.groups().len() == 1;
+            self.links.host_of(destination, is_only_group)
+        });
         Some(match mac {
             Some(host) if !has_tags => {
                 packet::set_destination_mac(frame, host);

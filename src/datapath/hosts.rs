@@ -129,14 +129,20 @@ impl<'c> Hosts<'c> {
 
     /// Notes the MAC address of an address.
     pub(super) fn learn(&self, key: HostKey, mac: MacAddr) -> Lesson {
-        let of = |wanted: u64| {
-            let mut entries = key.entries();
-            entries.find(|entry| self.get(entry + KEY) == wanted)
-        };
-        let Some(entry) = of(key.key).or_else(|| of(0)) else {
+        // Each key is read once: with two passes, the address could get an entry in front of a free
+        // one in between, and then another one.
+        let (mut own, mut free) = (None, None);
+        for entry in key.entries() {
+            match self.get(entry + KEY) {
+                found if found == key.key => own = own.or(Some(entry)),
+                0 => free = free.or(Some(entry)),
+                _ => {}
+            }
+        }
+        let Some(entry) = own.or(free) else {
             return Lesson::Full;
         };
-        if self.get(entry + KEY) == 0 {
+        if own.is_none() {
             let cell = &self.cells[self.first + entry + KEY];
             let claimed = cell.compare_exchange(0, key.key, Ordering::Relaxed, Ordering::Relaxed);
             if claimed.is_err() {

@@ -259,10 +259,11 @@ impl Links {
     }
 
     /// The learned MAC address for this address of a host. An address that has sent no frame yet
-    /// gets that of the hosts, if all have the same.
-    pub fn host_of(&self, address: IpAddr) -> Option<MacAddr> {
+    /// gets that of the hosts, if all have the same and there is only one group: another group may
+    /// be another host, or in another VLAN.
+    pub fn host_of(&self, address: IpAddr, is_only_group: bool) -> Option<MacAddr> {
         let found = self.table().find(HostKey::of(address));
-        found.or_else(|| self.other_host())
+        found.or_else(|| self.other_host().filter(|_| is_only_group))
     }
 
     /// The MAC address for an address of a host that has sent no frame yet.

@@ -22,16 +22,22 @@ fn rig(host: Option<MacAddr>, port: Role) -> Rig {
 
 /// The same with the tags of the host's frames, and those of the next hop's network.
 fn tagged_rig(host: Option<MacAddr>, port: Role, vlan: &str, steer_vlan: &str) -> Rig {
+    rig_of(&scenario(host, port, vlan, steer_vlan))
+}
+
+fn scenario(host: Option<MacAddr>, port: Role, vlan: &str, steer_vlan: &str) -> String {
     let host = host.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
-    let scenario: Scenario = format!(
+    format!(
         "mode=Enforce host_mark=none relays={RELAY4} incoming={port},{OWN},{NEXT_HOP} next_hops= \
          drops_unsteered=false seeks_host=false longest=9014 hand_over= \
          mark=10 at_uplink=Keep steer=Both protocols=Tcp \
          addresses=192.0.2.10/32,192.0.2.77/32,2001:db8:1::10/128 relay_addresses=192.0.2.11/32 \
          resolvers= exempt= listeners= host_mac={host} vlan={vlan} path=0,0,none,{steer_vlan}"
     )
-    .parse()
-    .unwrap();
+}
+
+fn rig_of(scenario: &str) -> Rig {
+    let scenario: Scenario = scenario.parse().unwrap();
     let snapshot = scenario.snapshot().unwrap();
     Rig::new(Buffers::Several, &snapshot, scenario.incoming)
 }
@@ -246,6 +252,57 @@ fn each_of_several_hosts_gets_only_its_own_frames() {
         rig.links.settle_hosts();
         let (ran, _) = rig.run(Role::Incoming, &unseen);
         assert!(ran.redirected);
+    });
+}
+
+/// The text of a rig's second group of hosts.
+const SECOND_GROUP: &str = " mark=12 at_uplink=Keep steer=Both protocols=Tcp \
+    addresses=192.0.2.99/32 relay_addresses= resolvers= exempt= listeners= host_mac=none vlan= \
+    path=0,0,none,";
+
+/// The host of another group may be another machine, which has sent nothing so far.
+#[test]
+fn the_only_known_host_is_not_that_of_another_group() {
+    in_namespace(|| {
+        let second = |text: &str| text.to_owned() + SECOND_GROUP;
+        for (groups, is_known) in [(1, true), (2, false)] {
+            let mut rig = match groups {
+                1 => rig(None, Role::Incoming),
+                _ => rig_of(&second(&scenario(None, Role::Incoming, "", ""))),
+            };
+            rig.run(Role::Host, &tcp(HOST4, WEB4).macs(TO, FROM).build());
+            let unseen = to_box(tcp(WEB4, "192.0.2.77:40000")).build();
+            let (ran, counted) = rig.run(Role::Incoming, &unseen);
+            assert_eq!(ran.redirected, is_known, "{groups}");
+            assert_eq!(
+                counted.of(HOST_MAC_UNKNOWN),
+                u64::from(!is_known),
+                "{groups}"
+            );
+        }
+    });
+}
+
+/// In another VLAN, another machine can have the address of a host.
+#[test]
+fn a_host_is_learned_from_its_own_vlan_only() {
+    in_namespace(|| {
+        let other = MacAddr::new([2, 0, 0, 0, 1, 9]);
+        for (vlan, own, foreign) in [("10", Some(10), Some(20)), ("", None, None)] {
+            let steer_vlan = if vlan.is_empty() { "" } else { "30" };
+            let mut rig = tagged_rig(None, Role::Incoming, vlan, steer_vlan);
+            let tagged = |frame: Frame, tag: Option<u16>| match tag {
+                Some(tag) => frame.tag(0x8100, tag),
+                None => frame,
+            };
+            let sent = tagged(tcp(HOST4, WEB4).macs(TO, FROM), own);
+            rig.run(Role::Host, &sent.build());
+            let stranger = tagged(tcp(HOST4, WEB4).macs(TO, other), foreign);
+            rig.run(Role::Host, &stranger.build());
+            let expected = if vlan.is_empty() { other } else { FROM };
+            let known: Vec<_> = rig.links.hosts().iter().map(|host| host.mac).collect();
+            assert_eq!(known, [expected], "{vlan}");
+        }
     });
 }
 

@@ -103,10 +103,22 @@ enum ExpectedPath {
     Steered(usize, SteeredPath),
     /// Across the wire, or dropped: relay traffic that no next hop routes.
     Unrouted,
-    /// From a router to the host with this address and configured MAC address, with these tags.
-    Delivered(IpAddr, Option<MacAddr>, Option<VlanTags>),
+    /// From a router to a host.
+    Delivered(Recipient),
     /// To the box's own network stack (XDP_PASS).
     Stack,
+}
+
+/// The host that a frame from a router is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Recipient {
+    address: IpAddr,
+    /// The MAC address, if it is configured.
+    mac: Option<MacAddr>,
+    /// The tags that the frame gets, if its own are replaced.
+    vlan: Option<VlanTags>,
+    /// Whether the host's group is the only one.
+    is_of_only_group: bool,
 }
 
 /// Checks samples, and counts their mismatches.
@@ -305,7 +317,12 @@ impl Auditor {
                 ExpectedPath::Across(Role::Host)
             }
             _ if let Some((address, group)) = self.routed(sample, &snapshot.rules) => {
-                ExpectedPath::Delivered(address, group.mac, group.has_tags().then_some(group.vlan))
+                ExpectedPath::Delivered(Recipient {
+                    address,
+                    mac: group.mac,
+                    vlan: group.has_tags().then_some(group.vlan),
+                    is_of_only_group: snapshot.rules.groups().len() == 1,
+                })
             }
             (Role::Uplink, _) => ExpectedPath::Across(Role::Host),
             _ => ExpectedPath::Stack,
@@ -323,7 +340,7 @@ impl Auditor {
             {
                 Some((path.vlan, path.priority))
             }
-            ExpectedPath::Delivered(_, _, Some(vlan)) => Some((vlan, None)),
+            ExpectedPath::Delivered(host) => host.vlan.map(|vlan| (vlan, None)),
             _ => None,
         };
         if let Some((vlan, priority)) = tags {
@@ -375,12 +392,14 @@ impl Auditor {
         sample.before.get(..MACS) != sample.after.get(..MACS)
     }
 
-    /// Whether a host's address has this MAC address, or had it a moment ago; `None`: unknown.
-    fn has_mac(&self, address: IpAddr, mac: Option<MacAddr>) -> bool {
+    /// Whether a host has this learned MAC address, or had it a moment ago; `None`: unknown.
+    fn has_mac(&self, host: Recipient, mac: Option<MacAddr>) -> bool {
         let known = |(known, other): &(HashMap<IpAddr, MacAddr>, Option<MacAddr>)| {
-            known.get(&address).copied().or(*other) == mac
+            let other = other.filter(|_| host.is_of_only_group);
+            known.get(&host.address).copied().or(other) == mac
         };
-        self.links.host_of(address) == mac || self.hosts.iter().any(known)
+        let now = self.links.host_of(host.address, host.is_of_only_group);
+        now == mac || self.hosts.iter().any(known)
     }
 
     fn check_path(&self, path: ExpectedPath, sample: &Sample, mismatches: &mut Mismatches) {
@@ -418,20 +437,18 @@ impl Auditor {
             (ExpectedPath::Steered(number, _), Outcome::Drop(DropReason::SteerUnavailable)) => {
                 mismatches.unless(self.may_not_steer(number), Mismatch::Egress);
             }
-            (ExpectedPath::Delivered(address, configured, _), Outcome::Forward(Role::Host)) => {
+            (ExpectedPath::Delivered(host), Outcome::Forward(Role::Host)) => {
                 let is_delivered = to.is_some()
-                    && match configured {
-                        Some(_) => configured == to,
-                        None => self.has_mac(address, to),
+                    && match host.mac {
+                        Some(_) => host.mac == to,
+                        None => self.has_mac(host, to),
                     };
                 let source_stays = before.get(6..MACS) == after.get(6..MACS);
                 mismatches.unless(is_delivered && source_stays, Mismatch::Mac);
             }
-            (
-                ExpectedPath::Delivered(address, None, _),
-                Outcome::Drop(DropReason::HostMacUnknown),
-            ) => {
-                mismatches.unless(self.has_mac(address, None), Mismatch::Egress);
+            (ExpectedPath::Delivered(host), Outcome::Drop(DropReason::HostMacUnknown)) => {
+                let is_unknown = host.mac.is_none() && self.has_mac(host, None);
+                mismatches.unless(is_unknown, Mismatch::Egress);
             }
             (ExpectedPath::Stack, Outcome::Stack | Outcome::Drop(DropReason::NotForHost)) => {
                 mismatches.unless(macs_stay, Mismatch::Mac);

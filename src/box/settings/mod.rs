@@ -16,8 +16,8 @@ mod steer;
 mod tor;
 
 use exitmark_nic::NextHop;
+use exitmark_policy::packet::VlanTags;
 use exitmark_policy::{ClassifyBy, Group, Rules, SocketRules};
-use exitmark_policy::{Steer, packet::VlanTags};
 use exitmark_relays::Sources;
 use exitmark_service::config::{self, value};
 use ipnet::IpNet;
@@ -334,13 +334,11 @@ impl Settings {
         format!("mode {mode}, {place}, {count}{noun} {}", marks.join(", "))
     }
 
-    /// Whether steered frames of some group get more or fewer VLAN tags.
+    /// Whether frames of some group get more or fewer VLAN tags: steered ones, or those that come
+    /// by `incoming`, also if nothing is steered.
     pub(crate) fn replaces_tags(&self) -> bool {
         let mut groups = self.rules.groups().iter();
-        groups.any(|group| {
-            group.actions.intent().steer != Steer::Off
-                && group.vlan.count() != group.path.vlan.count()
-        })
+        groups.any(|group| group.vlan.count() != group.path.vlan.count())
     }
 
     /// Whether exit and relay traffic are classified by the relay set.

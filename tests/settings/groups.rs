@@ -717,6 +717,9 @@ fn a_summary_has_the_number_of_groups_and_their_marks() {
         "mode audit, eth0 and eth1 are a wire, relay traffic by eth2 to 4 next hops, 3 groups, \
          marks le (1), cs1 (8), af12 (12)"
     );
+    // Two groups have the same mark.
+    let summary = parse(&with("tos = 0x20\n", "")).unwrap().summary();
+    assert!(summary.ends_with(" marks le (1), af12 (12)"), "{summary}");
     let summary = |from: &str, to: &str| {
         let text = super::GOOD.replacen(from, to, 1);
         parse(&text).unwrap().summary()

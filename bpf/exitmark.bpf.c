@@ -41,6 +41,17 @@ struct {
 	__type(value, __u32);
 } sockets SEC(".maps");
 
+/*
+ * exitmark_incoming of the next wire that has the same NIC as incoming, if there is one. Pinned: the
+ * kernel empties such a map when no process and no pin refers to it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} next_wire SEC(".maps");
+
 /* The NIC of each role. */
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);
@@ -550,8 +561,14 @@ int exitmark_incoming(struct xdp_md *ctx)
 	if (!find_state(&links, &counts))
 		return XDP_PASS;
 	find_routed(&frame, links, &host);
-	if (host.group)
+	if (host.group) {
+		/* Of a host of another wire? Without a next wire, the call fails. */
+		if (READ_ONCE(links->has_next_wire) && !learned_host(links, host.key))
+			bpf_tail_call(ctx, &next_wire, 0);
+		/* A failed tail call invalidates the pointers into the frame. */
+		frame = frame_again(&frame);
 		return inbound(ctx, &frame, ROLE_INCOMING, &host, links, counts);
+	}
 	arrived = begin_sample(ctx, links, ++counts->stack[ROLE_INCOMING]);
 	if (arrived)
 		end_sample(ctx, arrived, ROLE_INCOMING, OUTCOME_STACK, RULES, generation());

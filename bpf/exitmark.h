@@ -11,7 +11,7 @@
 #define EXITMARK_H
 
 /* Incremented whenever the layout or meaning of a pinned map changes. */
-#define LAYOUT_VERSION 8
+#define LAYOUT_VERSION 9
 
 /* The role of a NIC; Role in user space. */
 enum exitmark_role {
@@ -247,6 +247,7 @@ struct exitmark_links {
 	__u64 host_mac; /* of the hosts, if all have one; 0: unknown */
 	__u64 several_macs; /* the hosts have several MAC addresses */
 	__u64 hosts_full; /* frames from an address that found no entry */
+	__u64 has_next_wire; /* the program map next_wire has an entry */
 	struct exitmark_host hosts[HOST_SLOTS];
 };
 

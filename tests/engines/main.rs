@@ -8,6 +8,7 @@
 )]
 
 mod bench_rule;
+mod chain;
 mod corpus;
 mod filled;
 mod inbound;

@@ -7,6 +7,7 @@
 //! Sources: the kernel's Documentation/bpf/map_xskmap.rst and map_devmap.rst.
 
 mod attach;
+mod chain;
 pub mod contract;
 mod pin_error;
 mod pins;
@@ -47,8 +48,16 @@ const COUNTS: usize = size_of::<exitmark_counts>() / size_of::<u64>();
 const COUNTERS: &str = "counters";
 const WORKER_COUNTERS: &str = "worker_counters";
 const LINKS: &str = "links";
+const NEXT_WIRE: &str = "next_wire";
 /// The maps that outlive the process, in pinning order.
-const PINNED_MAPS: [&str; 5] = [pins::POLICIES, LINKS, "guards", COUNTERS, WORKER_COUNTERS];
+const PINNED_MAPS: [&str; 6] = [
+    pins::POLICIES,
+    LINKS,
+    "guards",
+    COUNTERS,
+    WORKER_COUNTERS,
+    NEXT_WIRE,
+];
 pub(crate) const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 
 /// Why the program cannot be loaded, configured or attached.
@@ -66,6 +75,13 @@ pub enum KernelError {
     /// An entry of the map with this name cannot be read or written.
     #[error("cannot use the XDP program's map {0}: {1}")]
     Map(&'static str, #[source] io::Error),
+    /// The program of the next wire is loaded for other frames than this one: a tail call between
+    /// them is not possible.
+    #[error(
+        "cannot pass frames on to the next wire: of the two wires' XDP programs, one is loaded for \
+         frames in one buffer and the other for frames in several; load both for several"
+    )]
+    OtherBuffers,
     /// The snapshot does not fit into the program's policy map.
     #[error(transparent)]
     Image(#[from] ImageTooLarge),
@@ -245,6 +261,7 @@ impl Kernel {
             maps.guards.as_fd(),
             maps.counters.as_fd(),
             maps.worker_counters.as_fd(),
+            maps.next_wire.as_fd(),
         ];
         Ok(pins.pin_maps(self.layout, PINNED_MAPS.into_iter().zip(pinned))?)
     }

@@ -213,11 +213,19 @@ enum exitmark_handover {
 #define HOST_SLOTS 8192
 #define HOST_SLOT_BITS 13
 #define HOST_PROBES 8
+/* The address has sent a frame since user space last cleared this bit of its MAC address. */
+#define HOST_SEEN_BIT 63
+/* How often a MAC address has changed is counted modulo this plus 1. */
+#define HOST_CHANGES 0x7fff
 
 /* The MAC address of an IP address of a host, learned from its frames. */
 struct exitmark_host {
-	__u64 key; /* of the IP address; 0: the entry is free */
-	__u64 mac; /* below MAC_BITS; above, how often it has changed */
+	/*
+	 * Of the IP address; 0: the entry is free. Below 1 << 32: when user space has emptied it, in
+	 * seconds. It is free only later, when no CPU uses it for its former address any more.
+	 */
+	__u64 key;
+	__u64 mac; /* below MAC_BITS; above, how often it has changed, and HOST_SEEN_BIT */
 	__u64 address[2]; /* high, low; for user space */
 };
 

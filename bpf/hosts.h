@@ -7,6 +7,7 @@
 #define EXITMARK_HOSTS_H
 
 #define MAC_BYTES_BITS 48
+#define HOST_SEEN (1ULL << HOST_SEEN_BIT)
 /* Odd, and independent of GOLDEN: the halves of an address are hashed differently. */
 #define GOLDEN_OF_LOW 0xd1b54a32d192ed03ULL
 
@@ -27,16 +28,18 @@ static __always_inline struct exitmark_host *host_slot(struct exitmark_links *li
 	return &links->hosts[slot & (HOST_SLOTS - 1)];
 }
 
-/* Writes a MAC address into the entry of an address. */
+/* Writes a MAC address into the entry of an address that has sent a frame. */
 static __always_inline void note_mac(struct exitmark_links *links, struct exitmark_host *entry,
 				     __u64 mac)
 {
-	__u64 old = READ_ONCE(entry->mac), changes = old >> MAC_BYTES_BITS;
+	__u64 before = READ_ONCE(entry->mac), old = before & MAC_BITS, after;
 
-	old &= MAC_BITS;
+	after = (before >> MAC_BYTES_BITS) + (old && old != mac);
+	after = (after & HOST_CHANGES) << MAC_BYTES_BITS | HOST_SEEN | mac;
+	if (after != before)
+		entry->mac = after;
 	if (old == mac)
 		return;
-	entry->mac = (changes + !!old) << MAC_BYTES_BITS | mac;
 	/* A host whose MAC address has changed, or another host. */
 	if (!links->host_mac || old == links->host_mac)
 		links->host_mac = mac;
@@ -46,7 +49,8 @@ static __always_inline void note_mac(struct exitmark_links *links, struct exitma
 
 /*
  * The probe that finds the entry of an address, or else the first free one; HOST_PROBES if there is
- * neither. Without branches: the verifier would follow each combination.
+ * neither. An entry in front of that of the address may be free: user space has removed another
+ * address. Without branches: the verifier would follow each combination.
  */
 static __always_inline __u64 find_probe(struct exitmark_links *links, __u64 key)
 {
@@ -104,12 +108,14 @@ static __always_inline void learn_host(const struct frame *frame, __u64 key,
 {
 	struct exitmark_host *entry = host_slot(links, key, 0);
 
-	if (entry->key != key || (entry->mac & MAC_BITS) != source_mac(frame))
+	if (entry->key != key ||
+	    (entry->mac & (MAC_BITS | HOST_SEEN)) != (source_mac(frame) | HOST_SEEN))
 		learn_host_slowly(frame->ctx, key);
 }
 
 /*
- * The learned MAC address of an address; 0 if unknown.
+ * The learned MAC address of an address; 0 if unknown. Of two entries that two CPUs have made at
+ * once, the first counts, as in find_probe().
  */
 __noinline __u64 learned_host(struct exitmark_links *links, __u64 key)
 {
@@ -117,12 +123,12 @@ __noinline __u64 learned_host(struct exitmark_links *links, __u64 key)
 
 	if (!links)
 		return 0;
-	for (__u64 probe = 0; probe < HOST_PROBES; probe++) {
+	for (__u64 probe = HOST_PROBES; probe--;) {
 		struct exitmark_host *entry = host_slot(links, key, probe);
 		__u64 is_own = is_same(READ_ONCE(entry->key), key);
 
 		barrier_var(is_own);
-		mac |= READ_ONCE(entry->mac) * is_own;
+		mac += (READ_ONCE(entry->mac) - mac) * is_own;
 	}
 	return mac & MAC_BITS;
 }

@@ -35,7 +35,7 @@ pub use frame::{Frame, FrameMemory, FramePool};
 pub use groups::GroupCounts;
 
 pub use guard::{GUARD_NUMBERS, Guard};
-pub use hosts::KnownHost;
+pub use hosts::{ActiveHost, HostAges, KnownHost};
 pub use kernel::contract::{self, MAX_QUEUES, SAMPLE_BYTES};
 pub use kernel::{
     AttachMode, Attachment, Buffers, DropCounters, Kernel, KernelCounts, KernelError,

@@ -2,7 +2,9 @@
 //! workers and the program.
 
 use super::contract::{HAND_OVER_ALL, HAND_OVER_SLOW, ROLES, exitmark_links, index_of};
-use super::hosts::{self, ENTRY, HOST_SLOTS, HostKey, Hosts, KnownHost, Lesson};
+use super::hosts::{
+    self, ActiveHost, ENTRY, HOST_SLOTS, HostAges, HostKey, Hosts, KnownHost, Lesson,
+};
 use super::sample::SamplingRate;
 use super::{Cells, PerRole, Role};
 use exitmark_policy::MAX_NEXT_HOPS;
@@ -97,10 +99,10 @@ impl Links {
         }
     }
 
-    /// Notes what is known of the hosts already, as if each had sent a frame.
+    /// Notes what is known of the hosts already. None of them is active by this.
     pub fn remember_hosts(&self, known: impl IntoIterator<Item = KnownHost>) {
         for host in known {
-            self.note_host(HostKey::of(host.address), host.mac);
+            self.note_host(HostKey::of(host.address), host.mac, false);
         }
     }
 
@@ -212,14 +214,14 @@ impl Links {
             return;
         };
         let key = HostKey::of(address);
-        if mac.is_unicast() && self.table().find(key) != Some(mac) {
-            self.note_host(key, mac);
+        if mac.is_unicast() && !self.table().has_seen(key, mac) {
+            self.note_host(key, mac, true);
         }
     }
 
     #[cold]
-    fn note_host(&self, key: HostKey, mac: MacAddr) {
-        match self.table().learn(key, mac) {
+    fn note_host(&self, key: HostKey, mac: MacAddr, is_seen: bool) {
+        match self.table().learn(key, mac, is_seen) {
             Lesson::Known => {}
             Lesson::Full => self.set(cell!(hosts_full), self.hosts_full() + 1),
             // A host whose MAC address has changed, or another host.
@@ -274,6 +276,32 @@ impl Links {
     /// The addresses of the hosts that have sent a frame, in no particular order.
     pub fn hosts(&self) -> Vec<KnownHost> {
         self.table().known().collect()
+    }
+
+    /// The addresses of the hosts, each with whether it has sent a frame since the last call. Call it
+    /// regularly: it also frees the entries of removed addresses, seconds after their removal. `now`
+    /// counts from any fixed moment.
+    pub fn take_activity(&self, now: Duration) -> Vec<ActiveHost> {
+        self.table().free_forgotten(now);
+        self.table().take_activity(now).collect()
+    }
+
+    /// Forgets the MAC address of an address, until its next frame. Its entry is free for another
+    /// address seconds later, when no thread uses it any more. `now` is that of
+    /// [`Links::take_activity`].
+    pub fn forget_host(&self, address: IpAddr, now: Duration) {
+        self.table().forget(HostKey::of(address), now);
+    }
+
+    /// Forgets addresses that have sent nothing for ten minutes, if three quarters of the table are
+    /// in use: otherwise it would be full one day. Returns how many. `activity` is what
+    /// [`Links::take_activity`] has returned at `now`; call this at least every few minutes.
+    pub fn age_hosts(&self, ages: &mut HostAges, activity: &[ActiveHost], now: Duration) -> usize {
+        let idle = ages.idle(activity, now);
+        for address in &idle {
+            self.forget_host(*address, now);
+        }
+        idle.len()
     }
 
     /// How many frames came from an address for which the table had no entry left.

@@ -11,6 +11,7 @@ mod bench_rule;
 mod chain;
 mod corpus;
 mod filled;
+mod hosts;
 mod inbound;
 mod million;
 mod plants;

@@ -29,7 +29,7 @@ pub(super) struct Conflicts {
 /// The changes of one address.
 #[derive(Debug)]
 struct Changes {
-    /// How often the MAC address had changed at the last look, modulo 65,536.
+    /// How often the MAC address had changed at the last look, modulo 32,768.
     changes: u16,
     /// The MAC addresses seen during the changes, the last one at the end.
     macs: Vec<MacAddr>,
@@ -93,7 +93,7 @@ impl Conflicts {
             let had_conflict = seen.conflict.is_some();
             let more = match is_late {
                 true => 0,
-                false => host.changes.wrapping_sub(seen.changes),
+                false => host.changes_since(seen.changes),
             };
             seen.look(now, host, more);
             is_new |= !had_conflict && seen.conflict.is_some();

@@ -82,6 +82,9 @@ pub trait FrameMemory {
     /// The bytes of a frame. The caller owns them because it holds the token.
     fn bytes(&mut self, frame: &Frame) -> &mut [u8];
 
+    /// The bytes of a frame, to be read only.
+    fn view(&self, frame: &Frame) -> &[u8];
+
     /// Prefetches the cache line with the headers.
     fn prefetch(&self, frame: &Frame);
 

@@ -46,8 +46,8 @@ pub use links::{IncomingLink, Links, TakeoverLimits};
 pub use sample::{DecidedBy, Excerpt, Sample, Samples};
 pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{
-    Bound, FilledRings, QueueGauge, Rings, SharedRings, Troubles, Umem, XskError, XskMemory,
-    XskPort, XskSettings,
+    Bound, FilledRings, PacketPort, QueueGauge, Rings, SharedRings, Troubles, Umem, WorkerPort,
+    XskError, XskMemory, XskPort, XskSettings,
 };
 
 /// The role of a NIC. One NIC can be both `Uplink` and `Incoming`.

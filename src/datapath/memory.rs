@@ -76,6 +76,12 @@ impl FrameMemory for HeapMemory {
     }
 
     #[inline]
+    fn view(&self, frame: &Frame) -> &[u8] {
+        let start = self.offset(frame);
+        &self.bytes[start..start + frame.length()]
+    }
+
+    #[inline]
     fn prefetch(&self, frame: &Frame) {
         super::xsk::prefetch(&self.bytes[self.offset(frame)]);
     }

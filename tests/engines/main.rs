@@ -17,4 +17,5 @@ mod million;
 mod plants;
 mod rig;
 mod sampled;
+mod send_only;
 mod table;

@@ -9,6 +9,8 @@
 //! In copy mode the sockets are those of xsk-rs and share one UMEM. Zero-copy sockets are made
 //! here, over libxdp, because their fill rings must be full when they are bound: see [`filled`].
 //!
+//! A worker without a queue of a NIC sends there by an AF_PACKET socket, which copies its frames.
+//!
 //! Sources: the kernel's Documentation/networking/af_xdp.rst.
 #![allow(
     unsafe_code,
@@ -17,6 +19,7 @@
 
 mod filled;
 mod options;
+mod packet;
 mod port;
 mod rings;
 
@@ -37,6 +40,7 @@ use xsk_rs::config::{
 use xsk_rs::umem::frame::FrameDesc;
 
 pub use filled::FilledRings;
+pub use packet::{PacketPort, WorkerPort};
 pub(super) use port::prefetch;
 pub use port::{QueueGauge, Troubles, XskMemory, XskPort};
 pub use rings::{Rings, SharedRings};
@@ -330,7 +334,12 @@ impl Umem {
     ) -> Result<XskPort<R>, XskError> {
         let socket = port.rings.socket();
         // Kernels before 6.17 lack the option; kicks then take more calls.
-        let _ = set_option(socket, XDP_MAX_TX_SKB_BUDGET, self.settings.ring);
+        let _ = set_option(
+            socket,
+            libc::SOL_XDP,
+            XDP_MAX_TX_SKB_BUDGET,
+            self.settings.ring,
+        );
         port.zero_copy =
             bound_zero_copy(socket).map_err(|error| self.failed(interface, queue, error))?;
         Ok(port)

@@ -1,4 +1,4 @@
-//! Options of AF_XDP sockets, which the standard library, nix and xsk-rs lack.
+//! Options of AF_XDP and AF_PACKET sockets, which the standard library, nix and xsk-rs lack.
 
 use libc::{c_int, c_void, socklen_t};
 use std::io;
@@ -9,13 +9,13 @@ pub(super) const XDP_MAX_TX_SKB_BUDGET: c_int = 9;
 /// The only flag of `struct xdp_options`.
 const XDP_OPTIONS_ZEROCOPY: u32 = 1;
 
-pub(super) fn set_option(fd: RawFd, option: c_int, value: u32) -> io::Result<()> {
+pub(super) fn set_option(fd: RawFd, level: c_int, option: c_int, value: u32) -> io::Result<()> {
     // SAFETY: the pointer and the length describe `value`, which outlives the call; the kernel
-    // only reads it. The standard library and nix know no AF_XDP options.
+    // only reads it. The standard library and nix know none of these options.
     let result = unsafe {
         libc::setsockopt(
             fd,
-            libc::SOL_XDP,
+            level,
             option,
             (&raw const value).cast::<c_void>(),
             socklen_of::<u32>(),

@@ -71,6 +71,13 @@ impl<D: Descriptor> FrameMemory for XskMemory<D> {
     }
 
     #[inline]
+    fn view(&self, frame: &Frame) -> &[u8] {
+        let (start, length) = self.place(frame);
+        // SAFETY: as in `bytes`; they are not written as long as `self` is borrowed.
+        unsafe { std::slice::from_raw_parts(start, length) }
+    }
+
+    #[inline]
     fn prefetch(&self, frame: &Frame) {
         let (start, length) = self.place(frame);
         if length > 0 {

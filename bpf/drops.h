@@ -82,9 +82,12 @@ int BPF_PROG(exitmark_unredirected, const struct net_device *from, const struct 
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
 
-	/* An AF_XDP socket counts its own losses. */
+	/*
+	 * An AF_XDP socket counts its own losses. Another wire with the same NIC as incoming has
+	 * ports of its own; this program cannot refer to the map itself, which is for XDP programs.
+	 */
 	if (map_type != BPF_MAP_TYPE_DEVMAP || index >= ROLES || !find_state(&links, &counts) ||
-	    !came_by(links, from))
+	    map_id != links->ports_map || !came_by(links, from))
 		return 0;
 	take_back(counts, index, 1, error);
 	return 0;

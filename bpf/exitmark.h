@@ -256,6 +256,7 @@ struct exitmark_links {
 	__u64 several_macs; /* the hosts have several MAC addresses */
 	__u64 hosts_full; /* frames from an address that found no entry */
 	__u64 has_next_wire; /* the program map next_wire has an entry */
+	__u64 ports_map; /* the ID of the map ports */
 	struct exitmark_host hosts[HOST_SLOTS];
 };
 

@@ -1,12 +1,18 @@
 //! Several wires with one `incoming`: the first program passes frames for the hosts of the others on.
 
 use crate::rig::{Rig, in_namespace};
-use exitmark_datapath::{Buffers, Counter, DropReason, IncomingLink, KernelError, Pins, Ran, Role};
+use exitmark_datapath::{
+    Buffers, Counter, DropReason, Kernel, KernelError, KnownHost, Links, PerRole, Pins, Ran, Role,
+};
 use exitmark_lab::cases::{HOST4, HOST6, WEB4, WEB6};
 use exitmark_lab::differential::Scenario;
 use exitmark_lab::frames::{Frame, TO, tcp};
+use exitmark_lab::{Capture, Netns, RawPort, VethEnd, needs_root, veth, wait_until};
+use exitmark_nic::Nic;
 use exitmark_policy::packet::MacAddr;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
@@ -20,22 +26,25 @@ fn host(wire: usize) -> MacAddr {
 }
 
 /// Two groups: an address that has sent nothing does not get the MAC address of the only host.
-fn rig(buffers: Buffers) -> Rig {
+fn scenario() -> Scenario {
     let group = |addresses: &str| {
         format!(
             "mark=10 at_uplink=Keep steer=Both protocols=Tcp addresses={addresses} \
              relay_addresses= resolvers= exempt= listeners= host_mac=none vlan= path=0,0,none,"
         )
     };
-    let scenario = format!(
+    let text = format!(
         "mode=Enforce host_mark=none relays= incoming=incoming,{OWN},{NEXT_HOP} next_hops= \
          drops_unsteered=false seeks_host=false longest=9014 hand_over= {} {}",
         group("192.0.2.10/32,192.0.2.77/32,2001:db8:1::10/128"),
         group("192.0.2.99/32"),
     );
-    let scenario: Scenario = scenario.parse().unwrap();
-    let incoming: Option<IncomingLink> = scenario.incoming;
-    Rig::new(buffers, &scenario.snapshot().unwrap(), incoming)
+    text.parse().unwrap()
+}
+
+fn rig(buffers: Buffers) -> Rig {
+    let scenario = scenario();
+    Rig::new(buffers, &scenario.snapshot().unwrap(), scenario.incoming)
 }
 
 fn chain(buffers: Buffers) -> [Rig; WIRES] {
@@ -181,6 +190,89 @@ fn the_chain_outlives_the_process_by_its_pin() {
         assert!(program.is_some_and(|number| number != [0; 4]));
         drop(map);
         pins.remove().unwrap();
+    });
+}
+
+/// The first wire's program is on the NIC; the second one's port gets the frame. One that its NIC does
+/// not take is a loss of the second wire only.
+#[test]
+fn frames_from_the_nic_of_the_first_wire_leave_by_a_port_of_the_second() {
+    needs_root!();
+    let (near, far) = (Netns::new("near").unwrap(), Netns::new("far").unwrap());
+    for netns in [&near, &far] {
+        netns.disable_ipv6().unwrap();
+    }
+    let own = OWN.to_string();
+    for (name, mac, peer) in [
+        ("in0", &*own, "router"),
+        ("host0", "02:00:00:00:04:00", "tor0"),
+        ("host1", "02:00:00:00:04:01", "tor1"),
+    ] {
+        let end = VethEnd::new(&near, name, mac);
+        let peer_end = VethEnd::new(&far, peer, "02:00:00:00:05:00");
+        veth(&end, &peer_end, 1500).unwrap();
+        // A veth takes redirected frames if its peer has NAPI.
+        far.command("ethtool", &["-K", peer, "gro", "on"]).unwrap();
+    }
+    let capture = |name: &str| Capture::start(&far, name, "in", "ip").unwrap();
+    let mut captures = ["tor0", "tor1"].map(capture);
+    let router = RawPort::open(&far, "router").unwrap();
+    let frame = to_box(WEB4, HOST4);
+    let delivered = frame.clone().macs(host(1), NEXT_HOP).build();
+    let sent = frame.build();
+    let (wires, attached) = near.run(|| {
+        let index = |name: &str| Nic::look(name).unwrap().index;
+        let netns = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
+        let wires = ["host0", "host1"].map(|name| {
+            let pins = Pins::open(&Path::new("/sys/fs/bpf").join(name)).unwrap();
+            let (kernel, _) = Kernel::load_pinned(&pins, Buffers::Several).unwrap();
+            let scenario = scenario();
+            kernel.publish(&scenario.snapshot().unwrap()).unwrap();
+            let links = Links::over(kernel.links().unwrap(), scenario.incoming);
+            links.allow_redirects(PerRole::from_fn(|_| true), 9014);
+            let nics = PerRole::new([index(name), 0, index("in0")]);
+            links.name_nics(netns, nics);
+            kernel.set_port(Role::Host, Some(nics[Role::Host])).unwrap();
+            let drop_counters = kernel.count_drops(&pins).unwrap();
+            (kernel, links, pins, drop_counters)
+        });
+        let [(first, _, pins, _), (second, links, _, _)] = &wires;
+        links.remember_hosts([KnownHost {
+            address: HOST4.parse::<SocketAddr>().unwrap().ip(),
+            mac: host(1),
+            changes: 0,
+        }]);
+        first.chain_to(Some(second)).unwrap();
+        let attached = first.attach(pins, Role::Incoming, "in0", index("in0"));
+        (wires, attached.unwrap())
+    });
+    let numbers = || {
+        let counters = [
+            Counter::Received(Role::Incoming),
+            Counter::Forwarded(Role::Host),
+            Counter::Dropped(DropReason::TxDown(Role::Host)),
+        ];
+        wires.each_ref().map(|(kernel, ..)| {
+            let tally = kernel.counts().unwrap().tally;
+            counters.map(|counter| tally.of(counter))
+        })
+    };
+    router.send(&sent).unwrap();
+    assert!(captures[1].sees(&delivered));
+    assert_eq!(numbers(), [[0, 0, 0], [1, 1, 0]]);
+    near.ip("link set dev host1 down").unwrap();
+    router.send(&sent).unwrap();
+    let expected = [[0, 0, 0], [2, 1, 1]];
+    let state = || format!("{:?}", numbers());
+    wait_until("the loss is counted", || numbers() == expected, state);
+    assert_eq!(captures[0].so_far().len(), 0);
+    drop(attached);
+    near.run(move || {
+        for (_, _, pins, drop_counters) in wires {
+            drop(drop_counters);
+            pins.remove_links().unwrap();
+            pins.remove().unwrap();
+        }
     });
 }
 

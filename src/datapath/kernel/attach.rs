@@ -1,13 +1,16 @@
 //! Attaches the programs: to the NICs, and to the tracepoints that report dropped frames.
 
+use super::contract::index_of;
 use super::pins::DropCounter;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 pub use super::sys::{XdpFeatures, XdpState, kernel_version};
 use super::{Kernel, KernelError, PINNED_MAPS, Pins, map_error, sys};
 use crate::{PerRole, Role};
+use libbpf_rs::MapCore;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,6 +298,10 @@ impl Kernel {
     pub fn count_drops(&self, pins: &Pins) -> Result<DropCounters, KernelError> {
         let mut drop_counters = DropCounters::default();
         if self.counts_drops {
+            let ports = self.skeleton.maps.ports.info();
+            let number = ports.map_err(map_error("ports"))?.info.id;
+            let links = self.links()?;
+            links[index_of!(exitmark_links, ports_map)].store(number.into(), Ordering::Relaxed);
             let programs = &self.skeleton.progs;
             for (counter, program) in [
                 (DropCounter::Unsent, programs.exitmark_unsent.as_fd()),

@@ -16,6 +16,8 @@ mod groups;
 mod steering;
 #[path = "settings/together.rs"]
 mod together;
+#[path = "settings/wires.rs"]
+mod wires;
 
 use exitmark_box::settings::{Settings, WhenStale};
 use exitmark_policy::ClassifyBy;

@@ -99,7 +99,7 @@ pub fn interface(key: &'static str, name: &str) -> Result<String, ConfigError> {
 }
 
 /// A DSCP as written in a file.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(
     untagged,
     expecting = "a DSCP is a name such as \"af11\", or a number 0 to 63"

@@ -3,7 +3,7 @@
 use super::{Settings, raw};
 
 /// Keys, or tables of keys, that only a restart changes.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 11] = [
     "control",
     "datapath",
     "engine",
@@ -14,6 +14,7 @@ const FIXED: [&str; 10] = [
     "relays.user",
     "tor.cgroups",
     "user",
+    "wire",
 ];
 
 /// The difference between two configurations.
@@ -74,7 +75,7 @@ fn compare(ours: &toml::Table, theirs: &toml::Table, prefix: &str, found: &mut V
     }
 }
 
-/// The tables of an array by their names: `[[host]]`. `None` for any other array.
+/// The tables of an array by their names: `[[host]]` and `[[wire]]`. `None` for any other array.
 fn named(tables: &[toml::Value]) -> Option<toml::Table> {
     let table = |value: &toml::Value| {
         let name = value.get("name")?.as_str()?;

@@ -1,9 +1,9 @@
 //! Checks each part of the file.
 
-use super::{Control, Datapath, Engine, Incoming, Pin, Ports, RelaySettings, SettingsError, raw};
+use super::{Control, Datapath, Engine, Pin, RelaySettings, SettingsError, raw};
 use exitmark_policy::Endpoint;
 use exitmark_relays::{Authorities, DocumentFiles, DocumentPattern, MAX_DOCUMENTS, Sources, Trust};
-use exitmark_service::config::{interface, parsed, value};
+use exitmark_service::config::{parsed, value};
 use ipnet::IpNet;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -21,39 +21,6 @@ const SPIN: std::ops::RangeInclusive<u32> = 0..=1000;
 /// An error with a text as the value.
 pub(super) fn quoted(key: &'static str, text: impl Display, reason: impl Display) -> SettingsError {
     value(key, format_args!("\"{text}\""), reason)
-}
-
-/// Checks the names of the NICs; the next hops of `incoming` are still missing.
-pub(super) fn ports(raw: Option<&raw::Ports>, steer: &raw::Steer) -> Result<Ports, SettingsError> {
-    let Some(raw) = raw else {
-        let reason = "a box needs its NICs toward the Tor host and toward the clearnet: set \
-                      ports.host and ports.uplink; on a Tor host without a box in front of it, set \
-                      engine = \"connect\"";
-        return Err(value("ports", "{}", reason));
-    };
-    let host = interface("ports.host", &raw.host)?;
-    let uplink = interface("ports.uplink", &raw.uplink)?;
-    if uplink == host {
-        let reason = "is the same NIC as ports.host; a wire has two ends";
-        return Err(quoted("ports.uplink", host, reason));
-    }
-    let incoming = raw.incoming.as_ref().map(|name| {
-        let interface = interface("ports.incoming", name)?;
-        if interface == host {
-            let reason = "is the same NIC as ports.host; relay traffic would go back to the host";
-            return Err(quoted("ports.incoming", &host, reason));
-        }
-        Ok(Incoming {
-            interface,
-            next_hops: Vec::new(),
-            drops_unsteered: matches!(steer.on_unavailable, raw::OnUnavailable::Drop),
-        })
-    });
-    Ok(Ports {
-        incoming: incoming.transpose()?,
-        host,
-        uplink,
-    })
 }
 
 /// Parses addresses and prefixes; a bare address is a prefix of its full length.

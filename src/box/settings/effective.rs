@@ -146,12 +146,22 @@ impl Settings {
                 Mode::Audit => "audit: nothing is marked or steered",
             },
         );
-        if let Some(ports) = &self.ports {
+        for wire in &self.wires {
+            let ports = &wire.ports;
             let incoming = ports.incoming.as_ref();
             let incoming = incoming.map(|incoming| format!(", incoming {}", incoming.interface));
             let (host, uplink) = (&ports.host, &ports.uplink);
-            let incoming = incoming.unwrap_or_default();
-            blocks.line("ports", format!("host {host}, uplink {uplink}{incoming}"));
+            let nics = format!(
+                "host {host}, uplink {uplink}{}",
+                incoming.unwrap_or_default()
+            );
+            match self.keys.contains_key("wire") {
+                false => blocks.line("ports", nics),
+                true => blocks.line(
+                    &format!("wire {}", wire.name),
+                    format!("{nics}, link_loss {}", wire.link_loss.name()),
+                ),
+            }
         }
         if let Some(incoming) = self.incoming() {
             let treatment = match incoming.drops_unsteered {

@@ -48,11 +48,16 @@ const fn refused(key: &'static str, reason: &'static str) -> Refused {
     }
 }
 
-const OF_A_BOX: [Refused; 20] = [
+const OF_A_BOX: [Refused; 21] = [
     refused(
         "ports",
         "are the NICs of a box in front of the Tor host, and engine = \"connect\" uses no NIC: \
          remove [ports], or set another engine",
+    ),
+    refused(
+        "wire",
+        "is two NICs of a box in front of the Tor host, and engine = \"connect\" uses no NIC: \
+         remove [[wire]], or set another engine",
     ),
     refused(
         "host.name",

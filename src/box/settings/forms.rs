@@ -3,14 +3,14 @@
 //! An error names the forms, and an error within a form keeps its place in the file, which
 //! `#[serde(untagged)]` would lose.
 
-use super::raw::Host;
+use super::raw::{Host, Wire};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 use std::fmt;
 
 /// The groups of hosts.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Hosts {
     /// `[host]`: one group.
@@ -58,6 +58,30 @@ impl<'de> Deserialize<'de> for Hosts {
 
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Hosts, A::Error> {
                 Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Hosts::Several)
+            }
+        }
+
+        deserializer.deserialize_any(Form)
+    }
+}
+
+/// `[[wire]]`, once for each wire.
+#[derive(Debug, Serialize)]
+pub(super) struct Wires(pub(super) Vec<Wire>);
+
+impl<'de> Deserialize<'de> for Wires {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl<'de> Visitor<'de> for Form {
+            type Value = Wires;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("[[wire]] in two brackets, once for each wire")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Wires, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Wires)
             }
         }
 

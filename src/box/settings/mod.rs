@@ -14,6 +14,7 @@ mod objections;
 mod raw;
 mod steer;
 mod tor;
+mod wires;
 
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::VlanTags;
@@ -36,15 +37,19 @@ pub use engine::Engine;
 pub use exitmark_service::config::ConfigError as SettingsError;
 pub use objections::{Objection, UNROUTED_FAMILY};
 pub use tor::{TorHost, UserPattern};
+pub use wires::{LinkLoss, MAX_WIRES, Wire};
 
 /// A checked configuration: every value is in its range, and no two contradict each other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The engine that decides.
     pub engine: Engine,
-    /// The NIC names of the roles; whether the NICs exist is not checked. `None` exactly with
-    /// [`Engine::Connect`].
+    /// The NIC names of the roles of the first wire; whether the NICs exist is not checked. `None`
+    /// exactly with [`Engine::Connect`]. For the other wires see [`Settings::of_wire`].
     pub ports: Option<Ports>,
+    /// The wires, at most [`MAX_WIRES`]; empty exactly with [`Engine::Connect`]. All have an
+    /// `incoming` or none has, and all have the same next hops.
+    pub wires: Vec<Wire>,
     /// Whose connections are judged; `Some` exactly with [`Engine::Connect`].
     pub tor: Option<TorHost>,
     /// The rules for verdicts, from `classify_by`, `mode`, `[host]`, `[mark]` and `[steer]`, with at
@@ -307,7 +312,7 @@ impl Settings {
         Self::parse(&text, path.parent().unwrap_or(Path::new("")))
     }
 
-    /// The egress of steered relay traffic of a box, if it is steered.
+    /// The egress of steered relay traffic of the first wire, if it is steered.
     pub fn incoming(&self) -> Option<&Incoming> {
         self.ports.as_ref()?.incoming.as_ref()
     }
@@ -316,7 +321,7 @@ impl Settings {
     /// Contains no address of a host.
     pub fn summary(&self) -> String {
         let place = match (&self.ports, &self.tor) {
-            (Some(ports), _) => ports.summary(),
+            (Some(_), _) => self.summary_of_wires(),
             (None, Some(tor)) => tor.summary(&self.rules.sockets),
             (None, None) => String::new(),
         };
@@ -387,25 +392,27 @@ impl Settings {
         engine::check_keys(raw.engine, &given)?;
         let is_box = raw.engine != Engine::Connect;
         groups::set_names(&mut raw.host, if is_box { "host" } else { "tor" })?;
+        wires::set_defaults(&mut raw);
         let keys = change::keys(&raw);
-        let ports = is_box.then(|| check::ports(raw.ports.as_ref(), &raw.steer));
-        let mut ports = ports.transpose()?;
+        let mut wires = match is_box {
+            true => wires::wires(&raw)?,
+            false => Vec::new(),
+        };
         let tor = (!is_box).then(|| tor::host(&raw.tor, &raw.steer));
         let tor = tor.transpose()?;
         let classify_by = groups::classify_by(&raw)?;
-        let (groups, sockets) = match &mut ports {
-            Some(ports) => {
-                let steering = Steering::new(&raw, ports, &given)?;
-                (Groups::of_box(&raw, steering)?, SocketRules::default())
-            }
-            None => {
-                let (sockets, steer) = tor::sockets(&raw.steer, &raw.mark)?;
-                (Groups::of_tor(&raw, steer)?, sockets)
-            }
+        let (groups, sockets) = if is_box {
+            let steering = Steering::new(&raw, &wires, &given)?;
+            (Groups::of_box(&raw, steering)?, SocketRules::default())
+        } else {
+            let (sockets, steer) = tor::sockets(&raw.steer, &raw.mark)?;
+            (Groups::of_tor(&raw, steer)?, sockets)
         };
-        let incoming = ports.as_mut().and_then(|ports| ports.incoming.as_mut());
-        if let Some(incoming) = incoming {
-            incoming.next_hops = groups.next_hops;
+        let incoming = wires
+            .iter_mut()
+            .filter_map(|wire| wire.ports.incoming.as_mut());
+        for incoming in incoming {
+            incoming.next_hops.clone_from(&groups.next_hops);
         }
         let rules = Rules::new(classify_by, groups.groups, sockets);
         let relays = check::relays(raw.relays, base)?;
@@ -424,7 +431,8 @@ impl Settings {
         check::places(&relays.state, &raw.control, &raw.pin)?;
         Ok(Self {
             engine: raw.engine,
-            ports,
+            ports: wires.first().map(|wire| wire.ports.clone()),
+            wires,
             tor,
             rules: Arc::new(rules),
             host_prefixes: groups.prefixes,

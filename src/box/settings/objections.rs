@@ -122,8 +122,8 @@ impl Settings {
             return None;
         }
         let without = match self.incoming() {
-            None => "without ports.incoming none is steered",
-            Some(_) => "none is steered",
+            None => format!("without {} none is steered", self.incoming_key()),
+            Some(_) => "none is steered".to_owned(),
         };
         let reason = format!(
             "no frame leaves marked, and {without}: the box only counts, as with mode = \"audit\""
@@ -191,10 +191,14 @@ impl Settings {
             objections.extend(own.into_iter().map(Objection::fatal));
         }
         objections.extend(self.absent_sources(nics));
-        if let Some(incoming) = self.incoming() {
-            let next_hops = incoming.next_hops.iter().zip(&self.hop_keys);
-            objections
-                .extend(next_hops.filter_map(|(hop, key)| next_hop(incoming, *hop, key, nics)));
+        let hops = self.incoming().map_or(&[][..], |one| &one.next_hops);
+        for (hop, key) in hops.iter().zip(&self.hop_keys) {
+            if let Some(own) = self.own_next_hop(*hop, key, nics) {
+                objections.push(own);
+                continue;
+            }
+            let networks = self.all_incoming();
+            objections.extend(networks.filter_map(|one| next_hop(one, *hop, key, nics)));
         }
         objections
     }
@@ -261,6 +265,21 @@ impl Settings {
         Some(quoted(key, hop, reason))
     }
 
+    /// Objects to a next hop that is the box itself.
+    fn own_next_hop(&self, hop: Hop, key: &HopKey, nics: &[LocalNic]) -> Option<Objection> {
+        let is_own = |nic: &&LocalNic| match hop.next_hop {
+            NextHop::Mac(mac) => nic.mac == Some(mac),
+            NextHop::Address(address) => nic.networks.iter().any(|own| own.addr() == address),
+        };
+        let own = nics.iter().find(is_own)?;
+        let reason = format!(
+            "is the box itself, on {}; name the router on the network of {}",
+            own.name,
+            self.incoming_key()
+        );
+        Some(Objection::fatal(key.error(hop.next_hop, reason)))
+    }
+
     /// Objects to an address of the box among the host's: packets to it would go to the host.
     fn host_address_of(&self, nic: &LocalNic) -> Option<Objection> {
         let (net, own) = self.host_prefixes.iter().find_map(|net| {
@@ -309,19 +328,8 @@ fn provoked_marks(group: &Group, host: &raw::Host) -> Option<SettingsError> {
     Some(value(key, protocols, reason))
 }
 
-/// Objects to a next hop that is the box itself, or that the box cannot resolve.
+/// Objects to a next hop that the box cannot resolve.
 fn next_hop(incoming: &Incoming, hop: Hop, key: &HopKey, nics: &[LocalNic]) -> Option<Objection> {
-    let is_own = |nic: &&LocalNic| match hop.next_hop {
-        NextHop::Mac(mac) => nic.mac == Some(mac),
-        NextHop::Address(address) => nic.networks.iter().any(|own| own.addr() == address),
-    };
-    if let Some(own) = nics.iter().find(is_own) {
-        let reason = format!(
-            "is the box itself, on {}; name the router on the network of ports.incoming",
-            own.name
-        );
-        return Some(Objection::fatal(key.error(hop.next_hop, reason)));
-    }
     // These NICs do not say which VLAN interface is on top of which NIC; the start and the doctor
     // look for it.
     if hop.vlan != VlanTags::UNTAGGED {

@@ -1,7 +1,7 @@
 //! The configuration as deserialized from the file, with its defaults and before any check.
 
-use super::forms::{Hosts, NextHops, Tags};
-use super::{Control, Engine, Frags, Pin, WhenStale, ZeroCopy};
+use super::forms::{Hosts, NextHops, Tags, Wires};
+use super::{Control, Engine, Frags, LinkLoss, Pin, WhenStale, ZeroCopy};
 use exitmark_policy::{AtUplink, ExitProtocols, Mode};
 use exitmark_service::config::RawDscp;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ pub(super) struct Raw {
     pub(super) classify_by: ClassifyBy,
     pub(super) user: Option<String>,
     pub(super) ports: Option<Ports>,
+    pub(super) wire: Option<Wires>,
     #[serde(default)]
     pub(super) tor: Tor,
     #[serde(default)]
@@ -54,6 +55,24 @@ pub(super) struct Ports {
     pub(super) incoming: Option<String>,
 }
 
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wire {
+    /// `None` only until the defaults are set.
+    pub(super) name: Option<String>,
+    pub(super) host: String,
+    pub(super) uplink: String,
+    pub(super) incoming: Option<String>,
+    /// `None` only until the defaults are set.
+    pub(super) link_loss: Option<LinkLoss>,
+}
+
+impl Wire {
+    pub(super) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+}
+
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Tor {
@@ -72,7 +91,7 @@ pub(super) enum User {
 }
 
 /// A group of hosts.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Host {
     /// `None` only until the names are checked.
@@ -97,7 +116,7 @@ impl Host {
 }
 
 /// The keys of [`Mark`] that a group has in place of the file's.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct HostMark {
     pub(super) dscp: Option<RawDscp>,
@@ -107,7 +126,7 @@ pub(super) struct HostMark {
 }
 
 /// The keys of [`Steer`] that a group has in place of the file's.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct HostSteer {
     pub(super) enabled: Option<bool>,
@@ -116,7 +135,7 @@ pub(super) struct HostSteer {
     pub(super) pcp: Option<i64>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(untagged, expecting = "\"any\", or a list of addresses and prefixes")]
 pub(super) enum Resolvers {
     Word(String),
@@ -129,7 +148,7 @@ impl Default for Resolvers {
     }
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(
     untagged,
     expecting = "a listener is a port such as 22, or \"address:port\""

@@ -3,7 +3,8 @@
 use super::check::quoted;
 use super::forms::{NextHops, Tags};
 use super::groups::GroupName;
-use super::{Hop, Ports, SettingsError, raw};
+use super::wires::incoming_key;
+use super::{Hop, SettingsError, Wire, raw};
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::{MacAddr, Version, VlanTags};
 use exitmark_policy::{Steer, SteeredPath};
@@ -80,7 +81,8 @@ pub(super) struct Steering {
     is_enabled: bool,
     drops_unsteered: bool,
     has_incoming: bool,
-    /// `incoming` is the uplink.
+    incoming_key: &'static str,
+    /// `incoming` is the uplink, in some wire.
     shares_uplink: bool,
     hops: Vec<(Hop, HopKey)>,
 }
@@ -89,7 +91,7 @@ impl Steering {
     /// Checks `[steer]`.
     pub(super) fn new(
         raw: &raw::Raw,
-        ports: &Ports,
+        wires: &[Wire],
         given: &toml::Table,
     ) -> Result<Self, SettingsError> {
         let steer = &raw.steer;
@@ -99,12 +101,15 @@ impl Steering {
             let is_enabled = host.steer.enabled.unwrap_or(steer.enabled);
             is_enabled && host.steer.next_hop.is_none() && steer.next_hop.is_none()
         };
-        match &ports.incoming {
-            None => needs_incoming(raw, given)?,
+        let incoming_key = incoming_key(raw.wire.is_some());
+        // Every wire has one, or none has.
+        let incoming = wires.first().and_then(|wire| wire.ports.incoming.as_ref());
+        match incoming {
+            None => needs_incoming(raw, given, incoming_key)?,
             Some(incoming) if hosts.iter().all(lacks_next_hop) => {
                 let reason = "relay traffic needs steer.next_hop, the address or MAC address of \
                               the router on that network";
-                return Err(quoted("ports.incoming", &incoming.interface, reason));
+                return Err(quoted(incoming_key, &incoming.interface, reason));
             }
             Some(_) => {}
         }
@@ -116,13 +121,17 @@ impl Steering {
         {
             return Err(value(OF_SITE.pcp, pcp, PCP_WITHOUT_TAG));
         }
-        let incoming = ports.incoming.as_ref();
+        let leaves_by_uplink = |wire: &Wire| {
+            let incoming = wire.ports.incoming.as_ref();
+            incoming.is_some_and(|incoming| incoming.interface == wire.ports.uplink)
+        };
         let steering = Self {
             site,
             is_enabled: steer.enabled,
             drops_unsteered: incoming.is_some_and(|incoming| incoming.drops_unsteered),
             has_incoming: incoming.is_some(),
-            shares_uplink: incoming.is_some_and(|incoming| incoming.interface == ports.uplink),
+            incoming_key,
+            shares_uplink: wires.iter().any(leaves_by_uplink),
             hops: Vec::new(),
         };
         let key = HopKey {
@@ -204,9 +213,11 @@ impl Steering {
         let given = next_hops.unwrap_or_default();
         match given.into_iter().flatten().find(is_address) {
             Some(next_hop) if self.shares_uplink => {
-                let reason = "cannot be resolved where ports.incoming is the uplink: the box's own \
-                              network stack receives no frames from it; give the router's MAC \
-                              address";
+                let reason = format!(
+                    "cannot be resolved where {} is the uplink: the box's own network stack \
+                     receives no frames from it; give the router's MAC address",
+                    self.incoming_key
+                );
                 Err(quoted(key.key, next_hop, reason))
             }
             _ => Ok(()),
@@ -226,8 +237,11 @@ impl Steering {
                 NextHop::Address(address) => hosts.iter().any(|net| net.contains(&address)),
             };
             if is_host {
-                let reason = "is the Tor host, so relay traffic would go back to it; name the \
-                              router on the network of ports.incoming";
+                let reason = format!(
+                    "is the Tor host, so relay traffic would go back to it; name the router on the \
+                     network of {}",
+                    self.incoming_key
+                );
                 return Err(key.error(hop.next_hop, reason));
             }
         }
@@ -238,8 +252,12 @@ impl Steering {
 const PCP_WITHOUT_TAG: &str = "is the priority of a VLAN tag, and steered frames have no tag: set \
                                steer.vlan, or remove the key";
 
-/// Refuses keys that need `ports.incoming`. `given` is what the file has, without defaults.
-fn needs_incoming(raw: &raw::Raw, given: &toml::Table) -> Result<(), SettingsError> {
+/// Refuses keys that need `incoming`. `given` is what the file has, without defaults.
+fn needs_incoming(
+    raw: &raw::Raw,
+    given: &toml::Table,
+    incoming: &str,
+) -> Result<(), SettingsError> {
     const OF_SITE: [&str; 4] = ["steer.next_hop", "steer.vlan", "steer.pcp", "steer.enabled"];
     const OF_GROUP: [&str; 4] = [
         "host.steer.next_hop",
@@ -254,7 +272,8 @@ fn needs_incoming(raw: &raw::Raw, given: &toml::Table) -> Result<(), SettingsErr
             let found = table?.get(name)?;
             (found.as_bool() != Some(false)).then_some((key, found))
         };
-        let reason = "steering needs ports.incoming; without it relay traffic leaves by the uplink";
+        let reason =
+            format!("steering needs {incoming}; without it relay traffic leaves by the uplink");
         match keys.into_iter().find_map(found) {
             Some((key, found)) => Err(value(key, found, reason)),
             None => Ok(()),
@@ -262,8 +281,10 @@ fn needs_incoming(raw: &raw::Raw, given: &toml::Table) -> Result<(), SettingsErr
     };
     if matches!(raw.steer.on_unavailable, raw::OnUnavailable::Drop) && raw.steer.next_hop.is_none()
     {
-        let reason = "drops relay traffic that cannot be steered, but without ports.incoming \
-                      nothing is steered; leave the key out, or set ports.incoming";
+        let reason = format!(
+            "drops relay traffic that cannot be steered, but without {incoming} nothing is \
+             steered; leave the key out, or set {incoming}"
+        );
         return Err(quoted("steer.on_unavailable", "drop", reason));
     }
     refuse(given.get("steer"), OF_SITE)?;

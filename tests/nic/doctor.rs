@@ -116,6 +116,53 @@ fn finds_each_fault_and_its_command_fixes_it() {
     assert!(running.stop().unwrap().status.success());
 }
 
+/// Two wires with one `incoming`.
+#[test]
+fn examines_the_nics_of_each_wire_and_a_shared_one_once() {
+    needs_root!();
+    let directory = tempfile::tempdir().unwrap();
+    let (site, path) = ground(directory.path());
+    let middle = &site.middle;
+    let queues = "numtxqueues 2 numrxqueues 2";
+    let pair = format!("link add host1 {queues} type veth peer name uplink1 {queues}");
+    middle.ip(&pair).unwrap();
+    for nic in ["host1", "uplink1"] {
+        let ipv6_off = format!("net/ipv6/conf/{nic}/disable_ipv6");
+        middle.sysctl(&ipv6_off, "1").unwrap();
+        middle.ip(&format!("link set {nic} up")).unwrap();
+    }
+    let second = "[[wire]]\nhost = \"host1\"\nuplink = \"uplink1\"\nincoming = \"incoming0\"\n";
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, ports) = text.split_once("[ports]\n").unwrap();
+    let text = format!("{before}{second}[[wire]]\n{ports}");
+    std::fs::write(&path, text).unwrap();
+    let examined = || {
+        let output = doctor(middle, &["--config", path.to_str().unwrap()]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = examined();
+    for nic in ["host1", "uplink1", "incoming0", "host0", "uplink0"] {
+        for what in ["MTU 1500", "2 receive queues", "native XDP"] {
+            let is_it = |line: &&str| line.contains(nic) && line.contains(what);
+            assert_eq!(
+                text.lines().filter(is_it).count(),
+                1,
+                "{nic} {what}:\n{text}"
+            );
+        }
+    }
+    assert!(!text.contains("fault"), "{text}");
+    for nic in ["uplink0", "uplink1"] {
+        middle.ip(&format!("link set {nic} mtu 1400")).unwrap();
+        let text = examined();
+        let is_it = |line: &&str| {
+            line.starts_with("fault") && line.contains(nic) && line.contains("MTU 1400, not 1500")
+        };
+        assert_eq!(text.lines().filter(is_it).count(), 1, "{nic}:\n{text}");
+        middle.ip(&format!("link set {nic} mtu 1500")).unwrap();
+    }
+}
+
 #[test]
 fn prints_text_and_exits_2_on_wrong_usage() {
     needs_root!();

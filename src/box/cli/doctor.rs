@@ -2,7 +2,9 @@
 
 use super::{exit_usage_error, load};
 use crate::control::Client;
-use crate::doctor::{CheckScope, Facts, Finding, Severity, configuration, findings, render};
+use crate::doctor::{
+    CheckScope, Facts, Finding, Severity, configuration, findings, of_another_wire, render,
+};
 use crate::observe::OWN_RESOLVER;
 use exitmark_datapath::Role;
 use exitmark_nic::LocalNic;
@@ -86,6 +88,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     facts.own_resolver = socket.and_then(own_resolver);
     let mut findings = findings(&facts);
     if let Some(settings) = &settings {
+        for index in 1..settings.wires.len() {
+            let facts = facts.of_wire(CheckScope::by(&settings.of_wire(index)));
+            findings.extend(of_another_wire(&facts, &findings));
+        }
         // If reading fails, the findings on the ports report it.
         let nics = LocalNic::all().unwrap_or_default();
         findings.extend(configuration(settings, &nics));

@@ -41,6 +41,8 @@ pub(crate) struct CheckScope {
     pub(crate) added_tags: u32,
     /// Of the default configuration if none is given.
     pub(crate) pin: Pin,
+    /// The pin directories of the wires, if there are several.
+    pub(crate) wire_pins: Vec<PathBuf>,
     /// The consensus and certificate files of tor.
     pub(crate) files: Vec<PathBuf>,
     /// `datapath.zero_copy` is `require`.
@@ -54,6 +56,7 @@ pub(crate) struct CheckScope {
 }
 
 impl CheckScope {
+    /// Everything that the configuration names, with the NICs of the first wire.
     pub(crate) fn by(settings: &Settings) -> Self {
         let ports = settings.ports.as_ref();
         let uplink = ports.map(|ports| &ports.uplink);
@@ -93,6 +96,12 @@ impl CheckScope {
             next_hops: incoming.map_or_else(Vec::new, |incoming| incoming.next_hops.clone()),
             added_tags: next_hops::added_tags(settings.rules.groups()),
             pin: settings.pin.clone(),
+            wire_pins: match settings.wires.len() {
+                0 | 1 => Vec::new(),
+                count => (0..count)
+                    .map(|index| settings.of_wire(index).pin.directory)
+                    .collect(),
+            },
             files,
             needs_zero_copy: settings.datapath.zero_copy == ZeroCopy::Require,
             forbids_frags: settings.datapath.frags == Frags::Off,
@@ -190,33 +199,13 @@ impl Facts {
             names = all.into_iter().map(|name| (None, name)).collect();
         }
         let cpus = possible_cpus();
-        let ports: Vec<Port> = names
-            .into_iter()
-            .map(|(role, name)| {
-                let mut nic = Nic::look(&name).map_err(|error| error.to_string());
-                let xdp = nic.as_ref().ok().and_then(|nic| xdp_state(nic.index).ok());
-                // Counted as in `exitmark run`.
-                if let Ok(nic) = &mut nic
-                    && xdp.as_ref().is_some_and(XdpState::is_native)
-                {
-                    nic.queues = nic.own_queues(cpus);
-                }
-                Port {
-                    role,
-                    name,
-                    nic,
-                    xdp,
-                }
-            })
-            .collect();
-        let nic = ports
-            .iter()
-            .find(|port| scope.is_egress(port.role))
-            .and_then(|port| port.nic.as_ref().ok());
-        let look = |hop: &Hop| HopFacts::look(*hop, nic);
-        let next_hops = scope.next_hops.iter().map(look).collect();
+        let ports = look_at_ports(names, cpus);
+        let next_hops = look_at_next_hops(&scope, &ports);
         let pins = &scope.pin.directory;
-        let attached = Pins::peek(pins);
+        let directories = std::iter::once(pins).chain(&scope.wire_pins);
+        let attached: Vec<_> = directories
+            .flat_map(|directory| Pins::peek(directory))
+            .collect();
         let files = std::mem::take(&mut scope.files);
         let has = caps::read(None, CapSet::Effective).unwrap_or_default();
         Self {
@@ -253,6 +242,44 @@ impl Facts {
             scope,
         }
     }
+
+    /// The facts of the same machine on another wire, whose NICs and next hops are read.
+    pub(crate) fn of_wire(&self, mut scope: CheckScope) -> Self {
+        let ports = look_at_ports(std::mem::take(&mut scope.ports), self.cpus);
+        Self {
+            next_hops: look_at_next_hops(&scope, &ports),
+            ports,
+            scope,
+            ..self.clone()
+        }
+    }
+}
+
+fn look_at_ports(names: Vec<(Option<Role>, String)>, cpus: u32) -> Vec<Port> {
+    let look = |(role, name): (Option<Role>, String)| {
+        let mut nic = Nic::look(&name).map_err(|error| error.to_string());
+        let xdp = nic.as_ref().ok().and_then(|nic| xdp_state(nic.index).ok());
+        // Counted as in `exitmark run`.
+        if let Ok(nic) = &mut nic
+            && xdp.as_ref().is_some_and(XdpState::is_native)
+        {
+            nic.queues = nic.own_queues(cpus);
+        }
+        Port {
+            role,
+            name,
+            nic,
+            xdp,
+        }
+    };
+    names.into_iter().map(look).collect()
+}
+
+fn look_at_next_hops(scope: &CheckScope, ports: &[Port]) -> Vec<HopFacts> {
+    let egress = ports.iter().find(|port| scope.is_egress(port.role));
+    let nic = egress.and_then(|port| port.nic.as_ref().ok());
+    let look = |hop: &Hop| HopFacts::look(*hop, nic);
+    scope.next_hops.iter().map(look).collect()
 }
 
 /// Loads the programs of the engine and unloads them, which takes half a second on a slow machine.

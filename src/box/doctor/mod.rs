@@ -96,6 +96,14 @@ pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// The findings on the ports of another wire, without those that are known: of an `incoming` that
+/// wires share.
+pub(crate) fn of_another_wire(facts: &Facts, known: &[Finding]) -> Vec<Finding> {
+    let mut findings = ports::judge(facts);
+    findings.retain(|finding| !known.contains(finding));
+    findings
+}
+
 /// Judges a configuration on a machine with these NICs.
 pub(crate) fn configuration(settings: &Settings, nics: &[LocalNic]) -> Vec<Finding> {
     const SUBJECT: &str = "config";

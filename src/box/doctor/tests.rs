@@ -6,13 +6,15 @@ mod tor_host;
 use super::facts::{Port, RelayFile, Trial};
 use super::next_hops::HopFacts;
 use super::*;
-use crate::settings::{Engine, Hop};
+use crate::settings::{Engine, Hop, Pin};
 use caps::Capability;
 use exitmark_datapath::{Role, XdpFeatures, XdpState};
 use exitmark_nic::{NextHop, Nic, Offload, OffloadState, Offloads};
 use exitmark_policy::packet::VlanTags;
 use exitmark_relays::Validity;
+use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::time::SystemTime;
 
 const ALL_FEATURES: XdpFeatures = XdpFeatures {
@@ -537,6 +539,47 @@ fn a_shared_uplink_may_have_an_address_and_is_checked_for_the_next_hop() {
             .iter()
             .any(|finding| finding.subject == "uplink0" && finding.what.contains("next hop"))
     );
+}
+
+#[test]
+fn a_nic_that_wires_share_is_judged_once_unless_it_differs() {
+    let known = all_ok(&sound());
+    let mut other = sound();
+    other.ports[0] = port(Some(Role::Host), "host1", 4);
+    other.ports[1] = port(Some(Role::Uplink), "uplink1", 5);
+    let found = of_another_wire(&other, &known);
+    let subjects: BTreeSet<_> = found.iter().map(|finding| &*finding.subject).collect();
+    assert_eq!(subjects, BTreeSet::from(["host1", "uplink1"]));
+    // Its MTU has to be that of both wires.
+    for port in 0..2 {
+        nic(&mut other, port).mtu = 1400;
+    }
+    let found = of_another_wire(&other, &known);
+    let of_shared: Vec<_> = found
+        .iter()
+        .filter(|finding| finding.subject == "incoming0")
+        .collect();
+    assert_eq!(of_shared.len(), 1, "{of_shared:?}");
+    assert_eq!(of_shared[0].what, "MTU 1500, not 1400");
+}
+
+/// The pins of each wire are looked at, and the machine with the first wire's NICs.
+#[test]
+fn the_scope_of_a_configuration_has_the_pins_of_several_wires() {
+    let scope = |wires: &str| {
+        let text = format!(
+            "{wires}[host]\naddresses = [\"192.0.2.10\"]\n[relays]\nextra = [\"198.51.100.1:9001\"]\n"
+        );
+        CheckScope::by(&Settings::parse(&text, Path::new("")).unwrap())
+    };
+    let wire = |name: &str| format!("[[wire]]\nhost = \"{name}\"\nuplink = \"{name}u\"\n");
+    let several = scope(&(wire("a") + &wire("b")));
+    let pins = Pin::default().directory;
+    assert_eq!(several.wire_pins, [pins.join("a"), pins.join("b")]);
+    assert_eq!(several.pin.directory, pins);
+    let names: Vec<_> = several.ports.iter().map(|(_, name)| &**name).collect();
+    assert_eq!(names, ["a", "au"]);
+    assert!(scope(&wire("a")).wire_pins.is_empty());
 }
 
 #[test]

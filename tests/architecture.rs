@@ -10,7 +10,7 @@ use exitmark_box::settings::Settings;
 use exitmark_datapath::memory::HeapMemory;
 use exitmark_datapath::{Forwarder, Outbox, Role, Samples};
 use exitmark_lab::cases::tables;
-use exitmark_lab::uncommented;
+use exitmark_lab::{uncommented, with_wires};
 use exitmark_monitor::settings as monitor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -370,6 +370,10 @@ fn keys(table: &toml::Table, prefix: &str) -> BTreeSet<String> {
         let name = format!("{prefix}{key}");
         match value {
             toml::Value::Table(inner) => found.extend(keys(inner, &format!("{name}."))),
+            toml::Value::Array(tables) if tables.iter().any(toml::Value::is_table) => {
+                let tables = tables.iter().filter_map(toml::Value::as_table);
+                found.extend(tables.flat_map(|inner| keys(inner, &format!("{name}."))));
+            }
             _ => found.extend([name]),
         }
     }
@@ -400,13 +404,14 @@ fn have_every_key<T>(all: &[&str], program: &str, parse: impl Fn(&str) -> Result
         .map(|key| key.rsplit_once('.').map_or("", |(table, _)| table))
         .collect();
     for &table in &tables {
-        let heading = format!("[{table}]\n");
+        let headings = [format!("[{table}]\n"), format!("[[{table}]]\n")];
+        let with_unknown = |text: &&str| {
+            let heading = headings.iter().find(|heading| text.contains(*heading))?;
+            Some(text.replace(heading, &format!("{heading}zzz = 1\n")))
+        };
         let text = match table {
             "" => format!("zzz = 1\n{}", all[0]),
-            _ => {
-                let text = all.iter().find(|text| text.contains(&heading)).unwrap();
-                text.replace(&heading, &format!("{heading}zzz = 1\n"))
-            }
+            _ => all.iter().find_map(with_unknown).unwrap(),
         };
         let Err(error) = parse(&text) else {
             panic!("[{table}] takes zzz");
@@ -434,6 +439,8 @@ fn the_example_configurations_are_valid_and_have_every_key() {
     };
     let example = example("exitmark.example.toml");
     parse(&example).unwrap();
+    let wires = with_wires(&example).unwrap();
+    assert_eq!(parse(&wires).unwrap().wires.len(), 1);
 
     // With every key set it is valid, too, except for the unused host's mark and for each mark
     // given in two ways.
@@ -475,7 +482,8 @@ fn the_example_configurations_are_valid_and_have_every_key() {
             "user",
         ]
     );
-    have_every_key(&[&all, &all_of_connect], "exitmark", parse);
+    let all_of_wires = uncommented(&wires);
+    have_every_key(&[&all, &all_of_connect, &all_of_wires], "exitmark", parse);
 }
 
 #[test]

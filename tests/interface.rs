@@ -11,7 +11,7 @@
 )]
 
 use clap::{Arg, ArgAction, Command};
-use exitmark_lab::uncommented;
+use exitmark_lab::{uncommented, with_wires};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
@@ -86,14 +86,23 @@ const EXAMPLES: [(&str, &str); 3] = [
 
 /// The keys of a configuration, such as `key exitmark mark.dscp: string`.
 fn add_keys(program: &str, example: &str, found: &mut BTreeSet<String>) {
-    let all: toml::Table = uncommented(&text(example)).parse().unwrap();
-    add_table(&all, &format!("key {program} "), found);
+    let example = text(example);
+    let wires = with_wires(&example);
+    for text in [Some(example), wires].into_iter().flatten() {
+        let all: toml::Table = uncommented(&text).parse().unwrap();
+        add_table(&all, &format!("key {program} "), found);
+    }
 }
 
 fn add_table(table: &toml::Table, prefix: &str, found: &mut BTreeSet<String>) {
     for (key, value) in table {
         match value {
             toml::Value::Table(inner) => add_table(inner, &format!("{prefix}{key}."), found),
+            toml::Value::Array(tables) if tables.iter().any(toml::Value::is_table) => {
+                for table in tables.iter().filter_map(toml::Value::as_table) {
+                    add_table(table, &format!("{prefix}{key}."), found);
+                }
+            }
             value => {
                 found.insert(format!("{prefix}{key}: {}", value.type_str()));
             }
@@ -224,6 +233,7 @@ fn every_kind_of_item_is_found() {
         "command exitmark load-relays, hidden",
         "key exitmark classify_by: string",
         "key exitmark tor.users: array",
+        "key exitmark wire.link_loss: string",
         "metric exitmark_port_carrier{interface,port}: gauge",
         "metric exitmark_marked_frames_total: counter",
         "option exitmark --version",

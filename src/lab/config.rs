@@ -37,6 +37,18 @@ pub fn uncommented(example: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// An example configuration with the `[[wire]]` of its comments in place of `[ports]`, which exclude
+/// each other: the comment lines from `[[wire]]` on that are indented by three spaces. `None` without
+/// such a comment.
+pub fn with_wires(example: &str) -> Option<String> {
+    let lines = example.lines().skip_while(|line| *line != "#   [[wire]]");
+    let wires: Vec<_> = lines.map_while(|line| line.strip_prefix("#   ")).collect();
+    let (before, rest) = example.split_once("[ports]\n")?;
+    let (_, after) = rest.split_once("\n[host]\n")?;
+    let wires = wires.join("\n");
+    (!wires.is_empty()).then(|| format!("{before}{wires}\n\n[host]\n{after}"))
+}
+
 /// A configuration; the default is that of the site, whose relay is listed by hand.
 #[derive(Clone)]
 #[must_use]

@@ -32,7 +32,7 @@ mod tier;
 mod wait;
 
 pub use capture::{Capture, CapturedFrame};
-pub use config::{Config, both_engines, uncommented};
+pub use config::{Config, both_engines, uncommented, with_wires};
 #[cfg(target_arch = "x86_64")]
 pub use killed::{Ending, killed_at, steps};
 pub use netns::{Child, LabError, Netns, Transmitted, VethEnd, contained, join, pin_to, veth};

@@ -1,8 +1,8 @@
 //! Carries the loss of a link from one side of a wire to the other: bonds, routers and VRRP behind
 //! the box act on carrier, and the box would hide the loss from them.
 //!
-//! [`LinkCoupling`] is a state machine that makes no system calls: the state of both sides and the time
-//! are arguments, and the changes to be made are its result. The caller, in this order:
+//! [`LinkCoupling`] is a state machine that makes no system calls: the state of both sides and the
+//! time are arguments, and the changes to be made are its result. The caller, in this order:
 //!
 //! 1. queries both sides ([`LinkState::of_index`]), and calls [`LinkCoupling::observe`];
 //! 2. stores [`LinkCoupling::is_set_down`] of each side with the index of its NIC, if it has changed;

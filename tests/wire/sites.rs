@@ -25,9 +25,10 @@ use std::thread::JoinHandle;
 const PAGE: &str = include_str!("../../docs/site.md");
 const ONE_HOST: &str = "One host";
 const RACK: &str = "A rack on a trunk";
+const AGGREGATE: &str = "A link aggregate, or a cable per host";
 const TWO_BOXES: &str = "Two boxes";
 /// The blocks of each section, which the tests use.
-const USED: [(&str, &[&str]); 3] = [
+const USED: [(&str, &[&str]); 4] = [
     (ONE_HOST, &["sh box", "toml box", "sh check"]),
     (
         RACK,
@@ -40,6 +41,7 @@ const USED: [(&str, &[&str]); 3] = [
             "sh router-6",
         ],
     ),
+    (AGGREGATE, &["sh box", "toml box", "sh check"]),
     (
         TWO_BOXES,
         &[
@@ -201,12 +203,20 @@ fn rename_nics(netns: &Netns) {
 
 /// The commands `check` and `doctor` of a section, which find no fault; then starts the box.
 fn check_and_start(netns: &Netns, section: &str, has_doctor: bool) -> RunningBox {
+    check(netns, section, has_doctor);
+    RunningBox::start(netns, EXITMARK, Path::new(CONFIGURATION)).unwrap()
+}
+
+/// The commands `check` and `doctor` of a section, which find no fault. Returns their output.
+fn check(netns: &Netns, section: &str, has_doctor: bool) -> String {
+    let mut output = String::new();
     for line in block(section, "sh check").lines() {
         let is_of_box = line.contains("status") || line.contains("doctor") && !has_doctor;
         if !is_of_box {
             let text = run(netns, line);
             let has_fault = text.lines().any(|line| line.starts_with("fault"));
             assert!(!has_fault, "{line}:\n{text}");
+            output += &text;
         }
     }
     // The wire's NICs send nothing by themselves.
@@ -214,7 +224,7 @@ fn check_and_start(netns: &Netns, section: &str, has_doctor: bool) -> RunningBox
         let path = format!("/proc/sys/net/ipv6/conf/{nic}/disable_ipv6");
         assert_eq!(netns.command("cat", &[&path]).unwrap(), "1\n");
     }
-    RunningBox::start(netns, EXITMARK, Path::new(CONFIGURATION)).unwrap()
+    output
 }
 
 /// The command `status` of a section, after the box has classified frames.
@@ -329,6 +339,30 @@ fn a_rack_on_a_trunk() {
     assert_eq!(report.warnings, []);
     assert_eq!(report.frames.unrouted_vlan + report.frames.unsteered, 0);
     stop(running);
+}
+
+#[test]
+fn the_wires_of_an_aggregate_are_checked() {
+    needs_root!();
+    let site = Site::build(Plan::default()).unwrap();
+    let middle = &site.middle;
+    for (far, near, mac) in [
+        (&site.host, "enp5s0", "02:00:00:00:01:31"),
+        (&site.clearnet, "enp6s0", "02:00:00:00:02:31"),
+    ] {
+        let far = VethEnd::new(far, "eth1", "02:00:00:00:0f:31");
+        connect(&far, &VethEnd::new(middle, near, mac), 1500).unwrap();
+    }
+    rename_nics(middle);
+    furnish(middle, configuration(AGGREGATE));
+    run(middle, &block(AGGREGATE, "sh box"));
+    let text = check(middle, AGGREGATE, true);
+    let wires = "2 wires: a (enp1s0 and enp2s0), b (enp5s0 and enp6s0), relay traffic by enp3s0 to";
+    assert_says(&text, &[wires]);
+    for nic in ["enp1s0", "enp2s0", "enp5s0", "enp6s0", "enp3s0"] {
+        let is_mtu = |line: &&str| line.contains(nic) && line.contains("MTU 1500");
+        assert_eq!(text.lines().filter(is_mtu).count(), 1, "{nic}:\n{text}");
+    }
 }
 
 const BOX_2_INCOMING: &str = "02:00:00:00:03:21";

@@ -5,6 +5,7 @@
 //! the site: its hosts and its next hops.
 
 mod human;
+mod merge;
 mod metrics;
 mod report;
 mod request;

@@ -79,6 +79,15 @@ impl Report {
         Duration::from_secs(now.saturating_sub(time))
     }
 
+    /// The role of a port; with several wires, the name of its NIC.
+    pub(super) fn port_name<'r>(&self, port: &'r PortReport) -> &'r str {
+        let mut of_role = self.ports.iter().filter(|one| one.role == port.role);
+        match of_role.nth(1) {
+            Some(_) => &port.interface,
+            None => &port.role,
+        }
+    }
+
     /// Whether a warning is an alarm.
     pub fn has_alarm(&self) -> bool {
         self.warnings.iter().any(|warning| warning.is_alarm)
@@ -373,6 +382,8 @@ impl fmt::Display for DocumentSignatures {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WorkerReport {
+    /// The name of its wire; empty with one wire.
+    pub wire: String,
     /// The queue that the worker serves.
     pub queue: u32,
     /// The number of the worker's buffers.

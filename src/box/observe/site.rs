@@ -54,7 +54,7 @@ impl SteeringState {
     }
 
     /// How bad the state is, in comparison with the others.
-    const fn rank(self) -> u8 {
+    pub(super) const fn rank(self) -> u8 {
         match self {
             Self::Off => 0,
             Self::Steering => 1,

@@ -155,7 +155,8 @@ impl Text<'_> {
         let known = ["", self.0.engine.reason.as_str()];
         let shown = self.0.ports.iter();
         for port in shown.filter(|port| !known.contains(&port.reason.as_str())) {
-            item(f, &port.role, &format!("{}: {}", port.engine, port.reason))?;
+            let name = self.0.port_name(port);
+            item(f, name, &format!("{}: {}", port.engine, port.reason))?;
         }
         writeln!(f)?;
         writeln!(
@@ -175,7 +176,7 @@ impl Text<'_> {
             writeln!(
                 f,
                 "{:8.8} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}",
-                clean(&port.role),
+                clean(self.0.port_name(port)),
                 count(port.received_frames),
                 bytes(port.received_bytes),
                 count(port.forwarded_frames),

@@ -4,8 +4,8 @@
 mod connections;
 mod site;
 
-use super::{FrameCount, PortReport, Report, SourceState};
-use exitmark_service::prometheus::{Metrics, expose, labels, single};
+use super::{FrameCount, PortReport, Report, SourceState, WorkerReport};
+use exitmark_service::prometheus::{Labels, Metrics, expose, labels, single};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -401,21 +401,31 @@ fn relay_set(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     )
 }
 
+/// The labels of a worker's series: also its wire, if there are several.
+fn of_worker(worker: &WorkerReport, more: &[(&'static str, &str)]) -> Labels {
+    let mut labels = labels([("queue", &worker.queue.to_string())]);
+    let wire = [("wire", worker.wire.as_str())];
+    let wire = wire.iter().filter(|(_, name)| !name.is_empty());
+    let more = wire
+        .chain(more)
+        .map(|(name, value)| (*name, (*value).to_owned()));
+    labels.extend(more);
+    labels
+}
+
 fn workers(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
     let workers = report.workers.iter();
     out.gauge(
         "worker_memory_frames",
         "All packet buffers of a worker",
-        workers.clone().map(|worker| {
-            let queue = worker.queue.to_string();
-            (labels([("queue", &queue)]), worker.total)
-        }),
+        workers
+            .clone()
+            .map(|worker| (of_worker(worker, &[]), worker.total)),
     )?;
     out.gauge(
         "worker_frames",
         "Packet buffers of a worker, by place: pool, in_hand, receiving, sending, unaccounted",
         workers.flat_map(|worker| {
-            let queue = worker.queue.to_string();
             [
                 ("pool", worker.pool),
                 ("in_hand", worker.in_hand),
@@ -423,7 +433,7 @@ fn workers(out: &mut Metrics<'_>, report: &Report) -> fmt::Result {
                 ("sending", worker.sending),
                 ("unaccounted", worker.unaccounted),
             ]
-            .map(|(place, frames)| (labels([("queue", &queue), ("place", place)]), frames))
+            .map(|(place, frames)| (of_worker(worker, &[("place", place)]), frames))
         }),
     )?;
     out.gauge(

@@ -247,9 +247,15 @@ impl Links {
     }
 
     /// Finds out again whether the hosts have several MAC addresses: one of two may be gone.
-    pub fn settle_hosts(&self) {
+    /// `others` are those of hosts behind other wires; `None` if such hosts are not known yet.
+    pub fn settle_hosts(&self, others: Option<&[MacAddr]>) {
+        let Some(others) = others else {
+            self.set(cell!(several_macs), 1);
+            return;
+        };
         let table = self.table();
-        let mut macs = table.known().map(|host| host.mac);
+        let own = table.known().map(|host| host.mac);
+        let mut macs = own.chain(others.iter().copied());
         let Some(first) = macs.next() else {
             return;
         };

@@ -16,7 +16,7 @@ mod samples;
 pub(crate) mod sys;
 mod undo;
 
-use super::counters::{QUEUE_SLOTS, SLOTS};
+use super::counters::{Counter, QUEUE_SLOTS, SLOTS};
 use super::groups::{ALL_GROUP_SLOTS, GROUP_SLOTS, GroupCounts};
 use super::guard::GUARD_NUMBERS;
 use super::links::LINK_NUMBERS;
@@ -433,6 +433,15 @@ pub struct KernelCounts {
     pub samples_lost: u64,
     /// Frames of each group that it decided itself, if there are several groups; zeros otherwise.
     pub groups: Vec<GroupCounts>,
+}
+
+impl KernelCounts {
+    /// Frames that the program of this port has seen, modulo 2^64.
+    pub fn seen(&self, role: Role) -> u64 {
+        let decided = self.tally.of(Counter::Received(role));
+        let handed = self.handed[role].wrapping_add(self.to_stack[role]);
+        decided.wrapping_add(handed)
+    }
 }
 
 /// Checks the sizes of the program's structures, and returns their layout version.

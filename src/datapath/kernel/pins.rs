@@ -147,6 +147,23 @@ impl Pins {
         targets.collect()
     }
 
+    /// The pin directories of wires within this one, if the box has several.
+    pub fn wires_in(directory: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let wires = entries.map(|entry| entry.path());
+        wires.filter(|path| Self::are_in(path)).collect()
+    }
+
+    /// Whether there are pin directories of wires within this one.
+    pub fn has_wires(&self) -> bool {
+        !Self::wires_in(&self.directory).is_empty()
+    }
+
+    /// Whether this directory is the pin directory of a wire.
+    pub fn are_in(directory: &Path) -> bool {
+        directory.join(UNDO).exists()
+    }
+
     /// Whether this directory, which need not exist yet, is in a BPF file system.
     pub fn can_be_in(directory: &Path) -> bool {
         is_bpf_fs(directory).unwrap_or(false)
@@ -369,6 +386,8 @@ impl Pins {
         match fs::remove_dir(&self.directory) {
             // The parent directory is another user's; an empty directory does no harm there.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            // It has the directories of wires.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
             done => done.map_err(refused("remove", &self.directory)),
         }
     }

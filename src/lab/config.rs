@@ -63,6 +63,8 @@ pub struct Config {
     host: String,
     /// Further groups of hosts: the lines of `[[host]]` of each.
     groups: Vec<String>,
+    /// The wires in place of `[ports]`: the lines of `[[wire]]` of each.
+    wires: Vec<String>,
     /// The lines of the table `[relays]`.
     pub relays: String,
     more: String,
@@ -77,6 +79,7 @@ impl Default for Config {
             addresses: vec![HOST_V4.to_string(), HOST_V6.to_string()],
             host: String::new(),
             groups: Vec::new(),
+            wires: Vec::new(),
             relays: format!("extra = [\"{RELAY_V4}:{OR_PORT}\", \"[{RELAY_V6}]:{OR_PORT}\"]"),
             more: String::new(),
         }
@@ -146,6 +149,12 @@ impl Config {
         self
     }
 
+    /// With a wire, of these lines, in place of `[ports]`.
+    pub fn wire(mut self, lines: impl Display) -> Self {
+        self.wires.push(format!("[[wire]]\n{lines}\n"));
+        self
+    }
+
     /// With these lines of `[relays]` instead.
     pub fn relays(mut self, lines: impl Into<String>) -> Self {
         self.relays = lines.into();
@@ -173,12 +182,16 @@ impl Config {
             ),
             None => (String::new(), String::new()),
         };
+        let ports = match self.wires.is_empty() {
+            true => format!("[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}"),
+            false => self.wires.concat(),
+        };
         let host = match self.groups.is_empty() {
             true => "[host]",
             false => "[[host]]",
         };
         format!(
-            "{}{}[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}{steer}\
+            "{}{}{ports}{steer}\
              {host}\naddresses = {:?}\n{}{}[relays]\n{}\n{}",
             engine.unwrap_or_default(),
             self.top,

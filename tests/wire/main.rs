@@ -51,5 +51,6 @@ mod takeover;
 mod trunk;
 mod unnamed;
 mod unrouted;
+mod wires;
 mod without_relays;
 mod wrong_turns;

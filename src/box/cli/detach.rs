@@ -1,5 +1,6 @@
 //! `exitmark detach`: detaches the programs and restores the NIC settings.
 
+use super::wire::plain_wires;
 use super::{exit_failure, load, print};
 use crate::control::DEFAULT_SOCKET;
 use crate::daemon::{self, BY_HAND, Detached, Existing};
@@ -32,11 +33,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
             let settings = load(path)?;
             if arguments.keep_wire {
                 process::log_to_stderr();
-                let wire = daemon::wire(settings, Duration::ZERO, Existing::Replace);
-                let [host, uplink] = wire.map_err(exit_failure)?.unwrap_or_default();
-                return Ok(print(&format!(
-                    "detached: {host} and {uplink} are a plain wire\n"
-                )));
+                let wires = daemon::wires(&settings, Duration::ZERO, Existing::Replace);
+                let wires = wires.map_err(exit_failure)?;
+                return Ok(print(&plain_wires("detached: ", &wires)));
             }
             (settings.pin.directory, settings.control.socket)
         }

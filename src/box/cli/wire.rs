@@ -22,15 +22,26 @@ pub(super) struct Arguments {
     wait: u16,
 }
 
+/// A line for each wire.
+pub(super) fn plain_wires(beginning: &str, wires: &[[String; 2]]) -> String {
+    let lines = wires.iter();
+    lines
+        .map(|[host, uplink]| format!("{beginning}{host} and {uplink} are a plain wire\n"))
+        .collect()
+}
+
 /// Runs the command. The exit status is 0 also if a box was attached already, 1 for an unmet
 /// precondition, 2 for a faulty configuration.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let settings = load(&arguments.config)?;
     process::log_to_stderr();
     let timeout = Duration::from_secs(arguments.wait.into());
-    let names = daemon::wire(settings, timeout, Existing::Keep).map_err(exit_failure)?;
-    Ok(match names {
-        Some([host, uplink]) => print(&format!("{host} and {uplink} are a plain wire\n")),
-        None => print("a box is attached, and stays as it is\n"),
-    })
+    let wires = daemon::wires(&settings, timeout, Existing::Keep).map_err(exit_failure)?;
+    let is_kept = wires.len() < settings.wires.len();
+    let kept = if is_kept {
+        "a box is attached, and stays as it is\n"
+    } else {
+        ""
+    };
+    Ok(print(&format!("{}{kept}", plain_wires("", &wires))))
 }

@@ -5,10 +5,10 @@
 //! report that, so the NIC's counters are compared with the program's once a second. A blind port
 //! raises an alarm, and its program is reattached once.
 
-use super::Daemon;
+use super::wire::Wire;
 use super::workers::Sums;
 use super::zero_copy::CUT;
-use exitmark_datapath::{Counter, KernelCounts};
+use exitmark_datapath::{KernelCounts, Role};
 use exitmark_nic::LinkState;
 use std::time::Duration;
 
@@ -114,10 +114,11 @@ impl Sight {
     }
 }
 
-impl Daemon {
+impl Wire {
     /// Compares the NICs' counters with their programs', and reattaches a blind port's program.
-    pub(super) fn look_at_ports(&mut self, counts: &KernelCounts, sums: &Sums) {
-        for port in &mut self.bound.ports {
+    /// `by_incoming` is what the programs of all wires with this wire's `incoming` have seen there.
+    pub(super) fn look_at_ports(&mut self, counts: &KernelCounts, by_incoming: u64, sums: &Sums) {
+        for port in self.bound.ports.iter_mut().filter(|port| !port.is_shared) {
             let (role, nic) = (port.role, &port.nic);
             if sums.cut[role] > 0 && !std::mem::replace(&mut self.cut_logged[role], true) {
                 tracing::warn!("{port}: {CUT}");
@@ -127,11 +128,10 @@ impl Daemon {
             };
             let look = Look {
                 received: now.received,
-                observed: counts
-                    .tally
-                    .of(Counter::Received(role))
-                    .wrapping_add(counts.handed[role])
-                    .wrapping_add(counts.to_stack[role]),
+                observed: match role {
+                    Role::Incoming => by_incoming,
+                    Role::Host | Role::Uplink => counts.seen(role),
+                },
             };
             match self.sights[role].look(look) {
                 Some(Step::Reattach) => {

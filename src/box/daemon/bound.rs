@@ -30,6 +30,8 @@ pub(super) struct BoundPort {
     /// Whether all of its frames go to user space, and why or why not.
     pub(super) hands_over: bool,
     pub(super) reason: &'static str,
+    /// The program and the sockets of another wire are on this NIC.
+    pub(super) is_shared: bool,
     /// Its frames cannot be redirected, so a worker must forward them.
     pub(super) needs_process: bool,
     /// The NIC that would lose the redirects, if they fail because the port is zero-copy.
@@ -53,6 +55,7 @@ impl BoundPort {
             is_zero_copy: false,
             hands_over: false,
             reason: "",
+            is_shared: false,
             needs_process: false,
             lossy: None,
         }

@@ -1,31 +1,45 @@
-//! Reads the counters of both engines once a second for the checks that need them, and prints them
-//! on SIGUSR1 and at the end.
+//! Checks the counters of both engines once a second, and prints them on SIGUSR1 and at the end.
 
-use super::Daemon;
-use exitmark_datapath::Role;
+use super::relay_handle::RelayNumbers;
+use super::wire::Wire;
+use super::workers::Sums;
+use exitmark_datapath::{KernelCounts, Role};
 use std::io::{self, Write};
 
-impl Daemon {
-    /// Checks the counts since the last call for lost frames, blind programs, and traffic that does
-    /// not fit the configuration.
-    pub(super) fn look_at_counters(&mut self) {
-        // If reading fails, the next call compares.
-        let Ok(kernel) = self.kernel.counts() else {
-            return;
-        };
-        let sums = self.workers.sums(self.counted_groups());
-        let groups = self.groups(&kernel, &sums.groups);
-        let mut tally = sums.tally.clone();
-        tally.add(&kernel.tally);
-        self.rising.look(&tally, &sums, &self.bound);
-        self.look_at_ports(&kernel, &sums);
-        self.look_at_sides(&tally);
-        self.look_at_topology(&tally, &groups);
+/// What a wire has counted.
+#[derive(Default)]
+pub(super) struct Counted {
+    workers: Sums,
+    kernel: KernelCounts,
+    audit: [(&'static str, u64); 3],
+}
+
+impl Counted {
+    fn add(&mut self, other: &Self) {
+        let (sums, more) = (&mut self.workers, &other.workers);
+        sums.tally.add(&more.tally);
+        sums.unaccounted += more.unaccounted;
+        let (kernel, of_kernel) = (&mut self.kernel, &other.kernel);
+        kernel.tally.add(&of_kernel.tally);
+        for role in Role::ALL {
+            sums.missed[role] += more.missed[role];
+            sums.invalid[role] += more.invalid[role];
+            sums.cut[role] += more.cut[role];
+            kernel.to_stack[role] += of_kernel.to_stack[role];
+            kernel.handed[role] += of_kernel.handed[role];
+            kernel.spilled[role] += of_kernel.spilled[role];
+        }
+        for ((_, sum), (_, more)) in self.audit.iter_mut().zip(&other.audit) {
+            *sum += more;
+        }
     }
 
-    pub(super) fn print_counters(&self) {
-        let sums = self.workers.sums(0);
-        let kernel = self.kernel.counts().unwrap_or_default();
+    /// Prints the sums of all wires, with the numbers of the relay set.
+    pub(super) fn print(wires: Vec<Self>, relays: RelayNumbers) {
+        let mut wires = wires.into_iter();
+        let mut all = wires.next().unwrap_or_default();
+        wires.for_each(|wire| all.add(&wire));
+        let (sums, kernel) = (all.workers, all.kernel);
         let engines = [
             ("af_xdp_decided", sums.tally.decided()),
             ("xdp_decided", kernel.tally.decided()),
@@ -46,8 +60,7 @@ impl Daemon {
                 line += &format!(" {role}_{name}={number}");
             }
         }
-        let (relays, audit) = (self.in_force.relay_service.numbers(), self.audit.numbers());
-        for (name, number) in engines.into_iter().chain(relays).chain(audit) {
+        for (name, number) in engines.into_iter().chain(relays).chain(all.audit) {
             line += &format!(" {name}={number}");
         }
         if sums.unaccounted > 0 {
@@ -57,6 +70,36 @@ impl Daemon {
             );
         }
         print_line(&format!("{line} unaccounted={}", sums.unaccounted));
+    }
+}
+
+impl Wire {
+    /// Checks the counts since the last call for lost frames, blind programs, and traffic that does
+    /// not fit the configuration. `by_incoming` is how many frames the programs of all wires have
+    /// seen that share this wire's NIC `incoming`.
+    pub(super) fn look_at_counters(
+        &mut self,
+        kernel: &KernelCounts,
+        by_incoming: u64,
+        lacks_relays: bool,
+    ) {
+        let sums = self.workers.sums(self.counted_groups());
+        let groups = self.groups(kernel, &sums.groups);
+        let mut tally = sums.tally.clone();
+        tally.add(&kernel.tally);
+        self.rising.look(&tally, &sums, &self.bound);
+        self.look_at_ports(kernel, by_incoming, &sums);
+        self.look_at_sides(&tally);
+        self.look_at_topology(&tally, &groups, lacks_relays);
+    }
+
+    /// What has been counted so far.
+    pub(super) fn counted(&self) -> Counted {
+        Counted {
+            workers: self.workers.sums(0),
+            kernel: self.kernel.counts().unwrap_or_default(),
+            audit: self.audit.numbers(),
+        }
     }
 }
 

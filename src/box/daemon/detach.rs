@@ -4,16 +4,19 @@ use super::DaemonError;
 use super::nics::Nics;
 use super::record::{Record, united};
 use crate::control;
+use crate::settings::Settings;
 use exitmark_datapath::{PerRole, Pins, Role, Undo, detach_connect};
-use exitmark_nic::{Nic, NicError, Offload};
+use exitmark_nic::{Nic, NicError, Offload, set_admin};
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Restores by hand the settings of a NIC that exitmark cannot reach.
 pub(crate) const BY_HAND: &str = "run `ip link set dev NIC promisc off` there, and `ethtool -K \
                                   NIC rxvlan on` if that was on";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The outcome of a detachment; of several wires, the last one in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Detached {
     /// No box was attached, and no change to a NIC is on record.
     Nothing,
@@ -26,12 +29,50 @@ pub(crate) enum Detached {
     Partly,
 }
 
-/// Detaches a box whose process has ended. Without its pins, the NIC settings are restored from the
-/// record beside its control socket.
+/// Detaches every wire of a box whose process has ended. Without its pins, the NIC settings are
+/// restored from the record beside its control socket.
 ///
 /// # Errors
 /// The box still runs, or a privilege is missing.
 pub(crate) fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
+    let mut wires: BTreeSet<PathBuf> = Record::below(socket, pins).into_iter().collect();
+    wires.extend(Pins::wires_in(pins));
+    // A running box holds the lock on this directory, also with several wires.
+    let lock = match pins.is_dir() {
+        true => Some(Pins::open(pins)?),
+        false => None,
+    };
+    let mut outcome = Detached::Nothing;
+    for wire in wires {
+        outcome = outcome.max(detach_wire(&wire, socket)?);
+    }
+    drop(lock);
+    Ok(outcome.max(detach_wire(pins, socket)?))
+}
+
+/// Takes off what wires have left that the settings do not name. The directory of a single wire is
+/// that of the box.
+pub(super) fn take_off_others(settings: &Settings) -> Result<(), DaemonError> {
+    let (pins, socket) = (&settings.pin.directory, &settings.control.socket);
+    let wires = 0..settings.wires.len();
+    let named: Vec<_> = wires
+        .map(|number| settings.of_wire(number).pin.directory)
+        .collect();
+    let mut others = Pins::wires_in(pins);
+    // With several wires, it has no more than the lock.
+    others.extend((!Pins::peek(pins).is_empty()).then(|| pins.clone()));
+    for other in others.iter().filter(|other| !named.contains(other)) {
+        tracing::warn!(
+            "{}: the wires of the box are other ones now: what is attached by these pins is \
+             detached",
+            other.display()
+        );
+        take_off(Pins::open(other)?, &Record::of(socket, other))?;
+    }
+    Ok(())
+}
+
+fn detach_wire(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
     let record = Record::of(socket, pins);
     if pins.is_dir() {
         return take_off(Pins::open(pins)?, &record);
@@ -91,15 +132,18 @@ pub(super) enum Setting {
     Promiscuous,
     /// Turned off: a wire must not alter frames.
     Offload(Offload),
+    /// Set down, while the other side of the wire has no link.
+    Held,
 }
 
 impl Setting {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Promiscuous,
         Self::Offload(Offload::RxVlan),
         Self::Offload(Offload::RxServiceVlan),
         Self::Offload(Offload::Lro),
         Self::Offload(Offload::GroHw),
+        Self::Held,
     ];
 
     /// Its bit in [`Undo::changed`]. These numbers outlive the build: only add to them.
@@ -110,6 +154,7 @@ impl Setting {
             Self::Offload(Offload::Lro) => 1 << 2,
             Self::Offload(Offload::GroHw) => 1 << 3,
             Self::Offload(Offload::RxServiceVlan) => 1 << 4,
+            Self::Held => 1 << 5,
         }
     }
 
@@ -117,6 +162,7 @@ impl Setting {
         match self {
             Self::Promiscuous => matches!(role, Role::Host | Role::Uplink),
             Self::Offload(_) => true,
+            Self::Held => false,
         }
     }
 
@@ -125,6 +171,7 @@ impl Setting {
         match self {
             Self::Promiscuous => !nic.is_promiscuous,
             Self::Offload(offload) => nic.offloads.state(offload).is_on(),
+            Self::Held => nic.is_up,
         }
     }
 
@@ -133,29 +180,81 @@ impl Setting {
         match self {
             Self::Promiscuous => nic.set_promiscuous(needed),
             Self::Offload(offload) => nic.set_offload(offload, !needed),
+            Self::Held => set_admin(nic.index, !needed),
         }
     }
 }
 
 /// Turns promiscuous mode on again after it was turned off, and records that for a detachment.
 pub(super) fn set_promiscuous(
-    (pins, record): (&Pins, &Record),
+    kept: (&Pins, &Record),
     role: Role,
     nic: &Nic,
 ) -> Result<(), DaemonError> {
-    let netns = netns()?;
-    let ours = pins
-        .undo(role)
-        .filter(|undo| undo.netns == netns && undo.ifindex == nic.index)
-        .map_or(0, |undo| undo.changed);
-    let undo = Undo {
-        ifindex: nic.index,
-        netns,
-        changed: ours | Setting::Promiscuous.bit(),
-    };
-    pins.remember(role, Some(undo))?;
-    record.write(&united(record.read().into_iter().chain([undo])));
+    note(kept, role, nic.index, |ours| {
+        ours | Setting::Promiscuous.bit()
+    })?;
     Ok(nic.set_promiscuous(true)?)
+}
+
+/// Records that a NIC is set down, or that it is not any more.
+pub(super) fn note_held(
+    kept: (&Pins, &Record),
+    role: Role,
+    ifindex: u32,
+    is_held: bool,
+) -> Result<(), DaemonError> {
+    let bit = Setting::Held.bit();
+    note(kept, role, ifindex, |ours| match is_held {
+        true => ours | bit,
+        false => ours & !bit,
+    })
+}
+
+/// Records other changes to a NIC.
+fn note(
+    (pins, record): (&Pins, &Record),
+    role: Role,
+    ifindex: u32,
+    change: impl FnOnce(u64) -> u64,
+) -> Result<(), DaemonError> {
+    let netns = netns()?;
+    let is_on = |undo: &Undo| undo.netns == netns && undo.ifindex == ifindex;
+    let ours = pins.undo(role).filter(is_on).map_or(0, |undo| undo.changed);
+    let undo = Undo {
+        ifindex,
+        netns,
+        changed: change(ours),
+    };
+    pins.remember(role, Some(undo).filter(|undo| undo.changed != 0))?;
+    let others = record.read().into_iter().filter(|undo| !is_on(undo));
+    record.write(&united(others.chain([undo])));
+    Ok(())
+}
+
+/// Sets NICs up that a process has set down and left so: it was killed.
+pub(super) fn set_up_held(settings: &Settings) -> Result<(), DaemonError> {
+    let directory = &settings.pin.directory;
+    if !Pins::are_in(directory) {
+        return Ok(());
+    }
+    let pins = Pins::open(directory)?;
+    let record = Record::of(&settings.control.socket, directory);
+    let netns = netns()?;
+    for undo in earlier(&pins, &record) {
+        let is_held = undo.changed & Setting::Held.bit() != 0 && undo.netns == netns;
+        if is_held && let Some(nic) = Nic::of_index(undo.ifindex)? {
+            Setting::Held.set(&nic, false)?;
+            let ours = Role::ALL.into_iter().find(|role| {
+                let of_role = pins.undo(*role);
+                of_role.is_some_and(|of_role| of_role.ifindex == undo.ifindex)
+            });
+            if let Some(role) = ours {
+                note_held((&pins, &record), role, undo.ifindex, false)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// An offload that alters frames and was turned on again.

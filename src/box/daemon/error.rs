@@ -57,6 +57,11 @@ pub(crate) enum DaemonError {
          must be loaded again: restart exitmark"
     )]
     OtherBuffers(u32),
+    #[error(
+        "the wire {0} can be set up now: this process ends, for the service manager to start it \
+         again; the programs of the other wires forward meanwhile"
+    )]
+    WireIsBack(String),
     #[error("worker {0} ended unexpectedly, so this process ends; report this")]
     WorkerDied(usize),
     #[error("worker {0} cannot account for {1} frames, a fault of exitmark: report it")]

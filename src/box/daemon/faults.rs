@@ -18,6 +18,8 @@ pub(super) enum PortFault {
     Renamed(String),
     /// The NIC has no carrier, or is set down.
     NoLink { is_up: bool },
+    /// The box has set the NIC down, because the other side of the wire has no link.
+    Held,
     /// The NIC's MTU differs from the other ports'.
     Mtu { is: u32, others: u32 },
     /// The number of receive queues differs from when the sockets were bound.
@@ -39,6 +41,7 @@ impl PortFault {
             Self::Gone | Self::NotInDevmap => "port_lost",
             Self::Renamed(_) => "renamed",
             Self::NoLink { .. } => "no_carrier",
+            Self::Held => "link_loss",
             Self::Mtu { .. } => "mtu",
             Self::Queues { .. } => "queues_changed",
             Self::NotPromiscuous => "promiscuous",
@@ -50,6 +53,11 @@ impl PortFault {
 
     pub(super) const fn is_loss(&self) -> bool {
         matches!(self, Self::Gone | Self::NotInDevmap)
+    }
+
+    /// Whether no frame arrives by the NIC.
+    pub(super) const fn is_without_link(&self) -> bool {
+        self.is_loss() || matches!(self, Self::NoLink { .. } | Self::Held)
     }
 
     /// Whether the fault is found in the machine's other interfaces and addresses.
@@ -85,6 +93,10 @@ impl PortFault {
             Self::NoLink { is_up: false } => {
                 format!("{nic} ({role}) is set down: {loss} until `ip link set dev {nic} up`")
             }
+            Self::Held => format!(
+                "{nic} ({role}) is set down until the other side of the wire has a link again \
+                 (wire.link_loss = \"propagate\")"
+            ),
             Self::NoLink { is_up: true } => {
                 format!("{nic} ({role}) has no link: {loss}; check the cable and the other end")
             }
@@ -125,6 +137,8 @@ pub(super) struct KernelView {
     pub(super) is_redirected_to: bool,
     /// The interface index of the NIC that has the configured name.
     pub(super) named: Option<u32>,
+    /// The box has set the NIC down.
+    pub(super) is_held: bool,
     pub(super) queues: u32,
     /// The interface that it is a port of.
     pub(super) bundle: Option<Relative>,
@@ -148,7 +162,9 @@ pub(super) fn faults(
     if view.named != Some(now.index) {
         faults.push(PortFault::Renamed(now.name.clone()));
     }
-    if !now.is_up || !now.has_carrier {
+    if view.is_held {
+        faults.push(PortFault::Held);
+    } else if !now.is_up || !now.has_carrier {
         faults.push(PortFault::NoLink { is_up: now.is_up });
     }
     if view.queues != port.nic.queues {
@@ -213,6 +229,7 @@ mod tests {
     const VIEW: KernelView = KernelView {
         is_redirected_to: true,
         named: Some(1),
+        is_held: false,
         queues: 1,
         bundle: None,
         upper: None,

@@ -4,7 +4,7 @@
 //! whose groups may have been others. This ledger counts by name, from the first look on, so that
 //! neither a restart nor a reload adds the counts of one group to those of another.
 
-use super::Daemon;
+use super::wire::Wire;
 use crate::observe::{ClassCount, GroupReport};
 use exitmark_datapath::{GroupCounts, KernelCounts};
 use exitmark_policy::Class;
@@ -85,10 +85,10 @@ impl<C: Counted> GroupLedger<C> {
     }
 }
 
-impl Daemon {
+impl Wire {
     /// The number of groups that the data path counts, 0 with only one: nothing is counted twice.
     pub(super) fn counted_groups(&self) -> usize {
-        match self.in_force.settings.rules.groups().len() {
+        match self.settings.rules.groups().len() {
             1 => 0,
             groups => groups,
         }
@@ -100,7 +100,7 @@ impl Daemon {
         kernel: &KernelCounts,
         workers: &[GroupCounts],
     ) -> Vec<GroupReport> {
-        let groups = self.in_force.settings.rules.groups();
+        let groups = self.settings.rules.groups();
         let counted = self.counted_groups();
         let names: Vec<&str> = groups
             .iter()

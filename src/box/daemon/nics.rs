@@ -15,6 +15,9 @@ const TAG: u32 = 4;
 pub(super) struct Nics {
     pub(super) ports: PerRole<Option<Nic>>,
     pub(super) incoming_role: Option<Role>,
+    /// The program of another wire is attached to `incoming`, and passes on the frames for the
+    /// hosts of this wire.
+    pub(super) shares_incoming: bool,
 }
 
 impl Nics {
@@ -47,7 +50,6 @@ impl Nics {
             }
         }
         nics.check()?;
-        object(settings)?;
         if settings.datapath.frags == Frags::Off
             && let Some(nic) = nics.of_several_buffers()
         {
@@ -158,6 +160,16 @@ impl Nics {
             .filter_map(|(role, nic)| Some((role, nic.as_ref()?)))
     }
 
+    /// The ports to which this wire attaches its programs, and its sockets.
+    pub(super) fn own(&self) -> impl Iterator<Item = (Role, &Nic)> {
+        self.present().filter(|&(role, _)| !self.is_shared(role))
+    }
+
+    /// Whether the program of another wire is attached to the port.
+    pub(super) fn is_shared(&self, role: Role) -> bool {
+        self.shares_incoming && role == Role::Incoming
+    }
+
     /// The maximum of a number over all ports.
     pub(super) fn common(&self, number: impl Fn(&Nic) -> u32) -> u32 {
         self.present()
@@ -225,8 +237,13 @@ impl Nics {
         })
     }
 
+    /// The NICs to which sockets are bound.
     pub(super) fn names(&self) -> PerRole<Option<String>> {
-        PerRole::from_fn(|role| self.ports[role].as_ref().map(|nic| nic.name.clone()))
+        let mut names = PerRole::default();
+        for (role, nic) in self.own() {
+            names[role] = Some(nic.name.clone());
+        }
+        names
     }
 }
 

@@ -113,20 +113,6 @@ impl Parts {
         self.audit.end();
         dismissed
     }
-
-    /// The line that announces readiness, on stdout and to the service manager.
-    pub(super) fn describe(&self, relays: usize) -> String {
-        let bound = &self.assembly.bound;
-        let ports = bound.ports.iter();
-        let ports: String = ports
-            .map(|port| format!(" {}={} xdp={}", port.role, port.nic.name, port.mode))
-            .collect();
-        format!(
-            "ready: engine={} workers={} relays={relays}{ports}",
-            bound.engine.name(),
-            self.assembly.workers.count(),
-        )
-    }
 }
 
 /// Counts what the NICs drop, and removes the maps that other builds left.
@@ -155,7 +141,9 @@ impl Assembly {
             chosen => (chosen, "as configured"),
         };
         let lossy = sockets.lossy.clone();
-        let (all, limits) = handover(settings, engine, &sockets);
+        let (mut all, limits) = handover(settings, engine, &sockets);
+        // Without a socket there, the program forwards by itself.
+        all[Role::Incoming] &= !nics.shares_incoming;
         links.hand_over(all, limits);
         links.name_nics(detach::netns()?, nics.numbers());
         let workers = Workers::start(base, sockets)?;
@@ -176,6 +164,7 @@ impl Assembly {
                 }
                 _ => "as configured",
             },
+            is_shared: nics.is_shared(role),
             needs_process: false,
             lossy: lossy[role].clone(),
         });
@@ -236,7 +225,7 @@ impl Assembly {
             tracing::warn!("{remark}");
         }
         leftover.set_back(record);
-        for (role, nic) in nics.present() {
+        for (role, nic) in nics.own() {
             let attachment = kernel.attach(pins, role, &nic.name, nic.index)?;
             if attachment.mode == AttachMode::Generic {
                 tracing::warn!(
@@ -316,7 +305,7 @@ impl Assembly {
     /// process. Fails with engine xdp.
     fn settle_engine(&mut self, nics: &Nics, unblocked: PerRole<bool>) -> Result<(), DaemonError> {
         for (role, _) in nics.present().filter(|&(role, _)| !unblocked[role]) {
-            if self.bound.requested == Engine::Xdp {
+            if self.bound.requested == Engine::Xdp || nics.is_shared(role) {
                 return Err(DaemonError::NoRedirect(role));
             }
             let ports = self.bound.ports.iter_mut();

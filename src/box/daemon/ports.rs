@@ -8,10 +8,11 @@
 
 use super::bound::{BoundPort, BoundState};
 use super::faults::{KernelView, PortFault, compare_mtus, faults};
-use super::nics::{Nics, configured};
+use super::nics::{self, Nics, configured};
 use super::parts::Assembly;
+use super::wire::Wire;
 use super::workers::Base;
-use super::{Daemon, DaemonError, Event, capabilities, detach};
+use super::{DaemonError, Event, capabilities, detach};
 use crate::settings::Engine;
 use crossbeam::channel::Sender;
 use exitmark_datapath::{Attachment, Buffers, PerRole};
@@ -107,12 +108,13 @@ pub(super) fn watch(
     )
 }
 
-impl Daemon {
+impl Wire {
     /// Checks every port, logs what has changed, and repairs what can be repaired.
     ///
     /// # Errors
     /// A port is back and cannot be set up: the box must be restarted.
     pub(super) fn look_at_links(&mut self) -> Result<(), DaemonError> {
+        self.carry_link_loss();
         let mut states = PerRole::<Option<LinkState>>::default();
         let mut found = PerRole::<Vec<PortFault>>::default();
         let overview = Overview::look();
@@ -166,6 +168,7 @@ impl Daemon {
         let mut view = KernelView {
             is_redirected_to: self.kernel.port(port.role)? == Some(index),
             named: Some(index),
+            is_held: (self.carrying.as_ref()).is_some_and(|carrying| carrying.holds(port.role)),
             queues: port.nic.queues,
             bundle: master.and_then(|master| overview.bundle(master)).cloned(),
             upper: overview.upper_of(index).filter(|_| is_wire).cloned(),
@@ -323,7 +326,7 @@ impl Daemon {
     /// taken over without losing a frame.
     fn set_up_again(&mut self) -> Result<(), DaemonError> {
         let began = Instant::now();
-        let mut names = configured(&self.in_force.settings);
+        let mut names = configured(&self.settings);
         for port in &self.bound.ports {
             let is_lost = self.following.faults[port.role]
                 .iter()
@@ -334,7 +337,7 @@ impl Daemon {
             }
             let own = self.following.set_up[port.role];
             // The network of `incoming`, of which the box is a member, may be the uplink's.
-            let incoming = self.in_force.settings.incoming();
+            let incoming = self.settings.incoming();
             let may_send = incoming
                 .is_some_and(|incoming| names[port.role].as_ref() == Some(&incoming.interface));
             if (is_lost || own.is_some())
@@ -351,24 +354,29 @@ impl Daemon {
                 }
             }
         }
-        let nics = Nics::look_by(&names, &self.in_force.settings)?;
-        let needed = nics.buffers(self.in_force.settings.datapath.frags);
+        let mut nics = Nics::look_by(&names, &self.settings)?;
+        nics::object(&self.settings)?;
+        nics.shares_incoming = self.bound.ports.iter().any(|port| port.is_shared);
+        let needed = nics.buffers(self.settings.datapath.frags);
         if needed == Buffers::Several && self.kernel.buffers() == Buffers::One {
             return Err(DaemonError::OtherBuffers(nics.common(|nic| nic.mtu)));
         }
         self.suspend();
+        if let Some(carrying) = &mut self.carrying {
+            carrying.expect_reset();
+        }
         let base = Base {
-            settings: &self.in_force.settings,
+            settings: &self.settings,
             kernel: &self.kernel,
             links: &self.links,
-            snapshot: &self.in_force.snapshot,
+            snapshot: &self.snapshot,
             events: &self.events,
         };
         let mut assembly = Assembly::prepare(base, &nics)?;
         if let Some(nic) = nics.incoming() {
             self.links.set_incoming_mac(nic.mac);
         }
-        nics.remark(&self.in_force.settings);
+        nics.remark(&self.settings);
         self.audit.fetch_from(assembly.workers.samples());
         assembly.attach(base, &nics, (&self.pins, &self.record))?;
         assembly.attachments.iter_mut().for_each(Attachment::keep);
@@ -390,7 +398,7 @@ impl Daemon {
             "the ports are set up again: {}",
             ports.join(", ")
         );
-        let moved = self.steering.move_to(&self.in_force.settings, &nics);
+        let moved = self.steering.move_to(&self.settings, &nics);
         self.following.must_move = moved.is_err();
         if moved.is_err() {
             self.links.stop_steering();
@@ -400,7 +408,7 @@ impl Daemon {
 
     /// Restores pins that were removed while the box runs.
     pub(super) fn look_at_pins(&mut self) {
-        let directory = self.in_force.settings.pin.directory.display();
+        let directory = self.settings.pin.directory.display();
         let (pins, attachments) = (&mut self.pins, &self.attachments);
         match (self.kernel).pin_again(pins, attachments, &self.drop_counters) {
             Ok(false) => self.unpinned = None,

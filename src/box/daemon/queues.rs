@@ -90,7 +90,7 @@ impl Nics {
 
     /// The number of workers: one for each queue that every port has.
     pub(super) fn workers(&self) -> u32 {
-        let fewest = self.present().map(|(_, nic)| nic.queues).min();
+        let fewest = self.own().map(|(_, nic)| nic.queues).min();
         fewest.unwrap_or(0).min(LIMIT)
     }
 }

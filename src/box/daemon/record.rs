@@ -44,6 +44,20 @@ impl Record {
         }
     }
 
+    /// The pin directories within this one of which there is a record.
+    pub(super) fn below(socket: &Path, pins: &Path) -> Vec<PathBuf> {
+        let directory = socket.parent().unwrap_or(Path::new("."));
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let stored = entries.filter_map(|entry| {
+            let name = entry.file_name();
+            let is_record = name.to_str()?.starts_with("nics");
+            let bytes = is_record.then(|| fs::read(entry.path()).ok())??;
+            serde_json::from_slice::<Stored>(&bytes).ok()
+        });
+        let below = stored.map(|stored| stored.pins);
+        below.filter(|path| path.parent() == Some(pins)).collect()
+    }
+
     /// The changes recorded since the last boot; empty if the file is missing or unreadable.
     pub(super) fn read(&self) -> Vec<Undo> {
         let stored = fs::read(&self.path).ok();

@@ -36,6 +36,9 @@ impl Update {
     }
 }
 
+/// Numbers of the relay sets, by name.
+pub(super) type RelayNumbers = [(&'static str, u64); 3];
+
 pub(super) struct RelayServiceHandle {
     pub(super) reconfigure: Sender<Reconfiguration>,
     pub(super) load_requested: Arc<AtomicBool>,
@@ -87,7 +90,7 @@ impl RelayServiceHandle {
     }
 
     /// How many sets were accepted and refused, and whether the one in force is stale.
-    pub(super) fn numbers(&self) -> [(&'static str, u64); 3] {
+    pub(super) fn numbers(&self) -> RelayNumbers {
         let report = self.numbers.report();
         let is_stale = report.age.as_deref() == Some("stale");
         [

@@ -2,7 +2,7 @@
 
 mod site;
 
-use super::topology::Misfit;
+use super::wire::Wire;
 use super::workers::Sums;
 use super::zero_copy::CUT;
 use super::{Daemon, detach, topology};
@@ -27,6 +27,45 @@ const RECURSION: &str = "most DNS queries of the host go to many servers that ho
 
 impl Daemon {
     pub(super) fn report(&mut self) -> Report {
+        let has_several = self.in_force.settings.wires.len() > 1;
+        let mut reports = self.wires.all.iter_mut().map(|wire| {
+            let mut report = wire.report();
+            if has_several {
+                for worker in &mut report.workers {
+                    wire.name().clone_into(&mut worker.wire);
+                }
+            }
+            report
+        });
+        let mut report = reports.next().unwrap_or_default();
+        reports.for_each(|other| report.add_wire(other));
+        let (since, started) = self.started;
+        let settings = &self.in_force.settings;
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        exitmark_service::VERSION.clone_into(&mut report.version);
+        report.started_at = since.as_secs();
+        report.uptime_seconds = started.elapsed().as_secs_f64();
+        settings.rules.mode().name().clone_into(&mut report.mode);
+        (settings.rules.classify_by.name()).clone_into(&mut report.classify_by);
+        report.mark = marks(&settings.rules);
+        report.generation = self.in_force.snapshot.generation;
+        report.relay_set = self.in_force.relay_set();
+        (report.reloads, report.reloads_refused) = self.in_force.reloads;
+        let of_box = self.in_force.warnings(&report.relay_set).into_iter();
+        report.warnings.extend(of_box.chain(self.wires.warnings()));
+        let mut alarms = report.warnings.iter().filter(|one| one.is_alarm);
+        if alarms.any(|one| one.kind == UNROUTED_FAMILY) {
+            // The alarm says it.
+            (report.warnings).retain(|one| one.is_alarm || one.kind != UNROUTED_FAMILY);
+        }
+        report.warnings.sort_by_key(|warning| !warning.is_alarm);
+        report
+    }
+}
+
+impl Wire {
+    /// The parts of the report that concern this wire.
+    fn report(&mut self) -> Report {
         let sums = self.workers.sums(self.counted_groups());
         // If reading fails, the earlier counts stay: no counter may decrease.
         match self.kernel.counts() {
@@ -45,21 +84,10 @@ impl Daemon {
             *most = tally.of(Counter::Forwarded(role)).max(*most);
         }
         let groups = self.groups(&kernel, &sums.groups);
-        let (since, started) = self.started;
-        let settings = &self.in_force.settings;
+        let settings = &self.settings;
         let audited = self.audit.report();
         let hosts = topology::known_hosts(&self.links, &settings.rules);
         let mut report = Report {
-            version: exitmark_service::VERSION.to_owned(),
-            started_at: since
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
-            uptime_seconds: started.elapsed().as_secs_f64(),
-            mode: settings.rules.mode().name().to_owned(),
-            classify_by: settings.rules.classify_by.name().to_owned(),
-            mark: marks(&settings.rules),
-            generation: self.in_force.snapshot.generation,
             engine: EngineReport {
                 asked: self.bound.requested.name().to_owned(),
                 chosen: self.bound.engine.name().to_owned(),
@@ -98,13 +126,10 @@ impl Daemon {
             drops: drops(&tally),
             steering: self.steering.report(settings),
             hosts: site::hosts(&hosts),
-            relay_set: self.in_force.relay_set(),
             workers: self.workers.balances(),
             unaccounted_frames: sums.unaccounted,
             residence: audited.latencies,
             audit: audited.audit,
-            reloads: self.in_force.reloads.0,
-            reloads_refused: self.in_force.reloads.1,
             ..Report::default()
         };
         report.warnings = self.warnings(&report, &hosts, audited.has_recursion);
@@ -143,7 +168,7 @@ impl Daemon {
             .collect()
     }
 
-    /// The warnings, the most severe first.
+    /// The warnings that concern this wire.
     fn warnings(&self, report: &Report, hosts: &[KnownHost], has_recursion: bool) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut warn = |kind: &str, is_alarm: bool, text: String| {
@@ -180,7 +205,14 @@ impl Daemon {
         if let Some(reason) = &self.unpinned {
             warn("unpinned", true, reason.clone());
         }
-        for port in report.ports.iter().filter(|port| !port.has_carrier) {
+        let is_held = |port: &&PortReport| {
+            let carrying = self.carrying.as_ref();
+            let role = Role::ALL.into_iter().find(|role| role.name() == port.role);
+            role.zip(carrying)
+                .is_some_and(|(role, carrying)| carrying.holds(role))
+        };
+        let without = report.ports.iter().filter(|port| !port.has_carrier);
+        for port in without.filter(|port| !is_held(port)) {
             let text = format!(
                 "{} ({}) has no link; check the cable and the other end",
                 port.interface, port.role
@@ -194,15 +226,10 @@ impl Daemon {
             warn(
                 UNNAMED_LISTENER,
                 false,
-                topology::unnamed(self.in_force.settings.rules.classify_by),
+                topology::unnamed(self.settings.rules.classify_by),
             );
         }
         warnings.extend(self.site_warnings(report, hosts));
-        warnings.extend(self.in_force.warnings(&report.relay_set));
-        if self.topology.has(Misfit::Family) {
-            // The alarm says it.
-            warnings.retain(|one| one.is_alarm || one.kind != UNROUTED_FAMILY);
-        }
         let mut warn = |kind: &str, is_alarm: bool, text: String| {
             warnings.push(Warning::new(kind, is_alarm, text));
         };
@@ -251,14 +278,13 @@ impl Daemon {
         }
         for port in self.bound.ports.iter().filter(|port| port.needs_process) {
             // With on_stop = "detach", traffic ends with the process in any case.
-            if port.lossy.is_some() || self.in_force.settings.pin.on_stop == OnStop::Keep {
+            if port.lossy.is_some() || self.settings.pin.on_stop == OnStop::Keep {
                 warn("needs_process", false, port.alone());
             }
         }
         if has_recursion {
             warn(OWN_RESOLVER, false, RECURSION.to_owned());
         }
-        warnings.sort_by_key(|warning| !warning.is_alarm);
         warnings
     }
 }

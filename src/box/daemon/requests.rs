@@ -49,12 +49,11 @@ impl Daemon {
                 let _ = answer.send(self.report());
             }
             Request::Reload(answer) => {
-                let (in_force, mut wire) = self.split();
-                in_force.reload(&mut wire, Some(answer));
+                self.in_force.reload(&mut self.wires, Some(answer));
             }
             Request::Capture(request, answer) => {
                 let knows_relays = self.in_force.relay_service.knows_relays();
-                let _ = answer.send(self.audit.capture(request, knows_relays));
+                let _ = answer.send(self.wires.capture(request, knows_relays));
             }
         }
     }

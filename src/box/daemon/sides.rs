@@ -8,7 +8,7 @@
 //! One frame with a forged source address must not raise the alarm. It takes several of them, while
 //! foreign frames and none of the host's own arrive by `host`.
 
-use super::Daemon;
+use super::wire::Wire;
 use exitmark_datapath::{Counter, Role, Tally};
 use exitmark_policy::Class;
 
@@ -128,7 +128,7 @@ impl Finding {
     }
 }
 
-impl Daemon {
+impl Wire {
     /// Checks that the host's frames arrive by `host`, and logs a change of the finding.
     pub(super) fn look_at_sides(&mut self, tally: &Tally) {
         let has_changed = self.sides.look(Counted::of(tally));

@@ -6,10 +6,10 @@
 
 mod conflicts;
 
-use super::Daemon;
+use super::wire::Wire;
 use crate::observe::GroupReport;
 use crate::settings::{Hop, Incoming, UNROUTED_FAMILY};
-use conflicts::Conflicts;
+pub(super) use conflicts::Conflicts;
 use exitmark_datapath::{Counter, KnownHost, Links, Tally};
 use exitmark_policy::packet::Version;
 use exitmark_policy::{ClassifyBy, Group, Rules, Steer};
@@ -255,11 +255,15 @@ impl Topology {
     }
 }
 
-impl Daemon {
-    pub(super) fn look_at_topology(&mut self, tally: &Tally, groups: &[GroupReport]) {
+impl Wire {
+    pub(super) fn look_at_topology(
+        &mut self,
+        tally: &Tally,
+        groups: &[GroupReport],
+        lacks_relays: bool,
+    ) {
         let before = Misfit::ALL.map(|misfit| self.topology.has(misfit));
         let had_conflict = self.topology.conflicts.exist();
-        let lacks_relays = self.in_force.relay_service.numbers.report().is_missing;
         let topology = &mut self.topology;
         topology.look_at_listener(tally.of(Counter::UnnamedListener), lacks_relays);
         for misfit in Misfit::ALL {
@@ -267,8 +271,8 @@ impl Daemon {
         }
         topology.hosts_full.look(self.links.hosts_full());
         // One of two MAC addresses may be gone.
-        self.links.settle_hosts();
-        let settings = &self.in_force.settings;
+        self.links.settle_hosts(self.other_macs.as_deref());
+        let settings = &self.settings;
         let hosts = known_hosts(&self.links, &settings.rules);
         let is_new_conflict = topology.conflicts.look(Instant::now(), &hosts);
         let Some(incoming) = settings.incoming() else {

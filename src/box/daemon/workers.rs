@@ -8,8 +8,9 @@ use crate::settings::{Engine, RingSizes, Settings};
 use crossbeam::channel::{self, Receiver, Sender};
 use exitmark_datapath::{
     BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, GroupCounts, Guard,
-    Kernel, Links, MAX_QUEUES, PerRole, QueueGauge, Rings, Role, Samples, SharedRings, Tally, Umem,
-    Worker, WorkerLimits, WorkerReport, XskError, XskPort, XskSettings, clock,
+    Kernel, Links, MAX_QUEUES, PacketPort, PerRole, QueueGauge, Rings, Role, Samples, SharedRings,
+    Tally, Umem, Worker, WorkerLimits, WorkerPort, WorkerReport, XskError, XskPort, XskSettings,
+    clock,
 };
 use exitmark_policy::Snapshot;
 use exitmark_service::process;
@@ -79,6 +80,8 @@ pub(super) struct Sockets {
     umem: Umem,
     queues: Queues,
     is_zero_copy: bool,
+    /// The interface index of the NIC `incoming` if its queues have the sockets of another wire.
+    send_only: Option<u32>,
     pub(super) rings: RingSizes,
     /// How many buffers the longest packet takes.
     pub(super) buffers_per_packet: u32,
@@ -130,6 +133,9 @@ impl Sockets {
                 umem,
                 queues,
                 is_zero_copy: zero_copy,
+                send_only: (nics.incoming())
+                    .filter(|_| nics.shares_incoming)
+                    .map(|nic| nic.index),
                 rings,
                 buffers_per_packet: frame_bytes.div_ceil(chunk_bytes - HEADROOM),
                 lossy: PerRole::from_fn(|role| lossy[role].clone().filter(|_| zero_copy)),
@@ -220,15 +226,16 @@ impl Workers {
         };
         let forwarder = || Forwarder::new(Arc::clone(base.snapshot), Arc::clone(base.links));
         let limits = limits(base.settings, sockets.rings);
+        let send_only = sockets.send_only.map(|nic| (nic, sockets.rings.ring));
         match sockets.queues {
             Queues::Shared(shares) => {
                 for share in shares {
-                    workers.add(share, forwarder(), limits, base.events)?;
+                    workers.add(share, send_only, forwarder(), limits, base.events)?;
                 }
             }
             Queues::Filled(shares) => {
                 for share in shares {
-                    workers.add(share, forwarder(), limits, base.events)?;
+                    workers.add(share, send_only, forwarder(), limits, base.events)?;
                 }
             }
         }
@@ -242,7 +249,8 @@ impl Workers {
 
     fn add<R: Rings>(
         &mut self,
-        share: Bound<R>,
+        mut share: Bound<R>,
+        send_only: Option<(u32, u32)>,
         forwarder: Forwarder,
         limits: WorkerLimits,
         events: &Sender<Event>,
@@ -255,9 +263,15 @@ impl Workers {
                 served.push(serve(role, queue, port)?);
             }
         }
+        let mut ports = PerRole::from_fn(|role| share.ports[role].take().map(WorkerPort::Rings));
+        if let Some((nic, room)) = send_only {
+            let port = PacketPort::open(nic, room)
+                .map_err(|error| DaemonError::System("open a socket to send by incoming", error))?;
+            ports[Role::Incoming] = Some(WorkerPort::SendOnly(port));
+        }
         let samples = Arc::<Samples>::default();
         let forwarder = forwarder.sampled_into(Arc::clone(&samples));
-        let worker = Worker::new(share.ports, share.memory, share.pool, forwarder, limits)
+        let worker = Worker::new(ports, share.memory, share.pool, forwarder, limits)
             .counting(Counters::over(Arc::clone(&self.counts), number))
             .guarded(Guard::new(Arc::clone(&self.guards), queue));
         let (snapshots, snapshots_in) = channel::bounded(1);
@@ -367,6 +381,7 @@ impl Workers {
             .map(|(queue, worker)| {
                 let (balance, unaccounted) = worker.gauge.read();
                 BalanceReport {
+                    wire: String::new(),
                     queue,
                     total: balance.total as u64,
                     pool: balance.pool as u64,

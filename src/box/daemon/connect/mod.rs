@@ -8,14 +8,14 @@ mod report;
 
 use super::in_force::{Engine, InForce};
 use super::requests::Request;
+use super::wire::own_pins;
 use super::{
-    DaemonError, Event, OnStop, TICK, begin, capabilities, confine, detach, own_pins, ports,
-    print_line, serve,
+    DaemonError, Event, TICK, begin, capabilities, confine, detach, ports, print_line, serve,
 };
 use crate::control::Server;
 use crate::daemon::record::Record;
 use crate::machine::{self, Machine, Users};
-use crate::settings::{Settings, TorHost};
+use crate::settings::{OnStop, Settings, TorHost};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use exitmark_datapath::{Cgroup, Connect, ConnectError, ConnectLinks, Connections, Pins};
 use exitmark_nic::LinkWatch;
@@ -196,7 +196,7 @@ impl TorHostDaemon {
         // What has changed before the watch, while the relay set was loaded.
         daemon.look_at_machine();
         daemon.control = Some(serve(relay_service, listeners, events)?);
-        confine(capabilities::OF_MAIN, &[])?;
+        confine(capabilities::OF_MAIN, &[], &[])?;
         let ready = format!(
             "ready: engine=connect users={} cgroups={} relays={}",
             daemon.sockets.users.ids().len(),

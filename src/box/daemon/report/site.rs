@@ -1,7 +1,7 @@
 //! The parts of the report on the site: next hops, host addresses, and their warnings.
 
 use super::super::topology::{HOST_CONFLICT, Misfit, of_groups, version_name};
-use super::Daemon;
+use super::Wire;
 use crate::observe::{HostReport, NextHopReport, Report, SteeringReport, SteeringState, Warning};
 use crate::settings::{Hop, Incoming};
 use exitmark_datapath::{KnownHost, Role};
@@ -79,10 +79,10 @@ fn next_hop(number: usize, hop: &Hop, state: NextHopState, rules: &Rules) -> Nex
     }
 }
 
-impl Daemon {
+impl Wire {
     /// The warnings of a box that steers, about its next hops and its hosts.
     pub(super) fn site_warnings(&self, report: &Report, hosts: &[KnownHost]) -> Vec<Warning> {
-        let settings = &self.in_force.settings;
+        let settings = &self.settings;
         let Some(incoming) = settings.incoming() else {
             return Vec::new();
         };

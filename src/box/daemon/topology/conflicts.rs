@@ -21,7 +21,7 @@ const NAMED: usize = 4;
 
 /// The changes of all known host addresses.
 #[derive(Debug, Default)]
-pub(super) struct Conflicts {
+pub(in super::super) struct Conflicts {
     hosts: BTreeMap<IpAddr, Changes>,
     looked: Option<Instant>,
 }
@@ -77,7 +77,7 @@ impl Changes {
 impl Conflicts {
     /// Compares the known hosts with those at the last look. Returns whether there is a conflict
     /// that there was not.
-    pub(super) fn look(&mut self, now: Instant, hosts: &[KnownHost]) -> bool {
+    pub(in super::super) fn look(&mut self, now: Instant, hosts: &[KnownHost]) -> bool {
         let last = self.looked.replace(now);
         // Changes before the first look are those of another process; after a long time without a
         // look it is unknown when they happened.
@@ -111,12 +111,12 @@ impl Conflicts {
     }
 
     /// Whether there is a conflict now.
-    pub(super) fn exist(&self) -> bool {
+    pub(in super::super) fn exist(&self) -> bool {
         self.current().next().is_some()
     }
 
     /// The conflicts and their remedy, if there are any.
-    pub(super) fn text(&self) -> Option<String> {
+    pub(in super::super) fn text(&self) -> Option<String> {
         let named = self.current().take(NAMED).map(|(address, changes)| {
             let macs: Vec<_> = changes.macs.iter().map(MacAddr::to_string).collect();
             format!("{address} ({})", macs.join(", "))

@@ -1,0 +1,438 @@
+//! Several wires in one process: each has its own hosts and its own uplink, and all of them can
+//! share the NIC for relay traffic.
+
+use crate::craft::{AF11, Packet, TCP, segment};
+use crate::rack::{Conversation, add_addresses, complete_frames, serve};
+use crate::rig::{
+    Config, EXITMARK, Rig, assert_says, both_engines, detach, eventually, needs_root, wait_until,
+};
+use exitmark_box::observe::Report;
+use exitmark_lab::site::{
+    CLEARNET_MAC, FAR_END, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan, RELAY_V4,
+    RELAY_V6, SERVER_V4, SERVER_V6, Site, TORNET_MAC, connect,
+};
+use exitmark_lab::{Capture, Netns, RawPort, VethEnd};
+use nix::sys::signal::Signal;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+const WEB: u16 = 443;
+/// The second host, and its addresses.
+const OTHER_MAC: &str = "02:00:00:00:01:77";
+const OTHER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 20);
+const OTHER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x20);
+/// An address of one of the hosts, from which no frame is sent.
+const SILENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 30);
+const PINS: &str = "/sys/fs/bpf/exitmark";
+
+/// A site with a second wire: `host1` and `uplink1`, with a host and a network of its own.
+struct Ground {
+    site: Site,
+    host: Netns,
+    clearnet: Netns,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let site = Site::build(Plan::default()).unwrap();
+        let (host, clearnet) = ("host-b", "clearnet-b");
+        let [host, clearnet] = [host, clearnet].map(|label| Netns::new(label).unwrap());
+        for (netns, mac, near) in [
+            (&host, OTHER_MAC, ("host1", "02:00:00:00:01:03")),
+            (&clearnet, CLEARNET_MAC, ("uplink1", "02:00:00:00:02:03")),
+        ] {
+            let far = VethEnd::new(netns, FAR_END, mac);
+            let near = VethEnd::new(&site.middle, near.0, near.1);
+            connect(&far, &near, 1500).unwrap();
+            let key = format!("net/ipv6/conf/{}/disable_ipv6", near.name);
+            site.middle.sysctl(&key, "1").unwrap();
+        }
+        let server = [format!("{SERVER_V4}/32"), format!("{SERVER_V6}/128")];
+        add_addresses(&clearnet, FAR_END, &["192.0.2.1/24", "2001:db8:1::1/64"]);
+        add_addresses(&clearnet, FAR_END, &server.each_ref().map(String::as_str));
+        let own = [format!("{OTHER_V4}/24"), format!("{OTHER_V6}/64")];
+        add_addresses(&host, FAR_END, &own.each_ref().map(String::as_str));
+        for gateway in ["192.0.2.1", "2001:db8:1::1"] {
+            host.ip(&format!("route add default via {gateway}"))
+                .unwrap();
+        }
+        for netns in [&site.host, &host] {
+            complete_frames(netns, FAR_END);
+        }
+        Self {
+            site,
+            host,
+            clearnet,
+        }
+    }
+
+    /// Removes all addresses.
+    fn silent() -> Self {
+        let ground = Self::new();
+        ground.site.silence().unwrap();
+        for netns in [&ground.host, &ground.clearnet] {
+            netns.silence(FAR_END).unwrap();
+        }
+        ground
+    }
+}
+
+fn config() -> Config {
+    let addresses: [IpAddr; 5] = [
+        HOST_V4.into(),
+        HOST_V6.into(),
+        OTHER_V4.into(),
+        OTHER_V6.into(),
+        SILENT.into(),
+    ];
+    let config = Config::default().addresses(addresses);
+    let config = config.host("listeners = [9001]");
+    (0..2).fold(config, |config, number| {
+        config.wire(format_args!(
+            "host = \"host{number}\"\nuplink = \"uplink{number}\"\nincoming = \"incoming0\"\n"
+        ))
+    })
+}
+
+/// A web server or a relay of the IP version of a host's address.
+fn peer(host: IpAddr, v4: Ipv4Addr, v6: Ipv6Addr) -> IpAddr {
+    match host {
+        IpAddr::V4(_) => v4.into(),
+        IpAddr::V6(_) => v6.into(),
+    }
+}
+
+fn port_of<'r>(report: &'r Report, interface: &str) -> &'r exitmark_box::observe::PortReport {
+    let mut ports = report.ports.iter();
+    ports.find(|port| port.interface == interface).unwrap()
+}
+
+#[test]
+fn hosts_with_a_wire_each_share_the_way_of_relay_traffic() {
+    needs_root!();
+    both_engines(|| {
+        let ground = Ground::new();
+        let rig = Rig::on(ground.site, &config());
+        let hosts: [(&Netns, &Netns, [IpAddr; 2]); 2] = [
+            (
+                &rig.site.host,
+                &rig.site.clearnet,
+                [HOST_V4.into(), HOST_V6.into()],
+            ),
+            (
+                &ground.host,
+                &ground.clearnet,
+                [OTHER_V4.into(), OTHER_V6.into()],
+            ),
+        ];
+        let (mut all, mut servers) = (Vec::new(), Vec::new());
+        for relay in [RELAY_V4.into(), RELAY_V6.into()] {
+            servers.push(serve(&rig.site.tornet, relay, OR_PORT, 2));
+        }
+        for (host, clearnet, addresses) in &hosts {
+            for own in addresses {
+                let server = peer(*own, SERVER_V4, SERVER_V6);
+                let relay = peer(*own, RELAY_V4, RELAY_V6);
+                servers.push(serve(clearnet, server, WEB, 1));
+                for target in [(server, WEB), (relay, OR_PORT)] {
+                    all.push(Conversation::start(host, Some(*own), target.into()));
+                }
+            }
+        }
+        Conversation::all_go_on(&all, "at the start");
+        let site = rig.leave();
+        Conversation::all_go_on(&all, "while the process is stopped");
+        let mut rig = Rig::on(site, &config());
+        Conversation::all_go_on(&all, "after the restart");
+        rig.running.signal(Signal::SIGKILL).unwrap();
+        rig.running.ended().unwrap();
+        Conversation::all_go_on(&all, "while the process is dead");
+        let rig = Rig::on(rig.site, &config());
+        Conversation::all_go_on(&all, "after the kill");
+        all.into_iter().for_each(Conversation::end);
+        servers
+            .into_iter()
+            .for_each(|server| server.join().unwrap());
+        let report = rig.status();
+        assert!(!report.has_alarm(), "{:?}", report.warnings);
+        let macs: Vec<_> = report
+            .hosts
+            .iter()
+            .map(|host| (host.address.parse().unwrap(), host.mac.as_str()))
+            .collect();
+        let expected: [(IpAddr, _); 4] = [
+            (HOST_V4.into(), HOST_MAC),
+            (OTHER_V4.into(), OTHER_MAC),
+            (HOST_V6.into(), HOST_MAC),
+            (OTHER_V6.into(), OTHER_MAC),
+        ];
+        assert_eq!(macs, expected);
+        let interfaces: Vec<_> = report.ports.iter().map(|port| &port.interface).collect();
+        let expected = ["host0", "uplink0", "incoming0", "host1", "uplink1"];
+        assert_eq!(interfaces, expected);
+        for interface in expected {
+            let port = port_of(&report, interface);
+            assert!(
+                port.received_frames > 100 && port.forwarded_frames > 100,
+                "{port:?}"
+            );
+        }
+        let last = rig.running.stop_well().unwrap();
+        assert_eq!(last.counters.get("dropped_host_mac_unknown"), None);
+    });
+}
+
+/// Frames of a host with this address, to the web server and to the relay.
+fn outbound(source: Ipv4Addr, mac: &str) -> [Vec<u8>; 2] {
+    [(SERVER_V4, WEB), (RELAY_V4, OR_PORT)].map(|(to, port)| {
+        let packet = Packet::new(source.into(), to.into(), TCP, segment(40_000, port, 20));
+        packet.framed(CLEARNET_MAC, mac, &[])
+    })
+}
+
+fn answer(host: Ipv4Addr) -> Packet {
+    Packet::new(
+        RELAY_V4.into(),
+        host.into(),
+        TCP,
+        segment(OR_PORT, 40_000, 30),
+    )
+}
+
+#[test]
+fn no_frame_crosses_from_wire_to_wire() {
+    both_engines(|| {
+        let ground = Ground::silent();
+        let rig = Rig::on(ground.site, &config());
+        let ends: [(&Netns, &str); 5] = [
+            (&rig.site.host, "host0"),
+            (&rig.site.clearnet, "uplink0"),
+            (&ground.host, "host1"),
+            (&ground.clearnet, "uplink1"),
+            (&rig.site.tornet, "incoming0"),
+        ];
+        let mut eyes = ends.map(|(netns, _)| Capture::start(netns, FAR_END, "in", "").unwrap());
+        let mut expected = [0; 5];
+        let mut sends = |from: usize, frame: &[u8], to: usize, arrives: &[u8]| {
+            RawPort::open(ends[from].0, FAR_END)
+                .unwrap()
+                .send(frame)
+                .unwrap();
+            expected[to] += 1;
+            let what = format!("{from} to {to}");
+            assert!(
+                eyes[to].counts(expected[to]),
+                "{what}: {:?}",
+                rig.running.counters()
+            );
+            assert_eq!(eyes[to].so_far().last().unwrap().bytes, arrives, "{what}");
+        };
+        let hosts = [(0, HOST_V4, HOST_MAC), (2, OTHER_V4, OTHER_MAC)];
+        for (from, source, mac) in hosts {
+            let [exit, relay] = outbound(source, mac);
+            let packet = |to: Ipv4Addr, port| {
+                Packet::new(source.into(), to.into(), TCP, segment(40_000, port, 20))
+            };
+            let marked = packet(SERVER_V4, WEB)
+                .tos(AF11)
+                .framed(CLEARNET_MAC, mac, &[]);
+            let steered = packet(RELAY_V4, OR_PORT).framed(TORNET_MAC, INCOMING_MAC, &[]);
+            sends(from, &exit, from + 1, &marked);
+            sends(from, &relay, 4, &steered);
+            // A broadcast reaches the other end of its wire only.
+            let broadcast = packet(SERVER_V4, WEB).framed("ff:ff:ff:ff:ff:ff", TORNET_MAC, &[]);
+            sends(from + 1, &broadcast, from, &broadcast);
+        }
+        for (to, address, mac) in hosts {
+            let packet = answer(address);
+            let delivered = packet.framed(mac, TORNET_MAC, &[]);
+            sends(4, &packet.incoming(&[]), to, &delivered);
+        }
+        // Which of the two hosts has the address is unknown.
+        let lost = answer(SILENT).incoming(&[]);
+        RawPort::open(&rig.site.tornet, FAR_END)
+            .unwrap()
+            .send(&lost)
+            .unwrap();
+        rig.counts("dropped_host_mac_unknown", 1);
+        for (eye, expected) in eyes.iter_mut().zip(expected) {
+            assert_eq!(eye.so_far().len(), expected);
+        }
+        rig.stop();
+    });
+}
+
+/// An address that moves to a host behind another wire is followed, and two members of an aggregate
+/// with one address are no conflict.
+#[test]
+fn an_address_is_where_its_frames_come_from() {
+    both_engines(|| {
+        let ground = Ground::silent();
+        let rig = Rig::on(ground.site, &config());
+        let hosts = [&rig.site.host, &ground.host];
+        let mut eyes = hosts.map(|netns| Capture::start(netns, FAR_END, "in", "").unwrap());
+        let mut arrived = [0; 2];
+        let tornet = RawPort::open(&rig.site.tornet, FAR_END).unwrap();
+        for (round, at) in [0, 1, 0].into_iter().enumerate() {
+            let ports = hosts.map(|netns| RawPort::open(netns, FAR_END).unwrap());
+            let [exit, _] = outbound(HOST_V4, HOST_MAC);
+            let answer = answer(HOST_V4).incoming(&[]);
+            wait_until(
+                &format!("round {round}"),
+                || {
+                    ports[at].send(&exit).unwrap();
+                    tornet.send(&answer).unwrap();
+                    let before = arrived;
+                    let both = eyes.iter_mut().map(|eye| {
+                        std::thread::sleep(crate::rig::PACE);
+                        eye.so_far().len()
+                    });
+                    arrived = both.collect::<Vec<_>>().try_into().unwrap();
+                    arrived[at] > before[at] && arrived[1 - at] == before[1 - at]
+                },
+                || rig.running.log(),
+            );
+        }
+        rig.no_warning("host_conflict");
+        rig.running.stop_well().unwrap();
+    });
+}
+
+#[test]
+fn the_loss_of_a_link_is_carried_forward_and_back() {
+    needs_root!();
+    let ground = Ground::new();
+    let mut rig = Rig::on(ground.site, &config());
+    let carriers = |rig: &Rig| {
+        let ends = [
+            &rig.site.clearnet,
+            &ground.clearnet,
+            &rig.site.host,
+            &ground.host,
+        ];
+        ends.map(|netns| {
+            netns
+                .ip("-o link show dev eth0")
+                .unwrap()
+                .contains("LOWER_UP")
+        })
+    };
+    let are = |rig: &Rig, expected: [bool; 4], when: &str| {
+        eventually(when, || match carriers(rig) {
+            found if found == expected => Ok(()),
+            found => Err(format!("{found:?}\n{}", rig.running.log())),
+        });
+    };
+    are(&rig, [true; 4], "at the start");
+    ground.host.ip("link set eth0 down").unwrap();
+    are(
+        &rig,
+        [true, false, true, false],
+        "behind the wire whose host is lost",
+    );
+    let held = rig.warning("link_loss");
+    assert_says(&held.text, &["uplink1", "wire.link_loss"]);
+    assert!(
+        !rig.status()
+            .warnings
+            .iter()
+            .any(|one| one.text.contains("uplink0"))
+    );
+    // A process that is killed leaves it down, and the next one sets it up.
+    rig.running.signal(Signal::SIGKILL).unwrap();
+    rig.running.ended().unwrap();
+    let rig = Rig::on(rig.site, &config());
+    rig.warning("no_carrier");
+    ground.host.ip("link set eth0 up").unwrap();
+    are(&rig, [true; 4], "when the host is back");
+    rig.no_warning("link_loss");
+    ground.clearnet.ip("link set eth0 down").unwrap();
+    are(
+        &rig,
+        [true, false, true, false],
+        "before the wire whose network is lost",
+    );
+    // Without the process, nothing would set it up again.
+    let site = rig.leave();
+    let there = |netns: &Netns| {
+        netns
+            .ip("-o link show dev eth0")
+            .unwrap()
+            .contains("LOWER_UP")
+    };
+    assert!(
+        there(&ground.host),
+        "a stopped box holds the link of the host down"
+    );
+    ground.clearnet.ip("link set eth0 up").unwrap();
+    detach(&site);
+    assert!(there(&ground.host) && there(&ground.clearnet));
+}
+
+#[test]
+fn a_wire_that_cannot_be_set_up_is_an_alarm_and_the_others_work() {
+    needs_root!();
+    let ground = Ground::silent();
+    ground
+        .site
+        .middle
+        .ip("link set uplink1 name away1")
+        .unwrap();
+    let rig = Rig::on(ground.site, &config());
+    let alarm = rig.warning("wire_down");
+    assert!(alarm.is_alarm);
+    assert_says(&alarm.text, &["host1", "uplink1"]);
+    let mut eye = Capture::start(&rig.site.clearnet, FAR_END, "in", "").unwrap();
+    let [exit, _] = outbound(HOST_V4, HOST_MAC);
+    RawPort::open(&rig.site.host, FAR_END)
+        .unwrap()
+        .send(&exit)
+        .unwrap();
+    assert!(eye.counts(1));
+    // The process ends, for its service manager to start it again.
+    rig.ip("link set away1 down");
+    rig.ip("link set away1 name uplink1");
+    rig.ip("link set uplink1 up");
+    let mut running = rig.running;
+    let ended = running.ended().unwrap();
+    assert_eq!(ended.code(), Some(1), "{}", running.log());
+    assert_says(&running.log(), &["host1", "can be set up now"]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = config().write(directory.path()).unwrap();
+    let running = rig.site.run(EXITMARK, &path).unwrap();
+    let report = rig.site.status().unwrap();
+    assert_eq!(report.ports.len(), 5, "{:?}", report.warnings);
+    running.stop_well().unwrap();
+}
+
+fn pinned(site: &Site) -> Vec<String> {
+    site.middle.run(|| {
+        let entries = std::fs::read_dir(PINS).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<_> = names.filter(|name| !name.starts_with("maps-")).collect();
+        names.sort();
+        names
+    })
+}
+
+#[test]
+fn other_wires_leave_nothing_of_the_earlier_ones() {
+    needs_root!();
+    let ground = Ground::silent();
+    let one = Config::default().without_incoming();
+    let rig = Rig::on(ground.site, &one);
+    let rig = rig.restart(&config());
+    assert_eq!(pinned(&rig.site), ["host0", "host1", "undo"]);
+    // The second process waits for the first one's pins, and names them.
+    let other = rig.site.run(EXITMARK, &rig.configuration);
+    assert_says(&other.err().unwrap().to_string(), &[PINS]);
+    let rig = rig.restart(&one);
+    let names = pinned(&rig.site);
+    assert!(names.contains(&"link_host".to_owned()) && !names.contains(&"host1".to_owned()));
+    let rig = rig.restart(&config());
+    let site = rig.leave();
+    assert_says(&detach(&site), &["detached"]);
+    assert!(!site.middle.run(|| Path::new(PINS).exists()));
+    let promiscuous = site.middle.ip("-d link show dev host1").unwrap();
+    assert_says(&promiscuous, &["promiscuity 0"]);
+}

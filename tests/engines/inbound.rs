@@ -249,7 +249,7 @@ fn each_of_several_hosts_gets_only_its_own_frames() {
         for (host, web) in [(HOST4, WEB4), (OR4, WEB4), (HOST6, WEB6)] {
             rig.run(Role::Host, &tcp(host, web).macs(TO, one).build());
         }
-        rig.links.settle_hosts();
+        rig.links.settle_hosts(Some(&[]));
         let (ran, _) = rig.run(Role::Incoming, &unseen);
         assert!(ran.redirected);
     });

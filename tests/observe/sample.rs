@@ -105,6 +105,7 @@ pub(crate) fn report() -> Report {
         hosts: vec![host("192.0.2.10", 1, 0)],
         relay_set: relay_set(),
         workers: vec![WorkerReport {
+            wire: String::new(),
             queue: 0,
             total: 4096,
             pool: 2000,

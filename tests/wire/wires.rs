@@ -436,3 +436,18 @@ fn other_wires_leave_nothing_of_the_earlier_ones() {
     let promiscuous = site.middle.ip("-d link show dev host1").unwrap();
     assert_says(&promiscuous, &["promiscuity 0"]);
 }
+
+#[test]
+fn one_nic_of_two_wires_by_two_names_is_refused() {
+    let ground = Ground::silent();
+    let altname = "link property add dev uplink0 altname another0";
+    ground.site.middle.ip(altname).unwrap();
+    let config = Config::default()
+        .without_incoming()
+        .wire("host = \"host0\"\nuplink = \"uplink0\"")
+        .wire("host = \"host1\"\nuplink = \"another0\"");
+    let rig = Rig::on(ground.site, &config);
+    let alarm = rig.warning("wire_down");
+    assert_says(&alarm.text, &["host1", "uplink0", "two names"]);
+    rig.stop();
+}

@@ -10,6 +10,7 @@ use crate::observe::{CaptureRequest, Warning};
 use crate::settings::{Frags, Settings};
 use crossbeam::channel::{self, Receiver, Select, Sender};
 use exitmark_datapath::{Buffers, KernelCounts, Pins, Role};
+use exitmark_nic::Nic;
 use exitmark_policy::{Rules, Snapshot};
 use exitmark_service::process;
 use std::collections::BTreeMap;
@@ -61,7 +62,8 @@ impl PreparedWires {
         }
         for number in 0..settings.wires.len() {
             let settings = settings.of_wire(number);
-            match Prepared::look(settings.clone()) {
+            let looked = Prepared::look(settings.clone());
+            match looked.and_then(|ready| wires.refuse_shared(ready)) {
                 Ok(ready) => wires.ready.push(ready),
                 Err(error) => wires.failed.push(Failed::new(settings, error)),
             }
@@ -74,6 +76,25 @@ impl PreparedWires {
             Ok(()) => Ok(wires),
             Err(error) => Err(wires.abandon(error)),
         }
+    }
+
+    /// Refuses a wire one of whose NICs is that of another wire by an alternative name.
+    fn refuse_shared(&self, ready: Prepared) -> Result<Prepared, DaemonError> {
+        let taken = self.ready.iter().flat_map(|other| other.nics.present());
+        for (other, one) in taken {
+            let is_same = |(role, nic): &(Role, &Nic)| {
+                nic.index == one.index && (*role, other) != (Role::Incoming, Role::Incoming)
+            };
+            let shared = ready.nics.present().find(is_same);
+            if let Some((role, name)) = shared.map(|(role, nic)| (role, nic.name.clone())) {
+                let error = DaemonError::Unmet(format!(
+                    "{name} is the NIC of two wires, as {other} of one and {role} of the other, by two \
+                     names: name another one; incoming alone can be the same"
+                ));
+                return Err(ready.abandon(error));
+            }
+        }
+        Ok(ready)
     }
 
     /// Undoes a failed start: detaches what was not attached before.

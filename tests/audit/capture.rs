@@ -1,10 +1,10 @@
 //! Reads a capture back: every frame has its comment and its headers, but no foreign address.
 
-use crate::rig::{Ground, NOON, PLAIN, beginning, ground, ground_host, showing};
+use crate::rig::{Ground, NOON, PLAIN, beginning, ground, ground_host, on, showing};
 use exitmark_box::audit::{Moment, Sampler};
 use exitmark_box::observe::CaptureRequest;
 use exitmark_datapath::{Role, Sample};
-use exitmark_lab::cases::{HOST4, HOST6, RELAY4, RELAY6, WEB4, WEB6};
+use exitmark_lab::cases::{HOST4, HOST6, RELAY4, RELAY6, WEB4, WEB6, tables};
 use exitmark_lab::frames::{FROM, TO, tcp, udp};
 use exitmark_policy::packet::MacAddr;
 use exitmark_policy::{Class, Rule};
@@ -405,4 +405,30 @@ fn refuses_invalid_requests_and_names_what_is_accepted() {
         assert!(refusal.contains(name), "{refusal}");
         assert!(!sampler.is_capturing());
     }
+}
+
+/// Frames that get other VLAN tags leave longer or shorter than they arrived.
+#[test]
+fn the_length_of_a_frame_is_that_at_the_port_where_it_is_shown() {
+    let mut changed = 0;
+    for table in tables() {
+        let ground = on(table);
+        let cases = &ground.table.cases;
+        let frames = cases.iter().map(|case| (Role::Host, case.before.clone()));
+        let links = Arc::new(ground.links());
+        let samples = ground.by_worker(&links, &frames.collect::<Vec<_>>());
+        let (mut sampler, pieces) = ground.capturing(links, PLAIN, true);
+        sampler.look(NOON);
+        samples.iter().for_each(|sample| sampler.add(sample));
+        sampler.end();
+        let file = read(pieces.iter().flatten().collect());
+        assert_eq!(file.packets.len(), cases.len());
+        for (case, packet) in cases.iter().zip(&file.packets) {
+            let name = (ground.table.name, case.name);
+            let length = case.after.len();
+            assert_eq!(packet.original_len as usize, length, "{name:?}");
+            changed += usize::from(case.before.len() != length);
+        }
+    }
+    assert!(changed > 0);
 }

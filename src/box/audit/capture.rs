@@ -6,7 +6,7 @@ use super::wire::Wire;
 use crate::observe::CaptureRequest;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
 use exitmark_datapath::{Counter, Outcome, Role, SAMPLE_BYTES, Sample};
-use exitmark_policy::packet::Dscp;
+use exitmark_policy::packet::{self, Dscp};
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{
@@ -95,7 +95,7 @@ impl Capture {
         let block = EnhancedPacketBlock {
             interface_id: interface(port),
             timestamp: self.begun.wall + since,
-            original_len: u32::try_from(sample.frame_bytes).unwrap_or(u32::MAX),
+            original_len: length(sample, frame),
             data: Cow::Owned(redacted(&self.request, frame, sample.rule, site)),
             options: vec![
                 EnhancedPacketOption::Comment(comment(sample).into()),
@@ -178,6 +178,15 @@ fn stamp(time: Duration) -> u64 {
     } else {
         nanos
     }
+}
+
+/// The length in bytes of a sampled frame, of which this is the beginning as it arrived or left: its
+/// VLAN tags may have been replaced by more or fewer.
+fn length(sample: &Sample, excerpt: &[u8]) -> u32 {
+    let tags = |frame: &[u8]| packet::tags(frame).bytes();
+    let length = sample.frame_bytes + tags(excerpt);
+    let length = length.saturating_sub(tags(&sample.before));
+    u32::try_from(length).unwrap_or(u32::MAX)
 }
 
 fn comment(sample: &Sample) -> String {

@@ -94,6 +94,15 @@ impl Wire {
         }
     }
 
+    /// Enters the present counts of both engines into the ledger.
+    pub(super) fn enter_groups(&mut self) {
+        // If reading fails, the next look enters them.
+        if let Ok(kernel) = self.kernel.counts() {
+            let sums = self.workers.sums(self.counted_groups());
+            self.groups(&kernel, &sums.groups);
+        }
+    }
+
     /// Enters the counts of both engines into the ledger, and returns each group's.
     pub(super) fn groups(
         &mut self,

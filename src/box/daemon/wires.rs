@@ -410,8 +410,11 @@ impl Engine for Wires {
 
     fn changed(&mut self, settings: &Settings) {
         for wire in &mut self.all {
+            // What was counted by the earlier numbers of the groups, and from when on by the new ones.
+            wire.enter_groups();
             wire.steering.forget();
             wire.settings = wire.with_ports(settings);
+            wire.enter_groups();
         }
     }
 }

@@ -451,3 +451,61 @@ fn one_nic_of_two_wires_by_two_names_is_refused() {
     assert_says(&alarm.text, &["host1", "uplink0", "two names"]);
     rig.stop();
 }
+
+/// Before the policy is loaded and after the box is gone, each host keeps its wire.
+#[test]
+fn plain_wires_come_before_the_box_and_stay_after_it() {
+    needs_root!();
+    let ground = Ground::silent();
+    let directory = tempfile::tempdir().unwrap();
+    let path = config().write(directory.path()).unwrap();
+    let file = path.to_str().unwrap();
+    let site = &ground.site;
+    let are_plain = |site: &Site| {
+        let ends = [
+            (&site.host, &site.clearnet, HOST_V4, HOST_MAC),
+            (&ground.host, &ground.clearnet, OTHER_V4, OTHER_MAC),
+        ];
+        for (host, clearnet, source, mac) in ends {
+            let mut eye = Capture::start(clearnet, FAR_END, "in", "").unwrap();
+            let frames = outbound(source, mac);
+            for (number, frame) in frames.iter().enumerate() {
+                RawPort::open(host, FAR_END).unwrap().send(frame).unwrap();
+                assert!(eye.counts(number + 1));
+            }
+            let captured = eye.finish().unwrap();
+            assert!(captured.iter().map(|one| &one.bytes).eq(&frames));
+        }
+    };
+    let run = |site: &Site, command: &[&str]| {
+        let arguments = [command, &["--config", file]].concat();
+        site.middle.command(EXITMARK, &arguments).unwrap()
+    };
+    let lines = [
+        "host0 and uplink0 are a plain wire\n",
+        "host1 and uplink1 are a plain wire\n",
+    ];
+    assert_eq!(run(site, &["wire"]), lines.concat());
+    are_plain(site);
+    let rig = Rig::on(ground.site, &config());
+    let mut eye = Capture::start(&rig.site.tornet, FAR_END, "in", "").unwrap();
+    let [_, relay] = outbound(OTHER_V4, OTHER_MAC);
+    RawPort::open(&ground.host, FAR_END)
+        .unwrap()
+        .send(&relay)
+        .unwrap();
+    assert!(eye.counts(1), "the box steers");
+    let site = &rig.leave();
+    assert_eq!(
+        run(site, &["wire"]),
+        "a box is attached, and stays as it is\n"
+    );
+    let detached = run(site, &["detach", "--keep-wire"]);
+    assert_eq!(
+        detached,
+        lines.map(|line| format!("detached: {line}")).concat()
+    );
+    are_plain(site);
+    detach(site);
+    assert!(!site.middle.run(|| Path::new(PINS).exists()));
+}

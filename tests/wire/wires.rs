@@ -11,7 +11,7 @@ use exitmark_lab::site::{
     CLEARNET_MAC, FAR_END, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan, RELAY_V4,
     RELAY_V6, SERVER_V4, SERVER_V6, Site, TORNET_MAC, connect,
 };
-use exitmark_lab::{Capture, Netns, RawPort, VethEnd};
+use exitmark_lab::{Capture, Netns, RawPort, RunningBox, VethEnd};
 use nix::sys::signal::Signal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -508,4 +508,49 @@ fn plain_wires_come_before_the_box_and_stay_after_it() {
     are_plain(site);
     detach(site);
     assert!(!site.middle.run(|| Path::new(PINS).exists()));
+}
+
+/// As many wires as there can be.
+#[test]
+fn eight_wires_forward_each_its_own() {
+    needs_root!();
+    let [middle, hosts, clearnet] = ["box", "hosts", "clearnet"].map(|label| {
+        let netns = Netns::new(label).unwrap();
+        netns.disable_ipv6().unwrap();
+        netns
+    });
+    let mut config = Config::default()
+        .without_incoming()
+        .addresses(["192.0.2.0/28"]);
+    for number in 0..8 {
+        let mac = |end: u8| format!("02:00:00:00:0{end}:0{number}");
+        let names = [("host", &hosts), ("uplink", &clearnet)];
+        for (end, (name, far)) in (1..).zip(names) {
+            let (near_name, far_name) = (format!("{name}{number}"), format!("eth{number}"));
+            let (near_mac, far_mac) = (mac(end), mac(end + 2));
+            let near = VethEnd::new(&middle, &near_name, &near_mac);
+            connect(&VethEnd::new(far, &far_name, &far_mac), &near, 1500).unwrap();
+        }
+        config = config.wire(format_args!(
+            "host = \"host{number}\"\nuplink = \"uplink{number}\""
+        ));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = config.write(directory.path()).unwrap();
+    let running = RunningBox::start(&middle, EXITMARK, &path).unwrap();
+    let mut eyes: Vec<_> = (0..8)
+        .map(|number| Capture::start(&clearnet, &format!("eth{number}"), "in", "").unwrap())
+        .collect();
+    for (number, eye) in (0..8_u8).zip(&mut eyes) {
+        let source = Ipv4Addr::new(192, 0, 2, 8 + number);
+        let [exit, _] = outbound(source, "02:00:00:00:03:09");
+        let port = RawPort::open(&hosts, &format!("eth{number}")).unwrap();
+        port.send(&exit).unwrap();
+        assert!(eye.counts(1), "wire {number}");
+    }
+    for eye in eyes {
+        assert_eq!(eye.finish().unwrap().len(), 1);
+    }
+    let last = running.stop_well().unwrap();
+    assert_eq!(last.counters.get("marked"), Some(&8));
 }

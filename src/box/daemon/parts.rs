@@ -62,7 +62,9 @@ impl Parts {
             next_hop: None,
         });
         let links = Links::over(kernel.links()?, incoming);
-        links.remember_hosts(kernel.learned_hosts(pins, detach::netns()?));
+        // Other configurations may have had other hosts.
+        let known = kernel.learned_hosts(pins, detach::netns()?).into_iter();
+        links.remember_hosts(known.filter(|host| snapshot.rules.is_host(host.address)));
         let links = Arc::new(links);
         workers::keep_memory_in_place();
         let base = Base {

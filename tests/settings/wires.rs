@@ -109,9 +109,25 @@ fn several_wires_have_names_link_loss_and_the_next_hops_of_the_file() {
     let one = wire("a", ["h0", "u0", "in0"]) + "link_loss = \"propagate\"\n";
     assert_eq!(accepted(&one).wires[0].link_loss, LinkLoss::Propagate);
     assert_eq!(accepted(&several(MAX_WIRES)).wires.len(), 8);
-    // Each its own uplink.
+    let pair = |count| {
+        let text = with(&several(count));
+        assert!(text.contains("[steer]\n"));
+        text.replacen("[steer]\n", "[steer]\nvlan = [200, 30]\n", 1)
+    };
+    parse(&pair(1)).unwrap();
+    assert_refused(&pair(2), &["steer.vlan", "VLAN 200.30", "incoming in0"]);
+    // Each its own uplink, by which the box itself sends.
     let own = wire("a", ["h0", "u0", "u0"]) + &wire("b", ["h1", "u1", "u1"]);
-    accepted(&own);
+    let losses = accepted(&own).wires;
+    assert!(losses.iter().all(|wire| wire.link_loss == LinkLoss::Ignore));
+    let carried = own + "link_loss = \"propagate\"\n";
+    assert_refused(
+        &with(&carried),
+        &[
+            "wire.link_loss = \"propagate\" (wire \"b\")",
+            "uplink and incoming",
+        ],
+    );
 }
 
 #[test]
@@ -119,7 +135,7 @@ fn one_wire_is_a_configuration_of_its_own() {
     let names = two("name = \"b\"", "name = \"enP2p1s0.30\"");
     let settings = accepted(&two("h0", "eth0.1").replace("name = \"b\"", "name = \"B:1\""));
     let pins = settings.pin.directory.clone();
-    for (index, name, directory) in [(0, "eth0.1", "eth0+1"), (1, "B:1", "B:1")] {
+    for (index, name, directory) in [(0, "eth0.1", "wire-eth0+1"), (1, "B:1", "wire-B:1")] {
         let of_wire = settings.of_wire(index);
         assert_eq!(of_wire.wires, [settings.wires[index].clone()]);
         assert_eq!(of_wire.wires[0].name, name);
@@ -135,7 +151,7 @@ fn one_wire_is_a_configuration_of_its_own() {
         assert!(of_wire.summary().contains(&expected), "{expected}");
     }
     let directory = accepted(&names).of_wire(1).pin.directory;
-    assert_eq!(directory, pins.join("enP2p1s0+30"));
+    assert_eq!(directory, pins.join("wire-enP2p1s0+30"));
     for alone in [parse(GOOD).unwrap(), accepted(&several(1))] {
         assert_eq!(alone.of_wire(0).pin, alone.pin);
         assert_eq!(alone.of_wire(0).wires, alone.wires);
@@ -317,35 +333,9 @@ fn every_refusal_names_key_and_remedy() {
         (pin(long), &["wire.name", long, "at most 32"]),
         (pin("a/b"), &["wire.name = \"a/b\"", "wire 2", "-.@:_"]),
         (pin("a+b"), &["wire.name = \"a+b\"", "-.@:_"]),
-        (
-            pin("link_a"),
-            &["wire.name = \"link_a\"", "link_", "pin.directory"],
-        ),
-        (
-            pin("program_a"),
-            &["wire.name", "program_", "pin.directory"],
-        ),
-        (pin("watch_a"), &["wire.name", "watch_", "pin.directory"]),
-        (pin("maps-1"), &["wire.name", "maps-", "pin.directory"]),
-        (pin("next_a"), &["wire.name", "next_", "pin.directory"]),
-        (
-            pin("connect4_1"),
-            &["wire.name", "connect4_", "pin.directory"],
-        ),
-        (
-            pin("connect6_1"),
-            &["wire.name", "connect6_", "pin.directory"],
-        ),
-        (pin("undo"), &["wire.name = \"undo\"", "pin.directory"]),
-        (
-            pin("earlier"),
-            &["wire.name = \"earlier\"", "pin.directory"],
-        ),
     ] {
         assert_refused(&with(&wires), words);
     }
-    accepted(&pin("undone"));
-    accepted(&pin("link"));
 }
 
 fn assert_refused(text: &str, words: &[&str]) {

@@ -422,13 +422,13 @@ fn other_wires_leave_nothing_of_the_earlier_ones() {
     let one = Config::default().without_incoming();
     let rig = Rig::on(ground.site, &one);
     let rig = rig.restart(&config());
-    assert_eq!(pinned(&rig.site), ["host0", "host1", "undo"]);
+    assert_eq!(pinned(&rig.site), ["undo", "wire-host0", "wire-host1"]);
     // The second process waits for the first one's pins, and names them.
     let other = rig.site.run(EXITMARK, &rig.configuration);
     assert_says(&other.err().unwrap().to_string(), &[PINS]);
     let rig = rig.restart(&one);
     let names = pinned(&rig.site);
-    assert!(names.contains(&"link_host".to_owned()) && !names.contains(&"host1".to_owned()));
+    assert!(names.contains(&"link_host".to_owned()) && !names.contains(&"wire-host1".to_owned()));
     let rig = rig.restart(&config());
     let site = rig.leave();
     assert_says(&detach(&site), &["detached"]);

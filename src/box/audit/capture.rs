@@ -18,6 +18,8 @@ use pcap_file::pcapng::blocks::interface_statistics::{
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::{DataLink, Endianness, PcapError};
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The most unread pieces. The last place is reserved for the final piece.
@@ -37,17 +39,40 @@ pub struct Moment {
     pub wall: Duration,
 }
 
+/// What the captures of one request, one for each wire, have in common.
+#[derive(Debug, Default)]
+pub struct CaptureTotals {
+    written: AtomicU64,
+    missed: AtomicU64,
+    is_over: AtomicBool,
+}
+
+impl CaptureTotals {
+    /// Ends all of them.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One of the captures of a request.
+#[derive(Clone, Debug, Default)]
+pub struct CapturePart {
+    /// The name of the wire, which is written beside each frame; empty with one wire.
+    pub wire: String,
+    /// What the captures have in common: their limit of frames, and their end.
+    pub totals: Arc<CaptureTotals>,
+}
+
 /// A running capture: its limits, its writer, and what it left out.
 pub(super) struct Capture {
     request: CaptureRequest,
+    part: CapturePart,
     begun: Moment,
     pieces: Sender<Vec<u8>>,
     writer: PcapNgWriter<Vec<u8>>,
-    written: u64,
     /// Frames without room, because the reader was too slow.
     missed: u64,
     lost_before: u64,
-    is_deserted: bool,
 }
 
 impl Capture {
@@ -57,6 +82,7 @@ impl Capture {
     /// The request is invalid; the message says what is accepted.
     pub(super) fn begin(
         request: CaptureRequest,
+        part: CapturePart,
         begun: Moment,
         lost: u64,
     ) -> Result<(Self, Receiver<Vec<u8>>), String> {
@@ -65,13 +91,12 @@ impl Capture {
         let writer = header().map_err(|error| format!("cannot begin a capture: {error}"))?;
         let mut capture = Self {
             request,
+            part,
             begun,
             pieces,
             writer,
-            written: 0,
             missed: 0,
             lost_before: lost,
-            is_deserted: false,
         };
         capture.send();
         Ok((capture, read))
@@ -79,7 +104,7 @@ impl Capture {
 
     /// Adds a sample, if there is room for it.
     pub(super) fn add(&mut self, sample: &Sample, site: &Site<'_>) {
-        if self.written >= self.request.frames || self.is_deserted {
+        if self.is_full() {
             return;
         }
         // This is the only sender, so the last place stays free.
@@ -98,36 +123,52 @@ impl Capture {
             original_len: length(sample, frame),
             data: Cow::Owned(redacted(&self.request, frame, sample.rule, site)),
             options: vec![
-                EnhancedPacketOption::Comment(comment(sample).into()),
+                EnhancedPacketOption::Comment(self.comment(sample).into()),
                 EnhancedPacketOption::Flags(direction),
             ],
         };
         if self.writer.write_pcapng_block(block).is_ok() {
-            self.written += 1;
+            self.part.totals.written.fetch_add(1, Ordering::Relaxed);
             self.send();
         }
+    }
+
+    fn comment(&self, sample: &Sample) -> String {
+        match self.part.wire.as_str() {
+            "" => comment(sample),
+            wire => format!("{}; wire {wire}", comment(sample)),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let totals = &self.part.totals;
+        let written = totals.written.load(Ordering::Relaxed);
+        totals.is_over.load(Ordering::Relaxed) || written >= self.request.frames
     }
 
     fn send(&mut self) {
         let piece = std::mem::take(self.writer.get_mut());
         if let Err(TrySendError::Disconnected(_)) = self.pieces.try_send(piece) {
-            self.is_deserted = true;
+            self.part.totals.end();
         }
     }
 
     /// Whether the capture has ended: time or number of frames is reached, or the reader is gone.
     pub(super) fn is_over(&self, now: Duration) -> bool {
         let end = self.begun.monotonic + Duration::from_secs(self.request.seconds);
-        self.is_deserted || self.written >= self.request.frames || now >= end
+        self.is_full() || now >= end
     }
 
     /// Writes the statistics and ends. `lost` is the number of samples lost so far.
     pub(super) fn end(mut self, lost: u64) {
         let missed = self.missed + lost.saturating_sub(self.lost_before);
+        let totals = &self.part.totals;
+        let missed = totals.missed.fetch_add(missed, Ordering::Relaxed) + missed;
         let comment = format!(
             "{} frames, one in {}; {missed} more are left out, because a capture takes a bounded \
              number of frames a second, or because its reader is too slow",
-            self.written, self.request.one_in
+            totals.written.load(Ordering::Relaxed),
+            self.request.one_in
         );
         let statistics = InterfaceStatisticsBlock {
             interface_id: interface(Role::Host),

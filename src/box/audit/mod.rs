@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use auditor::{Auditor, Mismatch};
 use capture::Capture;
-pub use capture::Moment;
+pub use capture::{CapturePart, CaptureTotals, Moment};
 pub use latency::LatencyHistogram;
 use redact::Site;
 
@@ -113,6 +113,21 @@ impl Sampler {
         moment: Moment,
         knows_relays: bool,
     ) -> Result<Receiver<Vec<u8>>, String> {
+        self.capture_part(request, CapturePart::default(), moment, knows_relays)
+    }
+
+    /// Starts one of the captures of a request, as [`Sampler::capture`]. Each begins with the same
+    /// section header and interfaces; the statistics of the one that ends last are those of all.
+    ///
+    /// # Errors
+    /// As [`Sampler::capture`].
+    pub fn capture_part(
+        &mut self,
+        request: CaptureRequest,
+        part: CapturePart,
+        moment: Moment,
+        knows_relays: bool,
+    ) -> Result<Receiver<Vec<u8>>, String> {
         if self.is_capturing() {
             return Err(
                 "a capture is running already, and there is one at a time; wait until it ends, or \
@@ -120,7 +135,7 @@ impl Sampler {
                     .to_owned(),
             );
         }
-        let (capture, pieces) = Capture::begin(request, moment, self.lost)?;
+        let (capture, pieces) = Capture::begin(request, part, moment, self.lost)?;
         self.capture = Some(capture);
         self.knows_relays = knows_relays;
         self.links.sample(request.one_in);

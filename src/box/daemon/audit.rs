@@ -5,7 +5,7 @@
 //! fetched before messages are read, so that no sample is judged by a later snapshot.
 
 use super::{DaemonError, capabilities};
-use crate::audit::{Moment, Sampler};
+use crate::audit::{CapturePart, Moment, Sampler};
 use crate::observe::{AuditReport, CaptureRequest, LatencyReport};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use exitmark_datapath::{DecidedBy, KernelSamples, Links, Sample, Samples};
@@ -45,6 +45,7 @@ enum Message {
     Report(Sender<SamplerReport>),
     Capture(
         CaptureRequest,
+        CapturePart,
         bool,
         Sender<Result<Receiver<Vec<u8>>, String>>,
     ),
@@ -132,10 +133,11 @@ impl AuditHandle {
     pub(super) fn capture(
         &self,
         request: CaptureRequest,
+        part: CapturePart,
         knows_relays: bool,
     ) -> Result<Receiver<Vec<u8>>, String> {
         let (answer, answered) = channel::bounded(1);
-        self.send(Message::Capture(request, knows_relays, answer));
+        self.send(Message::Capture(request, part, knows_relays, answer));
         answered
             .recv_timeout(TIMEOUT)
             .unwrap_or_else(|_| Err("the audit thread has exited; restart exitmark".to_owned()))
@@ -272,12 +274,13 @@ impl AuditThread {
             Message::Report(answer) => {
                 let _ = answer.send(self.report());
             }
-            Message::Capture(request, knows_relays, answer) => {
+            Message::Capture(request, part, knows_relays, answer) => {
                 let moment = Moment {
                     monotonic: monotonic(),
                     wall: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
                 };
-                let _ = answer.send(self.sampler.capture(request, moment, knows_relays));
+                let sampler = &mut self.sampler;
+                let _ = answer.send(sampler.capture_part(request, part, moment, knows_relays));
             }
             Message::Follow(_) | Message::NextHop(..) | Message::Workers(_) => {}
         }

@@ -42,12 +42,13 @@ pub(crate) fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError
         true => Some(Pins::open(pins)?),
         false => None,
     };
-    let mut outcome = Detached::Nothing;
-    for wire in wires {
-        outcome = outcome.max(detach_wire(&wire, socket)?);
-    }
+    let wires = wires.iter().map(|wire| detach_wire(wire, socket));
+    // One that fails does not keep the others.
+    let mut outcomes: Vec<_> = wires.collect();
     drop(lock);
-    Ok(outcome.max(detach_wire(pins, socket)?))
+    outcomes.push(detach_wire(pins, socket));
+    let outcomes: Vec<_> = outcomes.into_iter().collect::<Result<_, _>>()?;
+    Ok(outcomes.into_iter().max().unwrap_or(Detached::Nothing))
 }
 
 /// Takes off what wires have left that the settings do not name. The directory of a single wire is
@@ -67,7 +68,10 @@ pub(super) fn take_off_others(settings: &Settings) -> Result<(), DaemonError> {
              detached",
             other.display()
         );
-        take_off(Pins::open(other)?, &Record::of(socket, other))?;
+        let taken = Pins::open(other).map_err(DaemonError::from);
+        if let Err(error) = taken.and_then(|pins| take_off(pins, &Record::of(socket, other))) {
+            tracing::warn!("{}: {error}", other.display());
+        }
     }
     Ok(())
 }
@@ -197,6 +201,28 @@ pub(super) fn set_promiscuous(
     Ok(nic.set_promiscuous(true)?)
 }
 
+/// Moves the link on the NIC `incoming`, and the changes to that NIC, to another wire.
+pub(super) fn hand_over_incoming(
+    from: (&Pins, &Record),
+    to: (&Pins, &Record),
+) -> Result<(), DaemonError> {
+    let (pins, record) = from;
+    let Some(nic) = pins.hand_over(Role::Incoming, to.0)? else {
+        return Ok(());
+    };
+    let netns = netns()?;
+    let is_of_nic = |undo: &Undo| undo.netns == netns && undo.ifindex == nic;
+    let (moved, left) = earlier(pins, record)
+        .into_iter()
+        .partition::<Vec<_>, _>(is_of_nic);
+    for undo in moved {
+        note(to, Role::Incoming, nic, |ours| ours | undo.changed)?;
+    }
+    pins.remember(Role::Incoming, None)?;
+    record.write(&left);
+    Ok(())
+}
+
 /// Records that a NIC is set down, or that it is not any more.
 pub(super) fn note_held(
     kept: (&Pins, &Record),
@@ -235,26 +261,45 @@ fn note(
 /// Sets NICs up that a process has set down and left so: it was killed.
 pub(super) fn set_up_held(settings: &Settings) -> Result<(), DaemonError> {
     let directory = &settings.pin.directory;
-    if !Pins::are_in(directory) {
-        return Ok(());
-    }
-    let pins = Pins::open(directory)?;
     let record = Record::of(&settings.control.socket, directory);
+    let pins = match Pins::are_in(directory) {
+        true => Some(Pins::open(directory)?),
+        false => None,
+    };
     let netns = netns()?;
-    for undo in earlier(&pins, &record) {
-        let is_held = undo.changed & Setting::Held.bit() != 0 && undo.netns == netns;
+    let bit = Setting::Held.bit();
+    let changes = match &pins {
+        Some(pins) => earlier(pins, &record),
+        None => record.read(),
+    };
+    for undo in changes {
+        let is_held = undo.changed & bit != 0 && undo.netns == netns;
         if is_held && let Some(nic) = Nic::of_index(undo.ifindex)? {
             Setting::Held.set(&nic, false)?;
-            let ours = Role::ALL.into_iter().find(|role| {
-                let of_role = pins.undo(*role);
-                of_role.is_some_and(|of_role| of_role.ifindex == undo.ifindex)
-            });
-            if let Some(role) = ours {
-                note_held((&pins, &record), role, undo.ifindex, false)?;
+            let of_pins = pins.as_ref();
+            let of_role = |role: &Role| {
+                let undo_of_role = of_pins.and_then(|pins| pins.undo(*role));
+                undo_of_role.is_some_and(|of_role| of_role.ifindex == undo.ifindex)
+            };
+            match of_pins.zip(Role::ALL.into_iter().find(of_role)) {
+                Some((pins, role)) => note_held((pins, &record), role, undo.ifindex, false)?,
+                None => record.write(&without(record.read(), undo.ifindex, bit)),
             }
         }
     }
     Ok(())
+}
+
+/// The changes without this one to a NIC.
+fn without(changes: Vec<Undo>, ifindex: u32, bit: u64) -> Vec<Undo> {
+    let changes = changes.into_iter().map(|undo| Undo {
+        changed: match undo.ifindex == ifindex {
+            true => undo.changed & !bit,
+            false => undo.changed,
+        },
+        ..undo
+    });
+    united(changes)
 }
 
 /// An offload that alters frames and was turned on again.
@@ -342,8 +387,10 @@ pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<Lefto
             .filter(|setting| setting.is_missing(nic))
             .collect()
     };
+    // The wire whose program is attached to a shared NIC sets it.
+    let own = |role: Role| nics.ports[role].as_ref().filter(|_| !nics.is_shared(role));
     let undos = PerRole::from_fn(|role| {
-        let nic = nics.ports[role].as_ref()?;
+        let nic = own(role)?;
         let ours = earlier.iter().filter(|undo| is_on(undo, nic));
         let ours = ours.fold(0, |ours, undo| ours | undo.changed & bits(role));
         let missing = missing(role, nic).into_iter();
@@ -358,14 +405,14 @@ pub(super) fn prepare(pins: &Pins, record: &Record, nics: &Nics) -> Result<Lefto
     record.write(&united(earlier.iter().chain(&now).copied()));
     for role in Role::ALL {
         pins.remember(role, undos[role])?;
-        if let Some(nic) = &nics.ports[role] {
+        if let Some(nic) = own(role) {
             for setting in missing(role, nic) {
                 setting.set(nic, true)?;
             }
         }
     }
     let unneeded = earlier.into_iter().map(|undo| {
-        let role = nics.present().find(|(_, nic)| is_on(&undo, nic));
+        let role = nics.own().find(|(_, nic)| is_on(&undo, nic));
         let needed = role.map_or(0, |(role, _)| bits(role));
         Undo {
             changed: undo.changed & !needed,

@@ -57,6 +57,8 @@ pub(crate) enum DaemonError {
          must be loaded again: restart exitmark"
     )]
     OtherBuffers(u32),
+    #[error("{1}; these are plain wires: {0}")]
+    SomeWires(String, #[source] Box<Self>),
     #[error(
         "the wire {0} can be set up now: this process ends, for the service manager to start it \
          again; the programs of the other wires forward meanwhile"

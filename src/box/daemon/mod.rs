@@ -111,7 +111,9 @@ pub(crate) fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     let end = running.follow(&happening);
     // Pending control requests fail at once instead of waiting.
     drop(happening);
-    let stopped = running.stop();
+    // The next start takes the programs over.
+    let keeps = matches!(end, Err(DaemonError::WireIsBack(_)));
+    let stopped = running.stop(keeps);
     end.and(stopped)
 }
 
@@ -235,6 +237,7 @@ impl Daemon {
     ) -> Result<(), DaemonError> {
         let changed = Arc::clone(&self.links_changed);
         self.link_watch = Some(ports::watch(events.clone(), changed)?);
+        self.wires.watch(&events)?;
         self.control = Some(serve(relay_service, listeners, events)?);
         // The sockets of a port that comes back are opened later. Those of AF_PACKET only send.
         let families = [nix::libc::AF_XDP, nix::libc::AF_PACKET];
@@ -307,13 +310,13 @@ impl Daemon {
     }
 
     /// Stops every wire; the first failure is reported after all are stopped.
-    fn stop(mut self) -> Result<(), DaemonError> {
+    fn stop(mut self, keeps: bool) -> Result<(), DaemonError> {
         self.service.is_stopping();
         self.in_force.stop();
         self.control = None;
         self.link_watch = None;
         let relays = self.in_force.relay_service.numbers();
-        let (counted, stopped) = self.wires.stop();
+        let (counted, stopped) = self.wires.stop(keeps);
         Counted::print(counted, relays);
         stopped
     }

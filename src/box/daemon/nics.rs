@@ -18,6 +18,8 @@ pub(super) struct Nics {
     /// The program of another wire is attached to `incoming`, and passes on the frames for the
     /// hosts of this wire.
     pub(super) shares_incoming: bool,
+    /// The box has other wires.
+    pub(super) has_siblings: bool,
 }
 
 impl Nics {

@@ -18,7 +18,7 @@ use exitmark_datapath::{
 use exitmark_nic::Nic;
 use exitmark_policy::Snapshot;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Timeout of a worker's heartbeat. With the frames then in flight to it, less than 10 ms of
 /// traffic is lost. A much shorter timeout gives false alarms on a busy machine.
@@ -42,18 +42,40 @@ pub(super) struct Assembly {
     lossy: PerRole<Option<Lossy>>,
 }
 
+/// The program and its maps, with a policy, and attached to no NIC yet.
+pub(super) struct Loaded {
+    pub(super) kernel: Kernel,
+    /// Whether it counts on from the counters of an earlier process.
+    counts_on: bool,
+}
+
+impl Loaded {
+    pub(super) fn load(
+        settings: &Settings,
+        nics: &Nics,
+        snapshot: &Snapshot,
+        pins: &Pins,
+    ) -> Result<Self, DaemonError> {
+        let buffers = nics.buffers(settings.datapath.frags);
+        let (kernel, counts_on) = Kernel::load_pinned(pins, buffers)?;
+        kernel.publish(snapshot)?;
+        Ok(Self { kernel, counts_on })
+    }
+}
+
 impl Parts {
+    /// Sets a wire up. `due` is how long to wait for the next hops.
     pub(super) fn assemble(
         settings: &Settings,
         nics: &Nics,
         snapshot: &Arc<Snapshot>,
         kept: (&Pins, &Record),
         events: &Sender<Event>,
+        loaded: Loaded,
+        due: Instant,
     ) -> Result<Self, DaemonError> {
         let (pins, _) = kept;
-        let (kernel, counters_were_there) =
-            Kernel::load_pinned(pins, nics.buffers(settings.datapath.frags))?;
-        kernel.publish(snapshot)?;
+        let Loaded { kernel, counts_on } = loaded;
         let incoming = nics.incoming_role.zip(nics.incoming());
         let incoming = incoming.map(|(port, nic)| IncomingLink {
             port,
@@ -65,6 +87,10 @@ impl Parts {
         // Other configurations may have had other hosts.
         let known = kernel.learned_hosts(pins, detach::netns()?).into_iter();
         links.remember_hosts(known.filter(|host| snapshot.rules.is_host(host.address)));
+        if nics.has_siblings {
+            // An unknown address may be that of a host behind another wire.
+            links.settle_hosts(None);
+        }
         let links = Arc::new(links);
         workers::keep_memory_in_place();
         let base = Base {
@@ -78,7 +104,7 @@ impl Parts {
         let of_workers = assembly.workers.samples();
         let (samples, one_in) = (kernel.samples()?, settings.datapath.sample);
         let audit = AuditHandle::start(Arc::clone(&links), snapshot, samples, of_workers, one_in)?;
-        let steering = Steering::start(settings, nics, &links, &audit, events)?;
+        let steering = Steering::start(settings, nics, &links, &audit, events, due)?;
         assembly.attach(base, nics, kept)?;
         let drop_counters = match count_drops(&kernel, pins) {
             Ok(drop_counters) => drop_counters,
@@ -90,7 +116,7 @@ impl Parts {
         let attachments = &mut assembly.attachments;
         let taken_over = attachments.iter().any(Attachment::is_taken_over);
         attachments.iter_mut().for_each(Attachment::keep);
-        if taken_over && !counters_were_there {
+        if taken_over && !counts_on {
             tracing::info!(
                 "the attached box of another build is taken over; the counters start at 0"
             );
@@ -241,6 +267,9 @@ impl Assembly {
                 port.mode = attachment.mode;
             }
             self.attachments.push(attachment);
+        }
+        if nics.shares_incoming {
+            kernel.pin_incoming(pins)?;
         }
         let redirects = self.redirects(kernel, nics, pins)?;
         for port in &mut self.bound.ports {

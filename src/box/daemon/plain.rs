@@ -4,7 +4,7 @@
 
 use super::DaemonError;
 use super::nics::{self, Nics};
-use super::parts::Parts;
+use super::parts::{Loaded, Parts};
 use super::record::Record;
 use super::wire::abandon;
 use crate::settings::{Engine, Settings, ZeroCopy};
@@ -62,21 +62,40 @@ pub(crate) fn wires(
         1 => None,
         _ => Some(Pins::open(&settings.pin.directory)?),
     };
-    for number in 0..settings.wires.len() {
-        match wire(settings.of_wire(number), deadline, existing) {
-            Ok(names) => done.extend(names),
-            Err(error) => failed = failed.or(Some(error)),
+    let wires = 0..settings.wires.len();
+    let mut waiting: Vec<_> = wires.map(|number| settings.of_wire(number)).collect();
+    while !waiting.is_empty() {
+        let is_over = Instant::now() >= deadline;
+        waiting.retain(|settings| match wire(settings.clone(), existing) {
+            Ok(names) => {
+                done.extend(names);
+                false
+            }
+            Err(DaemonError::Nic(NicError::Missing(_))) if !is_over => true,
+            Err(error) => {
+                failed.get_or_insert(error);
+                false
+            }
+        });
+        if !waiting.is_empty() {
+            thread::sleep(PAUSE);
         }
     }
     drop(directory);
-    failed.map_or(Ok(done), Err)
+    match failed {
+        Some(error) if done.is_empty() => Err(error),
+        Some(error) => Err(DaemonError::SomeWires(names_of(&done), Box::new(error))),
+        None => Ok(done),
+    }
 }
 
-fn wire(
-    mut settings: Settings,
-    deadline: Instant,
-    existing: Existing,
-) -> Result<Option<[String; 2]>, DaemonError> {
+fn names_of(wires: &[[String; 2]]) -> String {
+    let wires: Vec<_> = wires.iter().map(|names| names.join(" and ")).collect();
+    wires.join(", ")
+}
+
+/// Attaches the plain wire of these settings.
+fn wire(mut settings: Settings, existing: Existing) -> Result<Option<[String; 2]>, DaemonError> {
     if existing == Existing::Keep && !Pins::peek(&settings.pin.directory).is_empty() {
         return Ok(None);
     }
@@ -86,7 +105,7 @@ fn wire(
     ports.incoming = None;
     let names = [&ports.host, &ports.uplink].map(String::clone);
     // Both before the first one is changed.
-    let [host, uplink] = names.each_ref().map(|name| appears(name, deadline));
+    let [host, uplink] = names.each_ref().map(|name| Nic::look(name));
     for nic in [host?, uplink?] {
         if !nic.is_up {
             nic.set_up(false)?;
@@ -104,18 +123,13 @@ fn wire(
     let nothing = LiveSet::default().endpoints(&[])?;
     let snapshot = Arc::new(Snapshot::new(1, rules, nothing));
     let (events, _happening) = channel::unbounded();
-    let assembled = Parts::assemble(&settings, &nics, &snapshot, (&pins, &record), &events);
+    let due = Instant::now();
+    let kept = (&pins, &record);
+    let assembled = Loaded::load(&settings, &nics, &snapshot, &pins).and_then(|loaded| {
+        Parts::assemble(&settings, &nics, &snapshot, kept, &events, loaded, due)
+    });
     match assembled.and_then(Parts::leave) {
         Ok(()) => Ok(Some(names)),
         Err(error) => Err(abandon(error, pins, &record, was_attached)),
-    }
-}
-
-fn appears(name: &str, deadline: Instant) -> Result<Nic, NicError> {
-    loop {
-        match Nic::look(name) {
-            Err(NicError::Missing(_)) if Instant::now() < deadline => thread::sleep(PAUSE),
-            found => return found,
-        }
     }
 }

@@ -12,10 +12,10 @@ use super::nics::{self, Nics, configured};
 use super::parts::Assembly;
 use super::wire::Wire;
 use super::workers::Base;
-use super::{DaemonError, Event, capabilities, detach};
+use super::{DaemonError, Event, capabilities, detach, steering};
 use crate::settings::Engine;
 use crossbeam::channel::Sender;
-use exitmark_datapath::{Attachment, Buffers, PerRole};
+use exitmark_datapath::{Attachment, Buffers, PerRole, Pins, Role};
 use exitmark_nic::{LinkState, LinkWatch, Nic, NicError, Overview, index_of};
 use exitmark_service::process;
 use std::sync::Arc;
@@ -113,11 +113,14 @@ impl Wire {
     ///
     /// # Errors
     /// A port is back and cannot be set up: the box must be restarted.
-    pub(super) fn look_at_links(&mut self) -> Result<(), DaemonError> {
+    pub(super) fn look_at_links(
+        &mut self,
+        overview: &Result<Overview, NicError>,
+        due: Instant,
+    ) -> Result<(), DaemonError> {
         self.carry_link_loss();
         let mut states = PerRole::<Option<LinkState>>::default();
         let mut found = PerRole::<Vec<PortFault>>::default();
-        let overview = Overview::look();
         for port in &self.bound.ports {
             // A failed query is repeated in a second; until then the earlier faults stay.
             let before = &self.following.faults[port.role];
@@ -152,7 +155,7 @@ impl Wire {
         self.detach_lost();
         self.follow_addresses(&states);
         self.keep_promiscuous();
-        self.repair(is_lost, has_changed)
+        self.repair(is_lost, has_changed, due)
     }
 
     fn query(
@@ -259,7 +262,12 @@ impl Wire {
     }
 
     /// Sets the ports up again if one was lost, or if its MTU or number of queues has changed.
-    fn repair(&mut self, is_lost: bool, has_changed: bool) -> Result<(), DaemonError> {
+    fn repair(
+        &mut self,
+        is_lost: bool,
+        has_changed: bool,
+        due: Instant,
+    ) -> Result<(), DaemonError> {
         if is_lost {
             self.suspend();
         }
@@ -273,7 +281,8 @@ impl Wire {
         if !self.following.retry.is_due(now) {
             return Ok(());
         }
-        let Err(error) = self.set_up_again() else {
+        self.stop_holding();
+        let Err(error) = self.set_up_again(due) else {
             self.following.settle(&self.bound, now);
             return Ok(());
         };
@@ -324,7 +333,7 @@ impl Wire {
 
     /// Binds sockets, starts workers and attaches programs as a start does. Attached programs are
     /// taken over without losing a frame.
-    fn set_up_again(&mut self) -> Result<(), DaemonError> {
+    fn set_up_again(&mut self, due: Instant) -> Result<(), DaemonError> {
         let began = Instant::now();
         let mut names = configured(&self.settings);
         for port in &self.bound.ports {
@@ -399,11 +408,24 @@ impl Wire {
             ports.join(", ")
         );
         let moved = self.steering.move_to(&self.settings, &nics);
+        self.steering.settle(due);
         self.following.must_move = moved.is_err();
         if moved.is_err() {
             self.links.stop_steering();
         }
         moved
+    }
+
+    /// Attaches the program of this wire to `incoming`, which another wire was to do. `from` has the
+    /// link there, if an earlier process has left one.
+    pub(super) fn inherit_incoming(&mut self, from: Option<&Pins>) -> Result<(), DaemonError> {
+        if let Some(from) = from {
+            from.hand_over(Role::Incoming, &self.pins)?;
+        }
+        for port in &mut self.bound.ports {
+            port.is_shared = false;
+        }
+        self.set_up_again(Instant::now() + steering::TIMEOUT)
     }
 
     /// Restores pins that were removed while the box runs.

@@ -55,7 +55,11 @@ impl Record {
             serde_json::from_slice::<Stored>(&bytes).ok()
         });
         let below = stored.map(|stored| stored.pins);
-        below.filter(|path| path.parent() == Some(pins)).collect()
+        let is_wire = |path: &PathBuf| {
+            let name = path.file_name().map(|name| name.to_string_lossy());
+            path.parent() == Some(pins) && name.is_some_and(|name| name.starts_with("wire-"))
+        };
+        below.filter(is_wire).collect()
     }
 
     /// The changes recorded since the last boot; empty if the file is missing or unreadable.

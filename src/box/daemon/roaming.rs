@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// The interval of looking at the table of a single wire, which is only kept from filling up.
 const INTERVAL_OF_ONE: Duration = Duration::from_secs(60);
 
+/// After how many looks without a frame an address of an aggregate is forgotten on a member.
+const SILENT_LOOKS: u32 = 5;
+
 /// What is known of the hosts of all wires.
 #[derive(Default)]
 pub(super) struct Roaming {
@@ -25,6 +28,8 @@ pub(super) struct Roaming {
     conflicts: Conflicts,
     /// How often each address was sent from two machines behind different wires at the same time.
     clashes: BTreeMap<IpAddr, u16>,
+    /// For how many looks an address that several wires have was silent on one of them.
+    silent: BTreeMap<(IpAddr, usize), u32>,
 }
 
 /// An address in the table of one wire.
@@ -44,9 +49,10 @@ impl Place {
 }
 
 impl Roaming {
-    /// Looks at the frames since the last look; call this once a second.
-    pub(super) fn look(&mut self, wires: &mut [Wire]) {
-        if let [one] = wires {
+    /// Looks at the frames since the last look; call this once a second. `is_complete` is whether
+    /// every wire of the configuration is set up.
+    pub(super) fn look(&mut self, wires: &mut [Wire], is_complete: bool) {
+        if let ([one], true) = (&mut *wires, is_complete) {
             one.other_macs = Some(Vec::new());
         }
         let now = Instant::now();
@@ -69,12 +75,13 @@ impl Roaming {
             return;
         }
         self.look_for_clashes(now, &hosts);
+        self.note_silence(&mut hosts);
         forget(wires, &hosts);
         for (number, wire) in wires.iter_mut().enumerate() {
             let others = hosts.iter().enumerate();
             let others = others.filter(|(other, _)| *other != number);
             wire.other_macs = None;
-            if others.clone().all(|(_, hosts)| !hosts.is_empty()) {
+            if is_complete && others.clone().all(|(_, hosts)| !hosts.is_empty()) {
                 let macs = others.flat_map(|(_, hosts)| hosts.iter().map(|one| one.host.mac));
                 let mut macs: Vec<_> = macs.collect();
                 macs.sort_unstable_by_key(|mac| mac.to_u64());
@@ -96,6 +103,25 @@ impl Roaming {
                 hosts.map(unknown).collect()
             });
             forget(wires, &known.collect::<Vec<_>>());
+        }
+    }
+
+    /// An address in several tables counts as active for some looks after its last frame, if all have
+    /// one MAC address for it: the members of an aggregate take turns.
+    fn note_silence(&mut self, hosts: &mut [Vec<ActiveHost>]) {
+        let before = std::mem::take(&mut self.silent);
+        for (address, places) in places(hosts, |_| true) {
+            let is_aggregate = places.iter().all(|place| place.mac == places[0].mac);
+            for place in places.iter().filter(|place| !place.is_active) {
+                let looks = before
+                    .get(&(address, place.wire))
+                    .map_or(1, |looks| looks + 1);
+                self.silent.insert((address, place.wire), looks);
+                let own = hosts[place.wire].iter_mut();
+                for host in own.filter(|own| own.host.address == address) {
+                    host.is_active = is_aggregate && looks < SILENT_LOOKS;
+                }
+            }
         }
     }
 
@@ -227,6 +253,24 @@ mod tests {
         ];
         let several = places(&hosts, |_| true);
         assert_eq!(several.len(), 1, "{several:?}");
+    }
+
+    #[test]
+    fn a_member_of_an_aggregate_may_be_silent_for_a_while() {
+        let mut roaming = Roaming::default();
+        let mut is_active = |other: u8| {
+            let mut hosts = [
+                vec![host("192.0.2.1", 1, true)],
+                vec![host("192.0.2.1", other, false)],
+            ];
+            roaming.note_silence(&mut hosts);
+            assert!(hosts[0][0].is_active);
+            hosts[1][0].is_active
+        };
+        let same: Vec<_> = (0..6).map(|_| is_active(1)).collect();
+        assert_eq!(same, [true, true, true, true, false, false]);
+        // Another machine has the address now.
+        assert!(!is_active(2));
     }
 
     #[test]

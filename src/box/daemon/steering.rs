@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Timeout of a start for the next hops' first answers.
-const TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The function that announces the MAC address of a next hop before frames are sent to it.
 type Announce = Arc<dyn Fn(usize, Option<MacAddr>) + Send + Sync>;
@@ -61,6 +61,7 @@ impl Steering {
         links: &Arc<Links>,
         audit: &AuditHandle,
         events: &Sender<Event>,
+        due: Instant,
     ) -> Result<Self, DaemonError> {
         let mut steering = Self {
             links: Arc::clone(links),
@@ -75,11 +76,12 @@ impl Steering {
             check(incoming, nic)?;
             steering.follow(incoming, nic)?;
         }
+        steering.settle(due);
         Ok(steering)
     }
 
-    /// Monitors these next hops. Until one answers, at most for [`TIMEOUT`], the MAC address that
-    /// is in use under its number stays in use.
+    /// Monitors these next hops. Until one answers, or [`Self::settle`] has waited for it, the MAC
+    /// address that is in use under its number stays in use.
     fn follow(&mut self, incoming: &Incoming, nic: &Nic) -> Result<(), DaemonError> {
         self.links.drop_unsteered(incoming.drops_unsteered);
         let before = self.out.take();
@@ -115,7 +117,6 @@ impl Steering {
             nic: nic.clone(),
             hops,
         });
-        self.settle();
         Ok(())
     }
 
@@ -137,12 +138,9 @@ impl Steering {
 
     /// Ends the monitors of the next hops that are no longer configured. Call this after the rules
     /// that name them have been replaced.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn forget(&mut self, configured: &[Hop]) {
         self.end_gone();
-        if let Some(out) = &self.out {
-            self.numbers
-                .retain(|(hop, _)| out.incoming.next_hops.contains(hop));
-        }
+        self.numbers.retain(|(hop, _)| configured.contains(hop));
     }
 
     fn end_gone(&mut self) {
@@ -184,12 +182,11 @@ impl Steering {
         })
     }
 
-    /// Waits for the first answers, at most for [`TIMEOUT`] in all.
-    fn settle(&mut self) {
+    /// Waits for the first answers of next hops, at most until `due`.
+    pub(super) fn settle(&mut self, due: Instant) {
         let Some(out) = &mut self.out else {
             return;
         };
-        let due = Instant::now() + TIMEOUT;
         for followed in &mut out.hops {
             let is_new = followed.waits.load(Ordering::Acquire);
             if !is_new && followed.logged != NextHopState::default() {
@@ -210,7 +207,7 @@ impl Steering {
         }
     }
 
-    /// Applies other steering settings on the same NIC.
+    /// Applies other steering settings on the same NIC; call [`Self::settle`] next.
     pub(super) fn change(&mut self, settings: &Settings) -> Result<(), DaemonError> {
         let Some(incoming) = settings.incoming() else {
             return Ok(());
@@ -237,7 +234,8 @@ impl Steering {
         done
     }
 
-    /// Monitors the next hops on the NIC that is `incoming` now, if that is another one.
+    /// Monitors the next hops on the NIC that is `incoming` now, if that is another one; call
+    /// [`Self::settle`] next.
     pub(super) fn move_to(&mut self, settings: &Settings, nics: &Nics) -> Result<(), DaemonError> {
         match (settings.incoming(), nics.incoming(), &self.out) {
             (Some(_), Some(nic), Some(out))
@@ -407,7 +405,7 @@ mod tests {
             [0, 1, 2].map(|number| links.next_hop(number)),
             [a, b, c].map(Some)
         );
-        steering.forget();
+        steering.forget(&incoming(&[b, c]).next_hops);
         let expected = [None, Some(b), Some(c)];
         assert_eq!([0, 1, 2].map(|number| links.next_hop(number)), expected);
         let before = numbers(&steering);

@@ -10,7 +10,7 @@ use super::faults::PortFault;
 use super::groups::GroupLedger;
 use super::link_loss::Carrying;
 use super::nics::Nics;
-use super::parts::Parts;
+use super::parts::{Loaded, Parts};
 use super::ports::Following;
 use super::record::Record;
 use super::rising::Rising;
@@ -31,14 +31,15 @@ use exitmark_policy::packet::MacAddr;
 use exitmark_service::process;
 use nix::unistd::{Gid, Uid};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A wire that is about to be set up: its NICs are checked, its pins are locked.
 pub(super) struct Prepared {
     /// The settings of the box, with the ports and the pin directory of this wire.
     pub(super) settings: Settings,
     pub(super) nics: Nics,
-    pins: Pins,
-    record: Record,
+    pub(super) pins: Pins,
+    pub(super) record: Record,
     was_attached: bool,
 }
 
@@ -107,13 +108,9 @@ impl Prepared {
         })
     }
 
-    /// Leaves the NIC `incoming` to another wire, whose program is attached there: it passes the
-    /// frames for the hosts of this wire on.
-    pub(super) fn share_incoming(&mut self) -> Result<(), DaemonError> {
-        self.nics.shares_incoming = true;
-        // An earlier process may have attached the program of this wire.
-        self.pins.remove_link(Role::Incoming)?;
-        Ok(())
+    /// Loads the program of this wire.
+    pub(super) fn load(&self, snapshot: &Snapshot) -> Result<Loaded, DaemonError> {
+        Loaded::load(&self.settings, &self.nics, snapshot, &self.pins)
     }
 
     /// Undoes a failed start: detaches, unless the wire was attached before and goes on by itself.
@@ -124,12 +121,14 @@ impl Prepared {
     /// Sets the wire up.
     pub(super) fn start(
         self,
+        loaded: Loaded,
         snapshot: &Arc<Snapshot>,
         events: &Sender<Event>,
+        due: Instant,
     ) -> Result<Wire, DaemonError> {
         let (settings, nics) = (&self.settings, &self.nics);
         let kept = (&self.pins, &self.record);
-        let parts = match Parts::assemble(settings, nics, snapshot, kept, events) {
+        let parts = match Parts::assemble(settings, nics, snapshot, kept, events, loaded, due) {
             Ok(parts) => parts,
             Err(error) => return Err(self.abandon(error)),
         };
@@ -218,7 +217,10 @@ impl Wire {
     /// Publishes a snapshot; fails without a change.
     pub(super) fn publish(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DaemonError> {
         self.audit.follow(snapshot);
-        self.kernel.publish(snapshot)?;
+        if let Err(error) = self.kernel.publish(snapshot) {
+            self.audit.follow(&self.snapshot);
+            return Err(error.into());
+        }
         self.workers.publish(snapshot);
         Ok(())
     }
@@ -236,9 +238,10 @@ impl Wire {
         wire.map_or("", |wire| wire.name.as_str())
     }
 
-    /// The name of the NIC `incoming`, if it has one.
-    pub(super) fn incoming(&self) -> Option<&str> {
-        Some(self.settings.incoming()?.interface.as_str())
+    /// The interface index of the NIC `incoming`, if it has one.
+    pub(super) fn incoming(&self) -> Option<u32> {
+        let port = self.bound.of(self.links.incoming_port()?)?;
+        Some(port.nic.index)
     }
 
     /// The NIC names, attach modes and engine, as announced when the box is ready.
@@ -251,9 +254,8 @@ impl Wire {
 
     /// What follows the attachment.
     fn settle(&mut self) -> Result<(), DaemonError> {
-        own_pins(&self.settings, &self.pins)?;
-        self.carrying = Carrying::start(&self.settings, &self.events)?;
-        Ok(())
+        self.carrying = Carrying::of(&self.settings);
+        own_pins(&self.settings, &self.pins)
     }
 
     /// Closes the sockets where zero-copy kept the program from redirecting, and allows redirects:
@@ -281,8 +283,9 @@ impl Wire {
     }
 
     /// Removes the sockets from the XSKMAP, drains, joins and checks that every frame is accounted
-    /// for. Then the kernel decides by itself, or with `on_stop = "detach"` the wire is detached.
-    pub(super) fn stop(mut self) -> (Counted, Result<(), DaemonError>) {
+    /// for. Then the kernel decides by itself, or with `on_stop = "detach"` and without `keeps` the
+    /// wire is detached.
+    pub(super) fn stop(mut self, keeps: bool) -> (Counted, Result<(), DaemonError>) {
         self.stop_carrying();
         self.steering.end();
         let dismissed = self.workers.dismiss(&self.kernel);
@@ -294,8 +297,8 @@ impl Wire {
         let counted = self.counted();
         self.leave_to_kernel();
         let left = match self.settings.pin.on_stop {
-            OnStop::Detach => detach::take_off(self.pins, &self.record).map(drop),
-            OnStop::Keep => Ok(()),
+            OnStop::Detach if !keeps => detach::take_off(self.pins, &self.record).map(drop),
+            OnStop::Detach | OnStop::Keep => Ok(()),
         };
         let failure = reports.into_iter().enumerate().find_map(|(index, report)| {
             let Some(report) = report else {

@@ -2,29 +2,36 @@
 
 use super::counters::Counted;
 use super::in_force::Engine;
+use super::link_loss::CarrierWatch;
 use super::nics::{self, Nics};
+use super::parts::Loaded;
+use super::record::Record;
 use super::roaming::Roaming;
-use super::wire::{Prepared, Wire};
-use super::{DaemonError, Event, capabilities, detach};
+use super::wire::{Prepared, Wire, own_pins};
+use super::{DaemonError, Event, capabilities, detach, steering};
+use crate::audit::{CapturePart, CaptureTotals};
 use crate::observe::{CaptureRequest, Warning};
-use crate::settings::{Frags, Settings};
+use crate::settings::{Frags, OnStop, Settings};
 use crossbeam::channel::{self, Receiver, Select, Sender};
 use exitmark_datapath::{Buffers, KernelCounts, Pins, Role};
-use exitmark_nic::Nic;
+use exitmark_nic::{Nic, Overview};
 use exitmark_policy::{Rules, Snapshot};
 use exitmark_service::process;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
-/// The type of an enhanced packet block.
-const ENHANCED_PACKET: u32 = 6;
+/// The type of an interface statistics block.
+const STATISTICS: u32 = 5;
 
 /// The wires that are set up, in the order of the configuration.
 pub(super) struct Wires {
     pub(super) all: Vec<Wire>,
     failed: Vec<Failed>,
     roaming: Roaming,
+    /// If a wire carries the loss of a link forward.
+    carriers: Option<CarrierWatch>,
     /// The lock on the pin directory, in which each of several wires has one of its own.
     pub(super) directory: Option<Pins>,
 }
@@ -35,6 +42,9 @@ struct Failed {
     error: DaemonError,
     /// Its NICs were the reason, which can be mended while the box runs.
     lacks_nics: bool,
+    /// What an earlier process has left of it, locked.
+    pins: Option<Pins>,
+    record: Record,
 }
 
 /// The wires whose NICs are checked.
@@ -51,14 +61,15 @@ impl PreparedWires {
     /// # Errors
     /// No wire can be used.
     pub(super) fn look(settings: &Settings) -> Result<Self, DaemonError> {
-        detach::take_off_others(settings)?;
         let mut wires = Self {
             ready: Vec::new(),
             failed: Vec::new(),
             directory: None,
         };
         if settings.wires.len() > 1 {
-            wires.directory = Some(Pins::open(&settings.pin.directory)?);
+            let directory = Pins::open(&settings.pin.directory)?;
+            own_pins(settings, &directory)?;
+            wires.directory = Some(directory);
         }
         for number in 0..settings.wires.len() {
             let settings = settings.of_wire(number);
@@ -72,7 +83,7 @@ impl PreparedWires {
             remove_if_unused(wires.directory);
             return Err(first_error(wires.failed));
         }
-        match nics::object(settings) {
+        match nics::object(settings).and_then(|()| detach::take_off_others(settings)) {
             Ok(()) => Ok(wires),
             Err(error) => Err(wires.abandon(error)),
         }
@@ -106,7 +117,7 @@ impl PreparedWires {
     }
 
     /// Sets up every wire. Of several wires with one NIC `incoming`, the first one attaches its
-    /// program there.
+    /// program there, after the others are set up: that program passes their frames on.
     ///
     /// # Errors
     /// No wire can be set up.
@@ -115,64 +126,143 @@ impl PreparedWires {
         snapshot: &Arc<Snapshot>,
         events: &Sender<Event>,
     ) -> Result<Wires, DaemonError> {
-        let mut wires = Wires {
-            all: Vec::new(),
-            failed: self.failed,
-            roaming: Roaming::default(),
-            directory: self.directory,
-        };
-        let mut taken = Vec::new();
+        let (ready, mut failed) = (self.ready, self.failed);
         // A program passes frames on only to one that is loaded for the same frames.
         let several = |ready: &Prepared| {
             let frags = ready.settings.datapath.frags;
             ready.nics.buffers(frags) == Buffers::Several
         };
-        let has_several = self.ready.iter().any(several);
-        for mut ready in self.ready {
+        let has_several = ready.iter().any(several);
+        let mut loaded = Vec::new();
+        for mut ready in ready {
+            ready.nics.has_siblings = self.directory.is_some();
             if has_several {
                 ready.settings.datapath.frags = Frags::On;
             }
-            let settings = ready.settings.clone();
-            let incoming = ready.nics.incoming().map(|nic| nic.index);
-            let shared = match incoming.is_some_and(|index| taken.contains(&index)) {
-                true => ready.share_incoming(),
-                false => Ok(()),
-            };
-            let started = match shared {
-                Ok(()) => ready.start(snapshot, events),
-                Err(error) => Err(ready.abandon(error)),
-            };
-            match started {
-                Ok(wire) => {
-                    taken.extend(incoming);
-                    wires.all.push(wire);
+            match ready.load(snapshot) {
+                Ok(program) => loaded.push((ready, program)),
+                Err(error) => {
+                    let settings = ready.settings.clone();
+                    failed.push(Failed::new(settings, ready.abandon(error)));
                 }
-                Err(error) => wires.failed.push(Failed::new(settings, error)),
             }
         }
-        if wires.all.is_empty() {
-            remove_if_unused(wires.directory);
-            return Err(first_error(wires.failed));
+        let mut taken = BTreeMap::new();
+        for (number, (ready, _)) in loaded.iter_mut().enumerate() {
+            if let Some(index) = ready.nics.incoming().map(|nic| nic.index) {
+                let owner = *taken.entry(index).or_insert(number);
+                ready.nics.shares_incoming = owner != number;
+            }
         }
-        match wires.chain() {
-            Ok(()) => Ok(wires),
-            Err(error) => Err(wires.abandon(error)),
+        let given = taken.iter();
+        let mut given = given.map(|(&nic, &owner)| give_incoming(nic, owner, &loaded, &failed));
+        let prepared = given.find(Result::is_err).unwrap_or(Ok(()));
+        if let Err(error) = prepared.and_then(|()| chain(&loaded, &failed)) {
+            let abandon = |error, (ready, _): (Prepared, Loaded)| ready.abandon(error);
+            let error = loaded.into_iter().fold(error, abandon);
+            remove_if_unused(self.directory);
+            return Err(error);
+        }
+        let mut wires = Wires {
+            all: Vec::new(),
+            failed,
+            roaming: Roaming::default(),
+            carriers: None,
+            directory: self.directory,
+        };
+        let due = Instant::now() + steering::TIMEOUT;
+        let (owners, others): (Vec<_>, Vec<_>) = (loaded.into_iter().enumerate())
+            .partition(|(_, (ready, _))| !ready.nics.shares_incoming);
+        let mut all = Vec::new();
+        for (number, (ready, program)) in others.into_iter().chain(owners) {
+            let settings = ready.settings.clone();
+            let nic = ready.nics.incoming().map(|nic| nic.index);
+            let is_owner = nic.is_some() && !ready.nics.shares_incoming;
+            match ready.start(program, snapshot, events, due) {
+                Ok(wire) => all.push((number, wire)),
+                Err(error) => {
+                    let failure = Failed::new(settings, error);
+                    let mut heirs = all.iter_mut().map(|(_, wire)| wire);
+                    if is_owner && let Some(heir) = heirs.find(|wire| wire.incoming() == nic) {
+                        heir.inherit_incoming(failure.pins.as_ref())?;
+                    }
+                    wires.failed.push(failure);
+                }
+            }
+        }
+        all.sort_by_key(|(number, _)| *number);
+        wires.all = all.into_iter().map(|(_, wire)| wire).collect();
+        match wires.all.is_empty() {
+            true => {
+                remove_if_unused(wires.directory);
+                Err(first_error(wires.failed))
+            }
+            false => Ok(wires),
         }
     }
 }
 
-/// Merges captures, of which each begins with the same header. Each piece is whole blocks of the
-/// pcapng file (IETF draft-ietf-opsawg-pcapng section 3.1).
-fn merged(mut captures: Vec<Receiver<Vec<u8>>>, frames: u64) -> Result<Receiver<Vec<u8>>, String> {
-    if captures.len() == 1 {
-        return Ok(captures.swap_remove(0));
+/// Moves what other wires have pinned of the NIC `incoming` to its owner: an earlier process may have
+/// had another one.
+fn give_incoming(
+    nic: u32,
+    owner: usize,
+    ready: &[(Prepared, Loaded)],
+    failed: &[Failed],
+) -> Result<(), DaemonError> {
+    let to = &ready[owner].0;
+    let others = ready
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| *number != owner);
+    let others = others.map(|(_, (other, _))| (&other.pins, &other.record));
+    let failed = failed.iter().filter_map(Failed::kept);
+    for from in others.chain(failed.collect::<Vec<_>>()) {
+        if from.0.nic_of(Role::Incoming)? == Some(nic) {
+            detach::hand_over_incoming(from, (&to.pins, &to.record))?;
+        }
     }
+    Ok(())
+}
+
+/// Makes the programs of wires with one NIC `incoming` pass frames on, in the order of the wires: a
+/// frame may be for a host of any of them. At the end is what an earlier process has left of a wire
+/// that is not set up.
+fn chain(ready: &[(Prepared, Loaded)], failed: &[Failed]) -> Result<(), DaemonError> {
+    for (number, (wire, program)) in ready.iter().enumerate() {
+        let nic = wire.nics.incoming().map(|nic| nic.index);
+        let mut rest = ready.iter().skip(number + 1);
+        let next = rest
+            .find(|(next, _)| nic.is_some() && next.nics.incoming().map(|nic| nic.index) == nic);
+        program
+            .kernel
+            .chain_to(next.map(|(_, next)| &next.kernel))?;
+        if next.is_some() || nic.is_none() {
+            continue;
+        }
+        for left in failed.iter().filter_map(Failed::kept) {
+            match program.kernel.chain_to_pinned(left.0) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Merges the captures of a request. Each begins with the same header, and each piece is whole blocks
+/// of the pcapng file (IETF draft-ietf-opsawg-pcapng section 3.1).
+fn merged(
+    mut captures: Vec<Receiver<Vec<u8>>>,
+    totals: Arc<CaptureTotals>,
+) -> Result<Receiver<Vec<u8>>, String> {
     let (pieces, read) = channel::bounded(1);
-    let thread = thread::Builder::new().name("exitmark-capture".to_owned());
     let merge = move || {
         process::keep_or_say(capabilities::NONE);
-        let mut has_begun = vec![false; captures.len()];
-        let (mut has_header, mut left) = (false, frames);
+        let mut begun = vec![false; captures.len()];
+        let mut has_header = false;
+        let mut statistics = None;
         while !captures.is_empty() {
             let mut waiting = Select::new();
             for capture in &captures {
@@ -182,23 +272,24 @@ fn merged(mut captures: Vec<Receiver<Vec<u8>>>, frames: u64) -> Result<Receiver<
             let number = ready.index();
             let Ok(piece) = ready.recv(&captures[number]) else {
                 captures.remove(number);
-                has_begun.remove(number);
+                begun.remove(number);
                 continue;
             };
-            let is_header = !std::mem::replace(&mut has_begun[number], true);
-            let is_frame = piece.first_chunk() == Some(&ENHANCED_PACKET.to_ne_bytes());
-            let is_left_out = is_header && has_header || is_frame && left == 0;
-            has_header |= is_header;
-            if is_left_out {
+            let is_header = !std::mem::replace(&mut begun[number], true);
+            if is_header && std::mem::replace(&mut has_header, true) {
                 continue;
             }
-            left -= u64::from(is_frame);
-            // Dropping the captures ends them.
-            if pieces.send(piece).is_err() {
+            // The last ones are of all captures.
+            if piece.first_chunk() == Some(&STATISTICS.to_ne_bytes()) {
+                statistics = Some(piece);
+            } else if pieces.send(piece).is_err() {
+                totals.end();
                 return;
             }
         }
+        let _ = statistics.map(|piece| pieces.send(piece));
     };
+    let thread = thread::Builder::new().name("exitmark-capture".to_owned());
     match thread.spawn(merge) {
         Ok(_) => Ok(read),
         Err(error) => Err(format!("cannot start a capture: {error}")),
@@ -232,31 +323,42 @@ impl Wires {
         error
     }
 
-    /// Stops every wire: what each has counted, and the first failure.
-    pub(super) fn stop(self) -> (Vec<Counted>, Result<(), DaemonError>) {
-        let (counted, stopped): (Vec<_>, Vec<_>) = self.all.into_iter().map(Wire::stop).unzip();
+    /// Stops every wire: what each has counted, and the first failure. `keeps` leaves the programs
+    /// attached also with `on_stop = "detach"`.
+    pub(super) fn stop(self, keeps: bool) -> (Vec<Counted>, Result<(), DaemonError>) {
+        let stop = |wire: Wire| wire.stop(keeps);
+        let (counted, mut stopped): (Vec<_>, Vec<_>) = self.all.into_iter().map(stop).unzip();
+        for failed in self.failed {
+            let detaches = failed.settings.pin.on_stop == OnStop::Detach && !keeps;
+            if let Some(pins) = failed.pins.filter(|_| detaches) {
+                stopped.push(detach::take_off(pins, &failed.record).map(drop));
+            }
+        }
         remove_if_unused(self.directory);
         (counted, stopped.into_iter().collect())
     }
 
-    /// Makes the programs of wires with one NIC `incoming` pass frames on, in the order of the
-    /// wires: a frame may be for a host of any of them.
-    fn chain(&self) -> Result<(), DaemonError> {
-        for (number, wire) in self.all.iter().enumerate() {
-            let rest = self.all.get(number + 1..).unwrap_or_default();
-            let next = rest.iter().find(|next| {
-                let incoming = wire.incoming();
-                incoming.is_some() && next.incoming() == incoming
-            });
-            wire.kernel.chain_to(next.map(|next| &next.kernel))?;
+    /// Watches the links that are carried forward.
+    pub(super) fn watch(&mut self, events: &Sender<Event>) -> Result<(), DaemonError> {
+        if self.all.iter().any(|wire| wire.carrying.is_some()) {
+            let carriers = CarrierWatch::start(events.clone())?;
+            carriers.follow(&self.all);
+            self.carriers = Some(carriers);
         }
         Ok(())
     }
 
     /// Checks every port, logs what has changed, and repairs what can be repaired.
     pub(super) fn look_at_links(&mut self) -> Result<(), DaemonError> {
-        self.all.iter_mut().try_for_each(Wire::look_at_links)?;
+        let overview = Overview::look();
+        // All wires wait for next hops at the same time.
+        let due = Instant::now() + steering::TIMEOUT;
+        let mut wires = self.all.iter_mut();
+        wires.try_for_each(|wire| wire.look_at_links(&overview, due))?;
         Roaming::follow_links(&self.all);
+        if let Some(carriers) = &self.carriers {
+            carriers.follow(&self.all);
+        }
         Ok(())
     }
 
@@ -295,7 +397,7 @@ impl Wires {
 
     /// Compares the counts, and the addresses of the hosts, with those of the last look.
     pub(super) fn look_at_counters(&mut self, lacks_relays: bool) {
-        self.roaming.look(&mut self.all);
+        self.roaming.look(&mut self.all, self.failed.is_empty());
         // If reading fails, the next call compares.
         let counts: Vec<Option<KernelCounts>> = self
             .all
@@ -303,16 +405,16 @@ impl Wires {
             .map(|wire| wire.kernel.counts().ok())
             .collect();
         // Only one wire's program is attached to a NIC that several have, and sees its frames first.
-        let mut by_incoming = BTreeMap::<String, u64>::new();
+        let mut by_incoming = BTreeMap::<u32, u64>::new();
         for (wire, counts) in self.all.iter().zip(&counts) {
             if let (Some(incoming), Some(counts)) = (wire.incoming(), counts) {
-                let seen = by_incoming.entry(incoming.to_owned()).or_default();
+                let seen = by_incoming.entry(incoming).or_default();
                 *seen = seen.wrapping_add(counts.seen(Role::Incoming));
             }
         }
         for (wire, counts) in self.all.iter_mut().zip(&counts) {
             if let Some(counts) = counts {
-                let by_incoming = wire.incoming().and_then(|name| by_incoming.get(name));
+                let by_incoming = wire.incoming().and_then(|nic| by_incoming.get(&nic));
                 let by_incoming = by_incoming.copied().unwrap_or_default();
                 wire.look_at_counters(counts, by_incoming, lacks_relays);
             }
@@ -325,19 +427,45 @@ impl Wires {
         request: CaptureRequest,
         knows_relays: bool,
     ) -> Result<Receiver<Vec<u8>>, String> {
-        let wires = self.all.iter();
-        let captures = wires.map(|wire| wire.audit.capture(request, knows_relays));
-        merged(captures.collect::<Result<_, _>>()?, request.frames)
+        if let [one] = self.all.as_slice() {
+            return one
+                .audit
+                .capture(request, CapturePart::default(), knows_relays);
+        }
+        let totals = Arc::<CaptureTotals>::default();
+        let captures = self.all.iter().map(|wire| {
+            let part = CapturePart {
+                wire: wire.name().to_owned(),
+                totals: Arc::clone(&totals),
+            };
+            wire.audit.capture(request, part, knows_relays)
+        });
+        match captures.collect::<Result<_, _>>() {
+            Ok(captures) => merged(captures, totals),
+            Err(refused) => {
+                // Those that have begun.
+                totals.end();
+                Err(refused)
+            }
+        }
     }
 }
 
 impl Failed {
     fn new(settings: Settings, error: DaemonError) -> Self {
+        let directory = &settings.pin.directory;
+        let pins = Pins::are_in(directory).then(|| Pins::open(directory).ok());
         Self {
             lacks_nics: Nics::look(&settings).is_err(),
+            pins: pins.flatten(),
+            record: Record::of(&settings.control.socket, directory),
             settings,
             error,
         }
+    }
+
+    fn kept(&self) -> Option<(&Pins, &Record)> {
+        Some((self.pins.as_ref()?, &self.record))
     }
 
     fn name(&self) -> &str {
@@ -348,9 +476,8 @@ impl Failed {
     fn text(&self) -> String {
         let (name, error) = (self.name(), &self.error);
         format!(
-            "the wire {name} is not set up, and what its programs still forward is as the last \
-             process left it: {error}; then `systemctl restart exitmark`, which loses no frame of \
-             the other wires"
+            "the wire {name} is not set up: {error}; if it was set up by an earlier process, its \
+             programs forward as that one left them"
         )
     }
 }
@@ -379,16 +506,22 @@ impl Engine for Wires {
     }
 
     fn change(&mut self, settings: &Settings) -> Result<(), DaemonError> {
+        let mut failure = None;
         for number in 0..self.all.len() {
             let wire = &mut self.all[number];
             if let Err(error) = wire.steering.change(&wire.with_ports(settings)) {
                 for wire in &mut self.all[..number] {
                     wire.steering.change(&wire.settings)?;
                 }
-                return Err(error);
+                failure = Some(error);
+                break;
             }
         }
-        Ok(())
+        // All wires wait at the same time.
+        let due = Instant::now() + steering::TIMEOUT;
+        let wires = self.all.iter_mut();
+        wires.for_each(|wire| wire.steering.settle(due));
+        failure.map_or(Ok(()), Err)
     }
 
     fn publish(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), DaemonError> {
@@ -412,8 +545,9 @@ impl Engine for Wires {
         for wire in &mut self.all {
             // What was counted by the earlier numbers of the groups, and from when on by the new ones.
             wire.enter_groups();
-            wire.steering.forget();
             wire.settings = wire.with_ports(settings);
+            let hops = wire.settings.incoming().map(|incoming| &incoming.next_hops);
+            wire.steering.forget(hops.map_or(&[], Vec::as_slice));
             wire.enter_groups();
         }
     }

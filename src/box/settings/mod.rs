@@ -414,6 +414,7 @@ impl Settings {
         for incoming in incoming {
             incoming.next_hops.clone_from(&groups.next_hops);
         }
+        wires::refuse_long_frames(&wires)?;
         let rules = Rules::new(classify_by, groups.groups, sockets);
         let relays = check::relays(raw.relays, base)?;
         let sources = &relays.sources;

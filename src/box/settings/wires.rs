@@ -10,20 +10,6 @@ use serde::{Deserialize, Serialize};
 pub const MAX_WIRES: usize = 8;
 /// The longest name of a wire in characters.
 const MAX_NAME: usize = 32;
-/// The names that pins have in `pin.directory` with one wire or with engine `connect`, so that no
-/// wire's subdirectory is taken for one; those that end in `_` or `-` are the beginnings of names.
-const PINS: [&str; 9] = [
-    "link_",
-    "program_",
-    "watch_",
-    "maps-",
-    "next_",
-    "connect4_",
-    "connect6_",
-    "undo",
-    "earlier",
-];
-
 /// Two NICs, between which a box forwards frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wire {
@@ -90,7 +76,8 @@ impl Settings {
         settings.wires = vec![wire.clone()];
         if self.wires.len() > 1 {
             // The BPF file system reserves names with a dot; no wire's name has a `+`.
-            settings.pin.directory.push(wire.name.replace('.', "+"));
+            let directory = format!("wire-{}", wire.name.replace('.', "+"));
+            settings.pin.directory.push(directory);
         }
         settings
     }
@@ -164,7 +151,11 @@ pub(super) fn set_defaults(raw: &mut raw::Raw) {
     };
     for wire in wires {
         wire.name.get_or_insert_with(|| wire.host.clone());
-        wire.link_loss.get_or_insert(link_loss);
+        let is_one_nic = wire.incoming.as_ref() == Some(&wire.uplink);
+        wire.link_loss.get_or_insert(match is_one_nic {
+            true => LinkLoss::Ignore,
+            false => link_loss,
+        });
     }
 }
 
@@ -218,7 +209,43 @@ pub(super) fn wires(raw: &raw::Raw) -> Result<Vec<Wire>, SettingsError> {
             .map_err(|error| located(error, &wire.name))?;
     }
     all_have_incoming(&checked)?;
+    for wire in &checked {
+        let incoming = wire.ports.incoming.as_ref();
+        let is_one_nic = incoming.is_some_and(|one| one.interface == wire.ports.uplink);
+        if is_one_nic && wire.link_loss == LinkLoss::Propagate {
+            let reason = "cannot be with one NIC as uplink and incoming: the box itself sends by \
+                          it, so it is never set down; remove the key, or use two NICs";
+            let error = quoted("wire.link_loss", wire.link_loss.name(), reason);
+            return Err(located(error, &wire.name));
+        }
+    }
     Ok(checked)
+}
+
+/// Refuses pairs of tags where several wires have one `incoming`: all of them but one send by an
+/// AF_PACKET socket, which takes frames of full size with one tag (packet_snd in the kernel's
+/// net/packet/af_packet.c).
+pub(super) fn refuse_long_frames(wires: &[Wire]) -> Result<(), SettingsError> {
+    for (index, wire) in wires.iter().enumerate() {
+        let Some(incoming) = &wire.ports.incoming else {
+            continue;
+        };
+        let is_same = |other: &Wire| {
+            let other = other.ports.incoming.as_ref();
+            other.is_some_and(|other| other.interface == incoming.interface)
+        };
+        let pair = incoming.next_hops.iter().find(|hop| hop.vlan.count() > 1);
+        if let (Some(hop), true) = (pair, wires[..index].iter().any(is_same)) {
+            let reason = format!(
+                "is a pair of tags, and several wires have the incoming {}: all but the first \
+                 cannot send frames of full size with two tags there; give each wire an incoming \
+                 of its own, or use one tag",
+                incoming.interface
+            );
+            return Err(value("steer.vlan", hop.vlan, reason));
+        }
+    }
+    Ok(())
 }
 
 fn counted(count: usize) -> String {
@@ -250,17 +277,6 @@ fn check_names(wires: &[raw::Wire]) -> Result<(), SettingsError> {
                  {MAX_NAME} characters{default}"
             );
             return Err(value(KEY, format_args!("{name:?}"), reason));
-        }
-        let is_pin = |pin: &&str| match pin.ends_with(['_', '-']) {
-            true => name.starts_with(*pin),
-            false => name == *pin,
-        };
-        if let Some(pin) = PINS.iter().find(|pin| is_pin(pin)) {
-            let reason = format!(
-                "is not a name for wire {number}: the pins of a box with one wire have such names \
-                 ({pin}) in pin.directory, where the wire's own pins go; give another name{default}"
-            );
-            return Err(quoted(KEY, name, reason));
         }
         let same = |other: &raw::Wire| other.name() == name;
         if let Some(before) = wires[..index].iter().position(same) {

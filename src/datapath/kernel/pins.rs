@@ -6,6 +6,7 @@
 //! <directory>/watch_unsent, watch_unredirected        the links that count the NICs' drops
 //! <directory>/undo                                    the NIC settings to restore
 //! <directory>/maps-<layout>/…                         the program's maps
+//! <directory>/wire-<name>/…                           all of these, if the box has several wires
 //! ```
 //!
 //! Frames are forwarded as long as the links are pinned. A build with another map layout makes
@@ -35,6 +36,8 @@ use std::time::{Duration, Instant};
 
 const UNDO: &str = "undo";
 const MAPS: &str = "maps-";
+/// The beginning of the names of the wires' directories.
+const WIRE: &str = "wire-";
 /// The map that is pinned first.
 pub(super) const POLICIES: &str = "policies";
 /// How long to wait for the previous owner to end, which drains its rings first.
@@ -150,8 +153,12 @@ impl Pins {
     /// The pin directories of wires within this one, if the box has several.
     pub fn wires_in(directory: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let wires = entries.map(|entry| entry.path());
-        wires.filter(|path| Self::are_in(path)).collect()
+        let is_wire = |entry: &fs::DirEntry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with(WIRE) && Self::are_in(&entry.path())
+        };
+        let wires = entries.filter(is_wire);
+        wires.map(|entry| entry.path()).collect()
     }
 
     /// Whether there are pin directories of wires within this one.
@@ -207,6 +214,36 @@ impl Pins {
     /// Pins an object by this name, atomically replacing the previous one.
     pub(crate) fn pin_named(&self, name: &str, object: BorrowedFd<'_>) -> Result<(), PinError> {
         pin(object, &self.directory.join(name))
+    }
+
+    /// Moves the link of a role, and the program that it attaches, to the pins of another wire, which
+    /// replaces that program without losing a frame. Returns the interface index of its NIC; `None`
+    /// without a link.
+    ///
+    /// # Errors
+    /// A pin cannot be read, made or removed.
+    pub fn hand_over(&self, role: Role, to: &Self) -> Result<Option<u32>, PinError> {
+        let path = self.link_path(role);
+        let Some(link) = self.link(role)? else {
+            return Ok(None);
+        };
+        let target = sys::link_target(link.as_fd()).map_err(refused("look at", &path))?;
+        if let Ok(program) = self.open_program(role, target.program) {
+            to.pin_program(role, program.as_fd())?;
+        }
+        pin(link.as_fd(), &to.link_path(role))?;
+        remove(&path)?;
+        self.remove_program(role)?;
+        Ok(Some(target.ifindex))
+    }
+
+    /// The interface index of the NIC to which the link of a role attaches a program; `None` without
+    /// a link, 0 if the NIC is gone.
+    ///
+    /// # Errors
+    /// The link cannot be read.
+    pub fn nic_of(&self, role: Role) -> Result<Option<u32>, PinError> {
+        self.attached_to(role)
     }
 
     /// Removes the pin with this name, if it exists.

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 /// How many changes of its MAC address within [`WINDOW`] make a conflict: one more than VRRP can.
 const CHANGES: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(10);
+/// The most changes between two looks; more are a count that has begun anew.
+const MOST_CHANGES: u16 = 1 << 13;
 /// How long a conflict lasts after the last such changes.
 const QUIET: Duration = Duration::from_secs(60);
 /// The most MAC addresses remembered for an address, and the most addresses in a text.
@@ -93,7 +95,10 @@ impl Conflicts {
             let had_conflict = seen.conflict.is_some();
             let more = match is_late {
                 true => 0,
-                false => host.changes_since(seen.changes),
+                // A smaller count is that of an address that was forgotten and has come back.
+                false => Some(host.changes_since(seen.changes))
+                    .filter(|more| *more <= MOST_CHANGES)
+                    .unwrap_or_default(),
             };
             seen.look(now, host, more);
             is_new |= !had_conflict && seen.conflict.is_some();

@@ -87,7 +87,9 @@ impl Wire {
         let groups = self.groups(kernel, &sums.groups);
         let mut tally = sums.tally.clone();
         tally.add(&kernel.tally);
-        self.rising.look(&tally, &sums, &self.bound);
+        let carrying = self.carrying.as_ref();
+        let is_held = |role| carrying.is_some_and(|carrying| carrying.holds(role));
+        self.rising.look(&tally, &sums, &self.bound, is_held);
         self.look_at_ports(kernel, by_incoming, &sums);
         self.look_at_sides(&tally);
         self.look_at_topology(&tally, &groups, lacks_relays);

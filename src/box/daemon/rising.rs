@@ -62,6 +62,11 @@ impl Loss {
         )
     }
 
+    /// Whether the frames were for a NIC that the box has set down itself.
+    fn is_expected(self, is_held: impl Fn(Role) -> bool) -> bool {
+        matches!(self, Self::Dropped(DropReason::TxDown(role)) if is_held(role))
+    }
+
     fn remedy(self, bound: &BoundState) -> String {
         let nic = |role: Role| bound.nic_name(role);
         match self {
@@ -155,10 +160,11 @@ impl Default for Rising {
 }
 
 impl History {
-    /// Records a count; returns whether the warning begins (true) or ends (false) with it.
-    fn look(&mut self, count: u64) -> Option<bool> {
+    /// Records a count; returns whether the warning begins (true) or ends (false) with it. A loss
+    /// that is expected does not count.
+    fn look(&mut self, count: u64, is_expected: bool) -> Option<bool> {
         let last = self.last.replace(count)?;
-        self.looks = self.looks << 1 | u64::from(count > last);
+        self.looks = self.looks << 1 | u64::from(count > last && !is_expected);
         let (recent, memory) = match self.loss.is_alarm() {
             true => RECENT_OF_ALARM,
             false => RECENT,
@@ -170,11 +176,18 @@ impl History {
 }
 
 impl Rising {
-    /// Compares with the last check, and logs each warning that begins or ends.
-    pub(super) fn look(&mut self, tally: &Tally, sums: &Sums, bound: &BoundState) {
+    /// Compares with the last check, and logs each warning that begins or ends. `is_held`: whether
+    /// the box has set the NIC of a role down itself, which has a warning of its own.
+    pub(super) fn look(
+        &mut self,
+        tally: &Tally,
+        sums: &Sums,
+        bound: &BoundState,
+        is_held: impl Fn(Role) -> bool,
+    ) {
         for history in &mut self.0 {
             let loss = history.loss;
-            match history.look(loss.count(tally, sums)) {
+            match history.look(loss.count(tally, sums), loss.is_expected(&is_held)) {
                 Some(true) => tracing::warn!("{}", text(loss, bound)),
                 Some(false) => {
                     tracing::info!("{}: no frame has been lost for a while", loss.name());
@@ -216,10 +229,10 @@ mod tests {
     fn changes_of(loss: Loss, seconds: &[u64]) -> Vec<Option<bool>> {
         let mut history = History::from(loss);
         let mut count = 7;
-        assert_eq!(history.look(count), None, "nothing to compare with");
+        assert_eq!(history.look(count, false), None, "nothing to compare with");
         let mut look = |&more: &u64| {
             count += more;
-            history.look(count)
+            history.look(count, false)
         };
         seconds.iter().map(&mut look).collect()
     }
@@ -254,6 +267,18 @@ mod tests {
             assert!(begins(Loss::Dropped(reason)), "{reason:?}");
         }
         assert!(!begins(Loss::Dropped(DropReason::HostMacUnknown)));
+    }
+
+    #[test]
+    fn frames_to_a_side_that_the_box_has_set_down_are_no_alarm() {
+        let of_host = Loss::Dropped(DropReason::TxDown(Role::Host));
+        let is_expected = |loss: Loss| loss.is_expected(|role| role == Role::Host);
+        assert!(is_expected(of_host));
+        for other in Loss::all().filter(|loss| *loss != of_host) {
+            assert!(!is_expected(other), "{other:?}");
+        }
+        let mut history = History::from(of_host);
+        assert!((0..70).all(|count| history.look(count, true).is_none()));
     }
 
     /// A veth's peer sends frames of 64 KiB with TSO.

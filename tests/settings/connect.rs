@@ -460,6 +460,11 @@ fn a_tor_host_refuses_the_keys_of_a_box() {
         ),
         (
             "[host]",
+            "uplink.vlan = 10",
+            &["host.uplink = ", "no frames", "remove"],
+        ),
+        (
+            "[host]",
             "mark.dscp = \"le\"",
             &["host.mark = ", "\"le\"", "[mark]"],
         ),
@@ -538,6 +543,11 @@ fn a_tor_host_refuses_the_keys_of_a_box() {
             &["datapath = ", "2048", "forwards none", "remove [datapath]"],
         ),
         ("", "[datapath]\n", &["datapath = ", "remove [datapath]"]),
+        (
+            "",
+            "[uplink]\nvlan = 10\n",
+            &["uplink = ", "no frames", "remove [uplink]"],
+        ),
     ];
     for (after, lines, words) in table {
         let text = match *after {

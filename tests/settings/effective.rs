@@ -34,6 +34,7 @@ group guards
   protocols        tcp
   mac              learned
   vlan             VLAN 10
+  uplink vlan      VLAN 10
   relays by IPv4   203.0.113.1, VLAN 30, PCP kept
   relays by IPv6   fe80::1, VLAN 30, PCP kept
 
@@ -48,6 +49,7 @@ group exits
   protocols        tcp+udp
   mac              02:00:5e:10:00:01
   vlan             VLAN 200.11
+  uplink vlan      VLAN 200.11
   relays by IPv4   203.0.113.1, VLAN 31, PCP kept
   relays by IPv6   fe80::1, VLAN 31, PCP kept
 
@@ -62,6 +64,7 @@ group host-3
   protocols        tcp
   mac              learned
   vlan             untagged
+  uplink vlan      untagged
   relays by IPv4   uplink, unmarked
   relays by IPv6   uplink, unmarked
 

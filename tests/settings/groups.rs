@@ -302,6 +302,29 @@ const REFUSALS: &[(&str, &[super::Refusal])] = &[
                 &["vlan = \"11\"", "the ID of a VLAN such as 30"],
             ),
             ("vlan = [\"11\"]", &["vlan = [\"11\"]", "expected i64"]),
+            (
+                "vlan = [200, 11]\nuplink.vlan = 11",
+                &[
+                    "host.uplink.vlan = 11 (group \"exits\")",
+                    "host.vlan, VLAN 200.11,",
+                    "changes no tags",
+                    "steered",
+                    "trunk or access port",
+                ],
+            ),
+            (
+                "vlan = [200, 11]\nuplink.vlan = []",
+                &["host.uplink.vlan = [] (group \"exits\")", "VLAN 200.11"],
+            ),
+            (
+                "uplink.vlan = 11",
+                &["host.uplink.vlan = 11", "host.vlan, untagged,"],
+            ),
+            (
+                "uplink.vlan = 4095",
+                &["host.uplink.vlan = 4095 (group", "1 to 4094"],
+            ),
+            ("uplink.tag = 11", &["tag", "expected `vlan`"]),
         ],
     ),
     (
@@ -595,6 +618,59 @@ fn the_largest_settings_fit_the_kernels_image() {
     }
 }
 
+/// The tags at the uplink are those of the hosts: of a group, or of all groups without tags of their
+/// own.
+#[test]
+fn the_tags_at_the_uplink_are_those_of_the_hosts() {
+    let own = with(
+        "vlan = [200, 11]",
+        "vlan = [200, 11]\nuplink.vlan = [200, 11]",
+    );
+    for (of_all, refused) in [
+        ("", None),
+        ("[uplink]\n", None),
+        // The first group has a tag.
+        (
+            "[uplink]\nvlan = []\n",
+            Some("uplink.vlan = [] (group \"guards\")"),
+        ),
+        // The third group has none.
+        (
+            "[uplink]\nvlan = 10\n",
+            Some("uplink.vlan = 10 (group \"host-3\")"),
+        ),
+        (
+            "[uplink]\nvlan = 0\n",
+            Some("uplink.vlan = 0 (group \"guards\")"),
+        ),
+    ] {
+        match refused {
+            None => drop(parse(&format!("{own}{of_all}")).unwrap()),
+            Some(words) => assert_refused(&format!("{own}{of_all}"), &[words], of_all),
+        }
+    }
+    let all = own.replace("resolvers = \"any\"", "resolvers = \"any\"\nvlan = 10");
+    let settings = parse(&format!("{all}[uplink]\nvlan = 10\n")).unwrap();
+    let vlans: Vec<_> = settings
+        .rules
+        .groups()
+        .iter()
+        .map(|group| group.vlan)
+        .collect();
+    assert_eq!(
+        vlans,
+        [
+            VlanTags::one(10),
+            VlanTags::pair(200, 11),
+            VlanTags::one(10)
+        ]
+    );
+    assert_eq!(
+        parse(&all).unwrap().change_to(&settings).keys,
+        ["uplink.vlan"]
+    );
+}
+
 #[test]
 fn everything_of_groups_and_steering_changes_by_a_reload() {
     let third = "[[host]]\naddresses = [\"192.0.2.128\"]";
@@ -612,6 +688,11 @@ fn everything_of_groups_and_steering_changes_by_a_reload() {
             SITE,
             &with("vlan = [200, 11]", "vlan = [11]"),
             &["host.exits.vlan"],
+        ),
+        (
+            SITE,
+            &with("vlan = 10\n", "vlan = 10\nuplink = { vlan = 10 }\n"),
+            &["host.guards.uplink.vlan"],
         ),
         // One tag, given as a list.
         (SITE, &with("vlan = 10\n", "vlan = [10]\n"), &[]),

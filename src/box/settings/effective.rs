@@ -75,6 +75,8 @@ impl Settings {
         let mac = group.mac.map(|mac| mac.to_string());
         blocks.line("mac", mac.as_deref().unwrap_or("learned"));
         blocks.line("vlan", group.vlan.to_string());
+        // The wire changes no tags, so `uplink.vlan` is the same if it is set.
+        blocks.line("uplink vlan", group.vlan.to_string());
         blocks.line("relays by IPv4", self.relay_egress(group, Version::V4));
         blocks.line("relays by IPv6", self.relay_egress(group, Version::V6));
     }

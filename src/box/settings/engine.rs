@@ -48,7 +48,7 @@ const fn refused(key: &'static str, reason: &'static str) -> Refused {
     }
 }
 
-const OF_A_BOX: [Refused; 21] = [
+const OF_A_BOX: [Refused; 23] = [
     refused(
         "ports",
         "are the NICs of a box in front of the Tor host, and engine = \"connect\" uses no NIC: \
@@ -96,6 +96,10 @@ const OF_A_BOX: [Refused; 21] = [
         "host.steer",
         "is of a group of hosts behind a box; with engine = \"connect\" the Tor host's own routes \
          choose the next hop: set steer.source, steer.fwmark or steer.interface",
+    ),
+    refused(
+        "host.uplink",
+        "is the network of a box's uplink, and engine = \"connect\" handles no frames: remove the key",
     ),
     refused(
         "host.dscp",
@@ -148,6 +152,11 @@ const OF_A_BOX: [Refused; 21] = [
         "steer.on_unavailable",
         "is about frames that a box cannot steer; engine = \"connect\" never refuses a connection, \
          and counts those that it could not steer: remove the key",
+    ),
+    refused(
+        "uplink",
+        "is the network of a box's uplink, and engine = \"connect\" handles no frames: remove \
+         [uplink]",
     ),
     refused(
         "datapath",

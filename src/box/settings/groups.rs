@@ -222,14 +222,45 @@ fn of_box(
     totals.endpoints += listeners.iter().filter(has_address).count();
     let mac = host.mac.as_deref().map(|text| parsed("host.mac", text));
     let vlan = host.vlan.as_ref().map(|raw| tags("host.vlan", raw));
+    let vlan = vlan.transpose()?.unwrap_or(VlanTags::UNTAGGED);
+    check_uplink(&raw.uplink, &host.uplink, vlan)?;
     Ok(Group {
         addresses: PrefixSet::new(addresses),
         relay_addresses: PrefixSet::new(relay_addresses),
         listeners,
         mac: mac.transpose()?,
-        vlan: vlan.transpose()?.unwrap_or(VlanTags::UNTAGGED),
+        vlan,
         ..of_any(raw, host, &own, steer, totals)?
     })
+}
+
+/// Refuses other tags at the uplink, of the group or of all, than the hosts of the group have.
+fn check_uplink(
+    of_all: &raw::Uplink,
+    own: &raw::Uplink,
+    vlan: VlanTags,
+) -> Result<(), SettingsError> {
+    let checked = |key, given: &raw::Uplink| {
+        let given = given.vlan.clone();
+        given
+            .map(|raw| tags(key, &raw).map(|tags| (key, raw, tags)))
+            .transpose()
+    };
+    let of_all = checked("uplink.vlan", of_all)?;
+    let own = checked("host.uplink.vlan", own)?;
+    match own.or(of_all) {
+        Some((key, raw, tags)) if tags != vlan => {
+            let reason = format!(
+                "is not host.vlan, {vlan}, and the wire changes no tags between host and uplink: \
+                 only steered frames and their answers get others. Make the switch port at the \
+                 uplink a trunk or access port on which frames are as the hosts send them, or \
+                 change the hosts' tags, and set both keys to these tags; groups with different \
+                 tags have host.uplink.vlan each"
+            );
+            Err(value(key, raw, reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The keys that every engine has. `own` are the addresses of the group.

@@ -28,6 +28,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) steer: Steer,
     #[serde(default)]
+    pub(super) uplink: Uplink,
+    #[serde(default)]
     pub(super) relays: Relays,
     #[serde(default)]
     pub(super) datapath: Datapath,
@@ -107,6 +109,7 @@ pub(super) struct Host {
     pub(super) tos: Option<i64>,
     pub(super) mark: HostMark,
     pub(super) steer: HostSteer,
+    pub(super) uplink: Uplink,
 }
 
 impl Host {
@@ -133,6 +136,13 @@ pub(super) struct HostSteer {
     pub(super) next_hop: Option<NextHops>,
     pub(super) vlan: Option<Tags>,
     pub(super) pcp: Option<i64>,
+}
+
+/// The network of the uplink, of a group or of all.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Uplink {
+    pub(super) vlan: Option<Tags>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -152,16 +152,22 @@ impl Vlan {
     }
 }
 
-/// Counts what `eth0` of a namespace receives: frames that match one of `wrong` (matches of nft(8)),
-/// which are dropped, and other TCP segments.
+/// Counts what `eth0` of a namespace receives, as [`inspect_at`].
 pub(crate) fn inspect(netns: &Netns, wrong: &[String]) {
+    inspect_at(netns, &[FAR_END], wrong);
+}
+
+/// Counts what interfaces of a namespace receive: frames that match one of `wrong` (matches of
+/// nft(8)), which are dropped, and other TCP segments.
+pub(crate) fn inspect_at(netns: &Netns, interfaces: &[&str], wrong: &[String]) {
     let wrong = wrong
         .iter()
         .map(|one| format!("    {one} counter name wrong drop\n"));
     let table = format!(
         "table netdev inspection {{\n  counter right {{ }}\n  counter wrong {{ }}\n  \
-         chain received {{\n    type filter hook ingress device {FAR_END} priority 0;\n{}    \
+         chain received {{\n    type filter hook ingress devices = {{ {} }} priority 0;\n{}    \
          meta l4proto tcp counter name right\n  }}\n}}\n",
+        interfaces.join(", "),
         wrong.collect::<String>()
     );
     netns.command("nft", &[&table]).unwrap();

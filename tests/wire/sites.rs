@@ -1,18 +1,19 @@
 //! The sites of docs/site.md, built from the page: its configuration files and its commands are used
 //! as they are, but for the authorities, which are the lab's.
 
-use crate::craft::{Packet, families};
+use crate::craft::{Packet, ethernet, families};
 use crate::rack::{
     Conversation, Machine, add_addresses, add_port, complete_frames, has_vlan_interfaces, inspect,
-    inspected, make_switch, serve,
+    inspect_at, inspected, make_switch, serve,
 };
 use crate::reload::{AUTHORITIES, listing};
-use crate::rig::{EXITMARK, assert_says, count, needs_root};
+use crate::rig::{EXITMARK, assert_says, count, eventually, needs_root};
 use crate::trunk::{Trunk, announcement, by_mac, from_others, to_others, with_other_mark};
+use exitmark_box::observe::Warning;
 use exitmark_datapath::Role;
 use exitmark_lab::site::{
-    FAR_END, HOST_MAC, INCOMING_MAC, OR_PORT, Plan, RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6, Site,
-    TORNET_MAC, connect, nic, relay_endpoints,
+    CLEARNET_MAC, FAR_END, HOST_MAC, INCOMING_MAC, OR_PORT, Plan, RELAY_V4, RELAY_V6, SERVER_V4,
+    SERVER_V6, Site, TORNET_MAC, connect, nic, relay_endpoints,
 };
 use exitmark_lab::{Capture, Netns, RawPort, RunningBox, VethEnd, is_installed, publish, veth};
 use nix::mount::{MsFlags, mount};
@@ -341,28 +342,186 @@ fn a_rack_on_a_trunk() {
     stop(running);
 }
 
-#[test]
-fn the_wires_of_an_aggregate_are_checked() {
-    needs_root!();
-    let site = Site::build(Plan::default()).unwrap();
-    let middle = &site.middle;
-    for (far, near, mac) in [
-        (&site.host, "enp5s0", "02:00:00:00:01:31"),
-        (&site.clearnet, "enp6s0", "02:00:00:00:02:31"),
-    ] {
-        let far = VethEnd::new(far, "eth1", "02:00:00:00:0f:31");
-        connect(&far, &VethEnd::new(middle, near, mac), 1500).unwrap();
+/// The interfaces of the host and of the switch by wire, in place of the members of a bond.
+const MEMBERS: [&str; 2] = [FAR_END, "eth1"];
+/// The NICs of the page by wire, `host` before `uplink`.
+const WIRES: [[&str; 2]; 2] = [["enp1s0", "enp2s0"], ["enp5s0", "enp6s0"]];
+
+/// A second cable, from the host by the box to the switch. In place of a bond, both ends have a
+/// bridge whose ports forward no frame to each other. It leaves a port without a link at once, as a
+/// bond its member.
+fn aggregate(site: &Site) {
+    let ends = [
+        (&site.host, HOST_MAC, ["192.0.2.10/24", "2001:db8:1::10/64"]),
+        (
+            &site.clearnet,
+            CLEARNET_MAC,
+            ["192.0.2.1/24", "2001:db8:1::1/64"],
+        ),
+    ];
+    for (side, (netns, mac, addresses)) in ends.into_iter().enumerate() {
+        let near_mac = format!("02:00:00:00:0{}:31", side + 1);
+        let near = VethEnd::new(&site.middle, WIRES[1][side], &near_mac);
+        connect(&VethEnd::new(netns, MEMBERS[1], mac), &near, 1500).unwrap();
+        netns.silence(FAR_END).unwrap();
+        for line in [
+            "link add br0 type bridge mcast_snooping 0".to_owned(),
+            format!("link set br0 address {mac} up"),
+        ] {
+            netns.ip(&line).unwrap();
+        }
+        for member in MEMBERS {
+            let key = format!("net/ipv6/conf/{member}/disable_ipv6");
+            netns.sysctl(&key, "1").unwrap();
+            add_port(netns, member);
+            let port = format!("link set {member} type bridge_slave isolated on learning off");
+            netns.ip(&port).unwrap();
+        }
+        add_addresses(netns, "br0", &addresses);
     }
+    for router in ["192.0.2.1", "2001:db8:1::1"] {
+        let line = format!("route add default via {router}");
+        site.host.ip(&line).unwrap();
+    }
+    let servers = [format!("{SERVER_V4}/32"), format!("{SERVER_V6}/128")];
+    add_addresses(
+        &site.clearnet,
+        "br0",
+        &servers.each_ref().map(String::as_str),
+    );
+    distribute(site);
+}
+
+/// Lets the host send by the first cable, and the switch by the second one, as long as they have a
+/// link.
+fn distribute(site: &Site) {
+    let ends = [(&site.host, CLEARNET_MAC), (&site.clearnet, HOST_MAC)];
+    for ((netns, other_mac), member) in ends.into_iter().zip(MEMBERS) {
+        let entry = [
+            "fdb", "replace", other_mac, "dev", member, "master", "dynamic",
+        ];
+        netns.command("bridge", &entry).unwrap();
+    }
+}
+
+/// Checks that a frame of LACP (IEEE 802.1AX) reaches the other end of its cable unchanged, and no
+/// other member.
+fn lacp_crosses(site: &Site) {
+    let ends = [&site.host, &site.clearnet];
+    for (from, to) in [(0, 1), (1, 0)] {
+        for (wire, member) in MEMBERS.into_iter().enumerate() {
+            let mac = [HOST_MAC, CLEARNET_MAC][from];
+            let frame = ethernet("01:80:c2:00:00:02", mac, &[], 0x8809, &[1; 110]);
+            let eye = |member| Capture::start(ends[to], member, "in", "").unwrap();
+            let [mut eye, mut other] = [eye(member), eye(MEMBERS[1 - wire])];
+            let port = RawPort::open(ends[from], member).unwrap();
+            port.send(&frame).unwrap();
+            assert!(eye.sees(&frame), "{} {member}", ends[from].label());
+            let captured = other.so_far();
+            assert!(captured.iter().all(|one| one.bytes != frame), "{member}");
+        }
+    }
+}
+
+/// Waits until the members of the host and of the switch have a link or none, by wire.
+#[track_caller]
+fn have_links(site: &Site, expected: [[bool; 2]; 2], running: &RunningBox) {
+    let of_wire = |member| {
+        [&site.host, &site.clearnet].map(|netns| {
+            let line = format!("-o link show dev {member}");
+            netns.ip(&line).unwrap().contains("LOWER_UP")
+        })
+    };
+    eventually(
+        "the links of the host and of the switch",
+        || match MEMBERS.map(of_wire) {
+            found if found == expected => Ok(()),
+            found => Err(format!("{found:?}\n{}", running.log())),
+        },
+    );
+}
+
+#[test]
+fn a_link_aggregate() {
+    needs_root!();
+    if !is_installed("nft") {
+        return;
+    }
+    let site = Site::build(Plan::default()).unwrap();
+    aggregate(&site);
+    inspect_at(&site.clearnet, &MEMBERS, &with_other_mark("af11"));
+    let mut wrong = with_other_mark("0x00").to_vec();
+    wrong.extend([from_others(&[INCOMING_MAC]), to_others(TORNET_MAC)]);
+    inspect(&site.tornet, &wrong);
+    let middle = &site.middle;
     rename_nics(middle);
-    furnish(middle, configuration(AGGREGATE));
+    furnish(middle, configuration(ONE_HOST));
     run(middle, &block(AGGREGATE, "sh box"));
+    // From one wire to two, without a detachment.
+    let one = RunningBox::start(middle, EXITMARK, Path::new(CONFIGURATION)).unwrap();
+    one.stop_well().unwrap();
+    middle.run(|| fs::write(CONFIGURATION, configuration(AGGREGATE)).unwrap());
     let text = check(middle, AGGREGATE, true);
     let wires = "2 wires: a (enp1s0 and enp2s0), b (enp5s0 and enp6s0), relay traffic by enp3s0 to";
     assert_says(&text, &[wires]);
-    for nic in ["enp1s0", "enp2s0", "enp5s0", "enp6s0", "enp3s0"] {
+    for nic in WIRES.as_flattened().iter().chain(&["enp3s0"]) {
         let is_mtu = |line: &&str| line.contains(nic) && line.contains("MTU 1500");
         assert_eq!(text.lines().filter(is_mtu).count(), 1, "{nic}:\n{text}");
     }
+    let running = RunningBox::start(middle, EXITMARK, Path::new(CONFIGURATION)).unwrap();
+    running.wait_log(&["/run/bpf/exitmark/box: the wires of the box are other ones now"]);
+    have_links(&site, [[true; 2]; 2], &running);
+    lacp_crosses(&site);
+    let talk = converse(&site.host, [&site.clearnet, &site.tornet], &[0, 1]);
+    Conversation::all_go_on(&talk.0, "by one cable, and answered by the other");
+    let report = site.status().unwrap();
+    assert_eq!(report.warnings, []);
+    for port in &report.ports {
+        let (received, forwarded) = (port.received_frames, port.forwarded_frames);
+        match port.interface.as_str() {
+            "enp1s0" | "enp6s0" => assert!(received > 20, "{port:?}"),
+            "enp2s0" | "enp5s0" => assert!(forwarded > 20, "{port:?}"),
+            _ => assert!(received > 20 && forwarded > 20, "{port:?}"),
+        }
+    }
+    let words = [TORNET_MAC, "enp1s0", "enp2s0", "enp3s0", "enp5s0", "enp6s0"];
+    assert_says(&status(middle, AGGREGATE), &words);
+
+    // The first cable is cut behind the box, then the second one before it.
+    for (wire, cut, is_host) in [(0, &site.clearnet, false), (1, &site.host, true)] {
+        let set = |state| format!("link set {} {state}", MEMBERS[wire]);
+        cut.ip(&set("down")).unwrap();
+        let mut links = [[true; 2]; 2];
+        links[wire] = [false; 2];
+        have_links(&site, links, &running);
+        Conversation::all_go_on(&talk.0, "by the other cable");
+        let held = WIRES[wire][usize::from(is_host)];
+        let warnings = site.status().unwrap().warnings;
+        let of_link = |kind| warnings.iter().filter(move |one| one.kind == kind);
+        let of_loss: Vec<_> = of_link("link_loss").collect();
+        assert_eq!(of_loss.len(), 1, "{warnings:?}");
+        assert_says(&of_loss[0].text, &[held]);
+        for nic in WIRES[1 - wire] {
+            let mut of_links = of_link("no_carrier").chain(of_link("link_loss"));
+            assert_eq!(of_links.find(|one| one.text.contains(nic)), None);
+        }
+        // The box itself has set it down.
+        let by_hand = |one: &&Warning| one.text.contains("ip link set");
+        assert_eq!(warnings.iter().find(by_hand), None);
+        cut.ip(&set("up")).unwrap();
+        have_links(&site, [[true; 2]; 2], &running);
+        distribute(&site);
+        Conversation::all_go_on(&talk.0, "by both cables again");
+    }
+    end(talk);
+    is_right(&site.clearnet);
+    is_right(&site.tornet);
+    let alarms = |warning: &Warning| warning.is_alarm;
+    eventually("no alarm", || match site.status().unwrap().warnings {
+        warnings if !warnings.iter().any(alarms) => Ok(()),
+        warnings => Err(format!("{warnings:?}")),
+    });
+    stop(running);
 }
 
 const BOX_2_INCOMING: &str = "02:00:00:00:03:21";

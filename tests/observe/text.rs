@@ -242,6 +242,10 @@ fn absent_counts_and_states_are_shown_as_such() {
     report.steering.state = SteeringState::Off;
     let text = report.text().to_string();
     assert!(!text.contains("next hop"), "{text}");
+    assert!(
+        text.contains("steering    off: incoming is not set\n"),
+        "{text}"
+    );
 }
 
 #[test]

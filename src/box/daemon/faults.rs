@@ -66,8 +66,8 @@ impl PortFault {
     }
 
     /// The fault, its consequence and its remedy. Workers are stopped while a port is lost, so a
-    /// wire that needs one then forwards nothing.
-    pub(super) fn text(&self, port: &BoundPort, bound: &BoundState) -> String {
+    /// wire that needs one then forwards nothing. `table` has the keys of the NICs.
+    pub(super) fn text(&self, port: &BoundPort, bound: &BoundState, table: &str) -> String {
         let (nic, role) = (&port.nic.name, port.role);
         let loss = match role {
             Role::Incoming if !self.is_loss() || !bound.is_dead_without_workers() => {
@@ -87,7 +87,8 @@ impl PortFault {
             ),
             Self::Renamed(name) => format!(
                 "{nic} ({role}) is called {name} now: frames are forwarded, but the next start \
-                 will not find {}; `ip link set dev {name} name {}`, or set ports.{role} to {name}",
+                 will not find {}; `ip link set dev {name} name {}`, or set {table}.{role} to \
+                 {name}",
                 port.configured, port.configured
             ),
             Self::NoLink { is_up: false } => {
@@ -295,12 +296,22 @@ mod tests {
             let mut host = port(Role::Host);
             host.needs_process = needs_process;
             let bound = BoundState::example(vec![host]);
-            fault.text(&port(Role::Incoming), &bound)
+            fault.text(&port(Role::Incoming), &bound, "ports")
         };
         let steered = "relay traffic is not steered";
         assert!(text(false, PortFault::Gone).contains(steered));
         assert!(text(true, PortFault::Gone).contains("the wire forwards nothing"));
         assert!(text(true, PortFault::NoLink { is_up: false }).contains(steered));
+    }
+
+    #[test]
+    fn a_renamed_nic_names_the_key_of_the_file() {
+        let bound = BoundState::example(Vec::new());
+        for (table, key) in [("ports", "set ports.uplink"), ("wire", "set wire.uplink")] {
+            let renamed = PortFault::Renamed("wan0".to_owned());
+            let text = renamed.text(&port(Role::Uplink), &bound, table);
+            assert!(text.contains(key), "{text}");
+        }
     }
 
     #[test]

@@ -196,7 +196,8 @@ impl Wire {
                 let is_logged_elsewhere = matches!(fault, PortFault::NoLink { .. })
                     && self.links.incoming_port() == Some(role);
                 if !is_logged_elsewhere {
-                    tracing::error!("ALARM: {}", fault.text(port, &self.bound));
+                    let table = self.settings.table_of_nics();
+                    tracing::error!("ALARM: {}", fault.text(port, &self.bound, table));
                 }
             }
             let is_over = |fault: &&PortFault| {

@@ -194,7 +194,8 @@ impl Wire {
         for port in &self.bound.ports {
             for fault in &self.following.faults[port.role] {
                 if fault.kind() != "no_carrier" {
-                    warn(fault.kind(), true, fault.text(port, &self.bound));
+                    let table = self.settings.table_of_nics();
+                    warn(fault.kind(), true, fault.text(port, &self.bound, table));
                 }
             }
         }

@@ -111,18 +111,18 @@ impl Sides {
 }
 
 impl Finding {
-    /// The finding and its remedy, for the log and the status.
-    pub(super) fn text(self, host: &str, uplink: &str) -> String {
+    /// The finding and its remedy, for the log and the status. `table` has the keys of the NICs.
+    pub(super) fn text(self, host: &str, uplink: &str, table: &str) -> String {
         match self {
             Self::Swapped => format!(
                 "host and uplink are swapped: frames from host.addresses arrive by {uplink} \
                  (uplink) and none by {host} (host), so nothing is marked or steered; exchange \
-                 ports.host and ports.uplink, or the cables, and restart"
+                 {table}.host and {table}.uplink, or the cables, and restart"
             ),
             Self::Absent => format!(
                 "frames arrive by {host} (host), and none is from host.addresses, so nothing is \
                  marked or steered; add the host's address to host.addresses, or exchange \
-                 ports.host and ports.uplink if the host is behind {uplink} (uplink)"
+                 {table}.host and {table}.uplink if the host is behind {uplink} (uplink)"
             ),
         }
     }
@@ -146,7 +146,7 @@ impl Wire {
 
     pub(super) fn wrong_side(&self, finding: Finding) -> String {
         let [host, uplink] = [Role::Host, Role::Uplink].map(|role| self.bound.nic_name(role));
-        finding.text(host, uplink)
+        finding.text(host, uplink, self.settings.table_of_nics())
     }
 }
 
@@ -166,6 +166,17 @@ mod tests {
             sides.finding
         };
         seconds.iter().map(look).collect()
+    }
+
+    #[test]
+    fn the_remedy_names_the_keys_of_the_file() {
+        for finding in [Finding::Swapped, Finding::Absent] {
+            for table in ["ports", "wire"] {
+                let text = finding.text("lan0", "wan0", table);
+                let keys = format!("exchange {table}.host and {table}.uplink");
+                assert!(text.contains(&keys), "{text}");
+            }
+        }
     }
 
     #[test]

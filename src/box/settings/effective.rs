@@ -157,9 +157,9 @@ impl Settings {
                 "host {host}, uplink {uplink}{}",
                 incoming.unwrap_or_default()
             );
-            match self.keys.contains_key("wire") {
-                false => blocks.line("ports", nics),
-                true => blocks.line(
+            match self.table_of_nics() {
+                "ports" => blocks.line("ports", nics),
+                _ => blocks.line(
                     &format!("wire {}", wire.name),
                     format!("{nics}, link_loss {}", wire.link_loss.name()),
                 ),

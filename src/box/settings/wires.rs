@@ -91,6 +91,14 @@ impl Settings {
         self.wires.iter().position(is_same)
     }
 
+    /// The table of the file with the keys `host`, `uplink` and `incoming`.
+    pub(crate) fn table_of_nics(&self) -> &'static str {
+        match self.keys.contains_key("wire") {
+            true => "wire",
+            false => "ports",
+        }
+    }
+
     /// The key of the NIC for steered relay traffic.
     pub(super) fn incoming_key(&self) -> &'static str {
         incoming_key(self.keys.contains_key("wire"))

@@ -39,7 +39,7 @@ impl Text<'_> {
         let has_several = hops.len() > 1;
         let state = match (steering.state, has_several) {
             (SteeringState::Off, _) => {
-                return item(f, "steering", "off: ports.incoming is not set");
+                return item(f, "steering", "off: incoming is not set");
             }
             (SteeringState::Steering, _) => "relay traffic leaves by `incoming`",
             (SteeringState::NoCarrier, false) => "no-carrier: the NIC has no link",

@@ -7,6 +7,7 @@ use crate::rig::{
     Config, EXITMARK, Rig, assert_says, both_engines, detach, eventually, needs_root, wait_until,
 };
 use exitmark_box::observe::Report;
+use exitmark_datapath::Role;
 use exitmark_lab::site::{
     CLEARNET_MAC, FAR_END, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan, RELAY_V4,
     RELAY_V6, SERVER_V4, SERVER_V6, Site, TORNET_MAC, connect,
@@ -15,6 +16,9 @@ use exitmark_lab::{Capture, Netns, RawPort, RunningBox, VethEnd};
 use nix::sys::signal::Signal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const WEB: u16 = 443;
 /// The second host, and its addresses.
@@ -553,4 +557,157 @@ fn eight_wires_forward_each_its_own() {
     }
     let last = running.stop_well().unwrap();
     assert_eq!(last.counters.get("marked"), Some(&8));
+}
+
+/// Sends a relay's answers to both hosts until both arrive, and checks that none goes astray.
+#[track_caller]
+fn both_are_answered(ground: [&Netns; 2], rig: &Rig, when: &str) {
+    let mut eyes = ground.map(|netns| Capture::start(netns, FAR_END, "in", "").unwrap());
+    let tornet = RawPort::open(&rig.site.tornet, FAR_END).unwrap();
+    let answers = [HOST_V4, OTHER_V4].map(answer);
+    for answer in &answers {
+        tornet.send(&answer.incoming(&[])).unwrap();
+    }
+    let delivered = [HOST_MAC, OTHER_MAC];
+    let delivered = answers.iter().zip(delivered);
+    let delivered = delivered.map(|(answer, mac)| answer.framed(mac, TORNET_MAC, &[]));
+    for (eye, expected) in eyes.iter_mut().zip(delivered) {
+        assert!(eye.counts(1), "{when}\n{}", rig.running.log());
+        assert_eq!(eye.so_far()[0].bytes, expected, "{when}");
+    }
+}
+
+fn speak(host: &Netns, source: Ipv4Addr, mac: &str) {
+    let [exit, _] = outbound(source, mac);
+    RawPort::open(host, FAR_END).unwrap().send(&exit).unwrap();
+}
+
+/// The program on the shared NIC is that of the first wire, which may be another one after a restart.
+#[test]
+fn the_shared_nic_goes_to_another_wire() {
+    needs_root!();
+    let ground = Ground::silent();
+    let wires = |order: [usize; 2]| {
+        let addresses = [HOST_V4, OTHER_V4, SILENT];
+        let config = Config::default().addresses(addresses);
+        order.into_iter().fold(config, |config, number| {
+            config.wire(format_args!(
+                "host = \"host{number}\"\nuplink = \"uplink{number}\"\nincoming = \"incoming0\"\n"
+            ))
+        })
+    };
+    let rig = Rig::on(ground.site, &wires([0, 1]));
+    speak(&rig.site.host, HOST_V4, HOST_MAC);
+    speak(&ground.host, OTHER_V4, OTHER_MAC);
+    both_are_answered([&rig.site.host, &ground.host], &rig, "at the start");
+    let rig = rig.restart(&wires([1, 0]));
+    assert!(!rig.status().has_alarm(), "{:?}", rig.status().warnings);
+    both_are_answered([&rig.site.host, &ground.host], &rig, "in another order");
+    // The wire that had it fails: its hosts are still behind the program that it has left.
+    let site = rig.leave();
+    site.middle.ip("link set uplink1 mtu 1400").unwrap();
+    let rig = Rig::on(site, &wires([1, 0]));
+    assert_says(&rig.warning("wire_down").text, &["host1"]);
+    both_are_answered(
+        [&rig.site.host, &ground.host],
+        &rig,
+        "without the first wire",
+    );
+    // An address of none of the known hosts may be behind the wire that is down.
+    let lost = answer(SILENT).incoming(&[]);
+    let tornet = RawPort::open(&rig.site.tornet, FAR_END).unwrap();
+    tornet.send(&lost).unwrap();
+    let mut eye = Capture::start(&rig.site.host, FAR_END, "in", "").unwrap();
+    tornet.send(&answer(HOST_V4).incoming(&[])).unwrap();
+    assert!(eye.counts(1));
+    rig.ip("link set uplink1 mtu 1500");
+    let mut running = rig.running;
+    assert_eq!(running.ended().unwrap().code(), Some(1));
+    let rig = Rig::on(rig.site, &wires([1, 0]));
+    assert!(!rig.status().has_alarm(), "{:?}", rig.status().warnings);
+    both_are_answered([&rig.site.host, &ground.host], &rig, "with both again");
+    rig.running.stop_well().unwrap();
+}
+
+/// From the first frame on, also while a restart sets up one wire after the other.
+#[test]
+fn no_frame_goes_to_the_host_of_another_wire_during_a_restart() {
+    needs_root!();
+    let ground = Ground::silent();
+    let rig = Rig::on(ground.site, &config());
+    speak(&rig.site.host, HOST_V4, HOST_MAC);
+    speak(&ground.host, OTHER_V4, OTHER_MAC);
+    let hosts = [&rig.site.host, &ground.host];
+    both_are_answered(hosts, &rig, "at the start");
+    let mut eyes = hosts.map(|netns| Capture::start(netns, FAR_END, "in", "").unwrap());
+    let tornet = RawPort::open(&rig.site.tornet, FAR_END).unwrap();
+    let answers = [HOST_V4, OTHER_V4].map(|host| answer(host).incoming(&[]));
+    let ends = Arc::new(AtomicBool::new(false));
+    let ending = Arc::clone(&ends);
+    let sender = std::thread::spawn(move || {
+        let mut sent = 0;
+        while !ending.load(Ordering::Relaxed) {
+            for frame in &answers {
+                tornet.send(frame).unwrap();
+            }
+            sent += 1;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        sent
+    });
+    let rig = rig.restart(&config());
+    ends.store(true, Ordering::Relaxed);
+    let sent = sender.join().unwrap();
+    for (eye, (host, mac)) in eyes
+        .iter_mut()
+        .zip([(HOST_V4, HOST_MAC), (OTHER_V4, OTHER_MAC)])
+    {
+        assert!(eye.counts(sent), "{} of {sent}", eye.so_far().len());
+        let expected = answer(host).framed(mac, TORNET_MAC, &[]);
+        let wrong = eye.so_far().iter().filter(|one| one.bytes != expected);
+        assert_eq!(wrong.count(), 0, "{host}");
+    }
+    rig.running.stop_well().unwrap();
+}
+
+/// The NIC of all wires is created anew while a cable is cut: the box holds the other side down.
+#[test]
+fn a_shared_nic_comes_back_while_a_side_is_held() {
+    needs_root!();
+    let ground = Ground::silent();
+    let rig = Rig::on(ground.site, &config());
+    rig.site.clearnet.ip("link set eth0 down").unwrap();
+    rig.warning("link_loss");
+    rig.ip("link del incoming0");
+    rig.warning("port_lost");
+    rig.site
+        .connect(Role::Incoming, INCOMING_MAC, Plan::default())
+        .unwrap();
+    rig.site.middle.silence("incoming0").unwrap();
+    rig.site.tornet.silence(FAR_END).unwrap();
+    rig.no_warning("port_lost");
+    speak(&ground.host, OTHER_V4, OTHER_MAC);
+    let mut eye = Capture::start(&ground.host, FAR_END, "in", "").unwrap();
+    let tornet = RawPort::open(&rig.site.tornet, FAR_END).unwrap();
+    tornet.send(&answer(OTHER_V4).incoming(&[])).unwrap();
+    assert!(eye.counts(1), "{}", rig.running.log());
+    rig.running.stop().unwrap();
+}
+
+#[test]
+fn a_capture_of_all_wires_has_their_frames_and_ends_with_the_last_one() {
+    needs_root!();
+    let ground = Ground::silent();
+    let rig = Rig::on(ground.site, &config());
+    let arguments = ["--frames", "6", "--one-in", "1"];
+    // The second wire is idle, and does not make the capture longer.
+    let path = crate::rig::capture(&rig, &arguments, || {
+        speak(&rig.site.host, HOST_V4, HOST_MAC);
+        std::thread::sleep(crate::rig::PACE);
+    });
+    let text = String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
+    assert_eq!(text.matches("; wire host0").count(), 6, "{text}");
+    assert_says(&text, &["6 frames, one in 1"]);
+    assert_eq!(text.matches("frames, one in").count(), 1);
+    rig.running.stop_well().unwrap();
 }

@@ -52,22 +52,30 @@ pub(crate) fn detach(pins: &Path, socket: &Path) -> Result<Detached, DaemonError
 }
 
 /// Takes off what wires have left that the settings do not name. The directory of a single wire is
-/// that of the box.
-pub(super) fn take_off_others(settings: &Settings) -> Result<(), DaemonError> {
+/// that of the box, `directory`, if this process has locked it for several wires.
+pub(super) fn take_off_others(
+    settings: &Settings,
+    directory: Option<&Pins>,
+) -> Result<(), DaemonError> {
     let (pins, socket) = (&settings.pin.directory, &settings.control.socket);
     let wires = 0..settings.wires.len();
     let named: Vec<_> = wires
         .map(|number| settings.of_wire(number).pin.directory)
         .collect();
-    let mut others = Pins::wires_in(pins);
-    // With several wires, it has no more than the lock.
-    others.extend((!Pins::peek(pins).is_empty()).then(|| pins.clone()));
-    for other in others.iter().filter(|other| !named.contains(other)) {
+    let log = |pins: &Path| {
         tracing::warn!(
             "{}: the wires of the box are other ones now: what is attached by these pins is \
              detached",
-            other.display()
+            pins.display()
         );
+    };
+    if let Some(of_box) = directory.filter(|_| !Pins::peek(pins).is_empty()) {
+        log(pins);
+        take_off_links(of_box, &Record::of(socket, pins))?;
+    }
+    let others = Pins::wires_in(pins);
+    for other in others.iter().filter(|other| !named.contains(other)) {
+        log(other);
         let taken = Pins::open(other).map_err(DaemonError::from);
         if let Err(error) = taken.and_then(|pins| take_off(pins, &Record::of(socket, other))) {
             tracing::warn!("{}: {error}", other.display());
@@ -97,11 +105,20 @@ fn detach_wire(pins: &Path, socket: &Path) -> Result<Detached, DaemonError> {
 
 /// Detaches the programs, restores the NIC settings, and removes every pin.
 pub(super) fn take_off(pins: Pins, record: &Record) -> Result<Detached, DaemonError> {
+    detach_connect(&pins)?;
+    let outcome = take_off_links(&pins, record);
+    pins.remove()?;
+    outcome
+}
+
+/// Detaches the programs and restores the NIC settings.
+fn take_off_links(pins: &Pins, record: &Record) -> Result<Detached, DaemonError> {
     let netns = netns()?;
     pins.remove_links()?;
-    detach_connect(&pins)?;
-    let outcome = set_all_back(earlier(&pins, record), netns, record);
-    pins.remove()?;
+    let outcome = set_all_back(earlier(pins, record), netns, record);
+    for role in Role::ALL {
+        pins.remember(role, None)?;
+    }
     outcome
 }
 

@@ -2,11 +2,11 @@
 //! a process and without a relay set. Used early in the boot, and when a box is detached while its
 //! host is to stay online. `run` takes it over as it takes a box over.
 
-use super::DaemonError;
 use super::nics::{self, Nics};
 use super::parts::{Loaded, Parts};
 use super::record::Record;
 use super::wire::abandon;
+use super::{DaemonError, detach};
 use crate::settings::{Engine, Settings, ZeroCopy};
 use crossbeam::channel;
 use exitmark_datapath::Pins;
@@ -62,6 +62,9 @@ pub(crate) fn wires(
         1 => None,
         _ => Some(Pins::open(&settings.pin.directory)?),
     };
+    if existing == Existing::Replace {
+        detach::take_off_others(settings, directory.as_ref())?;
+    }
     let wires = 0..settings.wires.len();
     let mut waiting: Vec<_> = wires.map(|number| settings.of_wire(number)).collect();
     while !waiting.is_empty() {

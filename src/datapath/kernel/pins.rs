@@ -216,9 +216,9 @@ impl Pins {
         pin(object, &self.directory.join(name))
     }
 
-    /// Moves the link of a role, and the program that it attaches, to the pins of another wire, which
-    /// replaces that program without losing a frame. Returns the interface index of its NIC; `None`
-    /// without a link.
+    /// Moves the link of a role to the pins of another wire, which replaces the program that it
+    /// attaches without losing a frame. That program stays pinned. Returns the interface index of its
+    /// NIC; `None` without a link.
     ///
     /// # Errors
     /// A pin cannot be read, made or removed.
@@ -233,7 +233,6 @@ impl Pins {
         }
         pin(link.as_fd(), &to.link_path(role))?;
         remove(&path)?;
-        self.remove_program(role)?;
         Ok(Some(target.ifindex))
     }
 

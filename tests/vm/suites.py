@@ -15,8 +15,11 @@ import packages
 import verifier
 
 # The suites, each with the filters of its tests; without a filter all of them run.
-SUITES = {"connect": (), "nic": (), "wire": ("trunk",)}
-MODULES = ("veth", "af_packet", "8021q", "bridge", "sch_ingress", "cls_bpf", "nf_tables")
+SUITES = {"connect": (), "nic": (), "wire": ("trunk", "wires::")}
+MODULES = (
+    "veth", "af_packet", "8021q", "bridge", "macvlan", "sch_ingress", "cls_bpf", "nf_tables",
+    "nft_objref",
+)  # fmt: skip
 TOOLS = (*box.TOOLS, "usr/sbin/nft")
 # The timeout of a suite in seconds.
 TIMEOUT = 900

@@ -398,8 +398,12 @@ mod tests {
         };
         // With the index of the loopback interface, which every network namespace has.
         let mut nic = Nic::example("lo", None);
-        steering.follow(&incoming(&[a, b]), &nic).unwrap();
-        steering.follow(&incoming(&[b, c]), &nic).unwrap();
+        let follow = |steering: &mut Steering, macs: &[MacAddr], nic: &Nic| {
+            steering.follow(&incoming(macs), nic).unwrap();
+            steering.settle(Instant::now() + TIMEOUT);
+        };
+        follow(&mut steering, &[a, b], &nic);
+        follow(&mut steering, &[b, c], &nic);
         // Until the rules are replaced, frames may be for the earlier ones.
         assert_eq!(
             [0, 1, 2].map(|number| links.next_hop(number)),
@@ -410,11 +414,11 @@ mod tests {
         assert_eq!([0, 1, 2].map(|number| links.next_hop(number)), expected);
         let before = numbers(&steering);
         nic.mac = MacAddr::new([2, 0, 0, 0, 9, 9]);
-        steering.follow(&incoming(&[b, c]), &nic).unwrap();
+        follow(&mut steering, &[b, c], &nic);
         assert_eq!(numbers(&steering), before);
         assert_eq!([0, 1, 2].map(|number| links.next_hop(number)), expected);
         // The number of one that is gone is free again.
-        steering.follow(&incoming(&[b, c, a]), &nic).unwrap();
+        follow(&mut steering, &[b, c, a], &nic);
         assert_eq!(links.next_hop(0), Some(a));
     }
 }

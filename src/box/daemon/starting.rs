@@ -1,10 +1,11 @@
 //! The start of all wires: which of them can be set up, in what order, and how they share `incoming`.
 
+use super::nics::{self, Nics};
 use super::parts::Loaded;
 use super::roaming::Roaming;
 use super::wire::{Prepared, own_pins};
 use super::wires::{Failed, Wires, first_error, remove_if_unused};
-use super::{DaemonError, Event, detach, nics, steering};
+use super::{DaemonError, Event, detach, steering};
 use crate::settings::{Frags, Settings};
 use crossbeam::channel::Sender;
 use exitmark_datapath::{Buffers, Pins, Role};
@@ -34,9 +35,10 @@ impl PreparedWires {
             directory: None,
         };
         if settings.wires.len() > 1 {
-            let directory = Pins::open(&settings.pin.directory)?;
-            own_pins(settings, &directory)?;
-            wires.directory = Some(directory);
+            wires.directory = Some(Pins::open(&settings.pin.directory)?);
+        }
+        if let Err(error) = wires.make_room(settings) {
+            return Err(wires.abandon(error));
         }
         for number in 0..settings.wires.len() {
             let settings = settings.of_wire(number);
@@ -50,12 +52,22 @@ impl PreparedWires {
             remove_if_unused(wires.directory);
             return Err(first_error(wires.failed));
         }
-        let directory = wires.directory.as_ref();
-        let others = || detach::take_off_others(settings, directory);
-        match nics::object(settings).and_then(|()| others()) {
-            Ok(()) => Ok(wires),
-            Err(error) => Err(wires.abandon(error)),
+        Ok(wires)
+    }
+
+    /// Takes off what is attached for other wires than these.
+    fn make_room(&self, settings: &Settings) -> Result<(), DaemonError> {
+        if let Some(directory) = &self.directory {
+            own_pins(settings, directory)?;
         }
+        let mut each = (0..settings.wires.len()).map(|number| settings.of_wire(number));
+        // Before the NICs are looked at for good, because it sets them back; not for a file that
+        // names none of this machine.
+        if each.any(|wire| Nics::look(&wire).is_ok()) {
+            nics::object(settings)?;
+            detach::take_off_others(settings, self.directory.as_ref())?;
+        }
+        Ok(())
     }
 
     /// Refuses a wire one of whose NICs is that of another wire by an alternative name.

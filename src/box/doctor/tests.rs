@@ -575,7 +575,10 @@ fn the_scope_of_a_configuration_has_the_pins_of_several_wires() {
     let wire = |name: &str| format!("[[wire]]\nhost = \"{name}\"\nuplink = \"{name}u\"\n");
     let several = scope(&(wire("a") + &wire("b")));
     let pins = Pin::default().directory;
-    assert_eq!(several.wire_pins, [pins.join("wire-a"), pins.join("wire-b")]);
+    assert_eq!(
+        several.wire_pins,
+        [pins.join("wire-a"), pins.join("wire-b")]
+    );
     assert_eq!(several.pin.directory, pins);
     let names: Vec<_> = several.ports.iter().map(|(_, name)| &**name).collect();
     assert_eq!(names, ["a", "au"]);

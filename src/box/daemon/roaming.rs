@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const INTERVAL_OF_ONE: Duration = Duration::from_secs(60);
 
 /// After how many looks without a frame an address of an aggregate is forgotten on a member.
-const SILENT_LOOKS: u32 = 5;
+const SILENT_LOOKS: u32 = 3;
 
 /// What is known of the hosts of all wires.
 #[derive(Default)]
@@ -267,8 +267,8 @@ mod tests {
             assert!(hosts[0][0].is_active);
             hosts[1][0].is_active
         };
-        let same: Vec<_> = (0..6).map(|_| is_active(1)).collect();
-        assert_eq!(same, [true, true, true, true, false, false]);
+        let same: Vec<_> = (0..4).map(|_| is_active(1)).collect();
+        assert_eq!(same, [true, true, false, false]);
         // Another machine has the address now.
         assert!(!is_active(2));
     }

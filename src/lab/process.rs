@@ -64,9 +64,25 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 /// Fails if the directory cannot be written.
 pub fn public_copy(program: impl AsRef<Path>, directory: &Path) -> io::Result<PathBuf> {
     let copy = directory.join(program.as_ref().file_name().unwrap_or_default());
-    fs::copy(program, &copy)?;
+    copy_program(program.as_ref(), &copy)?;
     set_mode(directory, 0o755)?;
     Ok(copy)
+}
+
+/// Copies a program that is to be executed. Not by this process: a child that another thread forks
+/// meanwhile would have the copy open for writing, and it could not be executed (ETXTBSY).
+///
+/// # Errors
+/// cp(1) fails.
+pub fn copy_program(program: &Path, copy: &Path) -> io::Result<()> {
+    let status = contained("cp").args([program, copy]).status()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "cp to {}: {status}",
+            copy.display()
+        ))),
+    }
 }
 
 /// The fields of a process' or thread's `status` in `/proc`.

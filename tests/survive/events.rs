@@ -5,6 +5,7 @@ use crate::flows::place;
 use crate::sets::publish;
 use crate::stage::{EXITMARK, Stage};
 #[cfg(target_arch = "x86_64")]
+use exitmark_lab::process::copy_program;
 use exitmark_lab::{Ending, RunningBox, killed_at, steps};
 use exitmark_lab::{LabError, Netns, TIMEOUT};
 use nix::sys::signal::Signal;
@@ -133,7 +134,7 @@ fn kill_at_every_step(_: &Stage<'_>) -> Result<(), LabError> {
 /// The next version, the same binary under another name, starts while the old one ends.
 fn upgrade(stage: &mut Stage<'_>) -> Result<(), LabError> {
     let next = stage.directory.join("exitmark-next");
-    std::fs::copy(EXITMARK, &next)
+    copy_program(EXITMARK.as_ref(), &next)
         .map_err(|error| LabError(format!("cannot copy the binary: {error}")))?;
     let old = stage.running.take().ok_or_else(no_box)?;
     old.signal(Signal::SIGTERM)?;

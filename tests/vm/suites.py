@@ -22,7 +22,7 @@ MODULES = (
 )  # fmt: skip
 TOOLS = (*box.TOOLS, "usr/sbin/nft")
 # The timeout of a suite in seconds.
-TIMEOUT = 900
+TIMEOUT = 1800
 # MiB. A capture has a buffer of 64 MiB, and the archive's files are in memory.
 MEMORY = 2048
 # In place of clang: prints the object file that was compiled before the guest was started.

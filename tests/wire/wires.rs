@@ -711,3 +711,24 @@ fn a_capture_of_all_wires_has_their_frames_and_ends_with_the_last_one() {
     assert_eq!(text.matches("frames, one in").count(), 1);
     rig.running.stop_well().unwrap();
 }
+
+/// Pins, records and sockets of several wires need no more than those of one.
+#[test]
+fn several_wires_run_as_another_user_and_detach() {
+    needs_root!();
+    let ground = Ground::silent();
+    let detaching = "[pin]\non_stop = \"detach\"";
+    let config = config().top("user = \"nobody\"").more(detaching);
+    let rig = Rig::on(ground.site, &config);
+    let alarms: Vec<_> = rig.status().warnings;
+    assert!(!alarms.iter().any(|one| one.is_alarm), "{alarms:?}");
+    let mut eye = Capture::start(&rig.site.tornet, FAR_END, "in", "").unwrap();
+    let [_, relay] = outbound(OTHER_V4, OTHER_MAC);
+    let port = RawPort::open(&ground.host, FAR_END).unwrap();
+    port.send(&relay).unwrap();
+    assert!(eye.counts(1));
+    let site = rig.leave();
+    assert_eq!(pinned(&site), Vec::<String>::new());
+    let link = site.middle.ip("-d link show dev host1").unwrap();
+    assert_says(&link, &["promiscuity 0"]);
+}

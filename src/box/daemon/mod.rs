@@ -242,10 +242,16 @@ impl Daemon {
         self.link_watch = Some(ports::watch(events.clone(), changed)?);
         self.wires.watch(&events)?;
         self.control = Some(serve(relay_service, listeners, events)?);
-        // The sockets of a port that comes back are opened later. Those of AF_PACKET only send.
-        let families = [nix::libc::AF_XDP, nix::libc::AF_PACKET];
-        let calls = [nix::libc::SYS_sendmmsg];
-        confine(capabilities::OF_MAIN, &calls, &families)
+        // The sockets of a port that comes back are opened later. Those of AF_PACKET, by which several
+        // wires send, are used by the workers.
+        let (calls, families): (&[_], &[_]) = match self.in_force.settings.wires.len() {
+            0 | 1 => (&[], &[nix::libc::AF_XDP]),
+            _ => (
+                &[nix::libc::SYS_sendmmsg],
+                &[nix::libc::AF_XDP, nix::libc::AF_PACKET],
+            ),
+        };
+        confine(capabilities::OF_MAIN, calls, families)
     }
 
     /// Compares the counts with those of the last look.

@@ -33,6 +33,8 @@ const volatile __u32 counts_bytes = sizeof(struct exitmark_counts);
 const volatile __u32 links_bytes = sizeof(struct exitmark_links);
 const volatile __u32 guard_bytes = sizeof(struct exitmark_guard);
 const volatile __u32 sample_bytes = sizeof(struct exitmark_sample);
+/* The box has several wires. Otherwise next_wire does not exist. */
+const volatile __u32 has_siblings = 1;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -563,7 +565,8 @@ int exitmark_incoming(struct xdp_md *ctx)
 	find_routed(&frame, links, &host);
 	if (host.group) {
 		/* Of a host of another wire? Without a next wire, the call fails. */
-		if (READ_ONCE(links->has_next_wire) && !learned_host(links, host.key))
+		if (has_siblings && READ_ONCE(links->has_next_wire) &&
+		    !learned_host(links, host.key))
 			bpf_tail_call(ctx, &next_wire, 0);
 		/* A failed tail call invalidates the pointers into the frame. */
 		frame = frame_again(&frame);

@@ -225,7 +225,7 @@ fn frames_from_the_nic_of_the_first_wire_leave_by_a_port_of_the_second() {
         let netns = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
         let wires = ["host0", "host1"].map(|name| {
             let pins = Pins::open(&Path::new("/sys/fs/bpf").join(name)).unwrap();
-            let (kernel, _) = Kernel::load_pinned(&pins, Buffers::Several).unwrap();
+            let (kernel, _) = Kernel::load_pinned(&pins, Buffers::Several, true).unwrap();
             let scenario = scenario();
             kernel.publish(&scenario.snapshot().unwrap()).unwrap();
             let links = Links::over(kernel.links().unwrap(), scenario.incoming);

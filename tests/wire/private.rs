@@ -306,7 +306,7 @@ fn no_output_or_state_contains_a_remote_address() {
             (name.to_owned(), bytes)
         });
         let names: BTreeSet<_> = maps.iter().map(|(name, _)| name.as_str()).collect();
-        let all = "counters guards links next_wire policies undo worker_counters";
+        let all = "counters guards links policies undo worker_counters";
         assert_eq!(names, all.split(' ').collect());
         for (name, bytes) in &maps {
             // The policy contains relays and resolvers.

@@ -57,7 +57,7 @@ impl Loaded {
         pins: &Pins,
     ) -> Result<Self, DaemonError> {
         let buffers = nics.buffers(settings.datapath.frags);
-        let (kernel, counts_on) = Kernel::load_pinned(pins, buffers)?;
+        let (kernel, counts_on) = Kernel::load_pinned(pins, buffers, nics.has_siblings)?;
         kernel.publish(snapshot)?;
         Ok(Self { kernel, counts_on })
     }

@@ -4,7 +4,7 @@ use super::contract::index_of;
 use super::pins::DropCounter;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 pub use super::sys::{XdpFeatures, XdpState, kernel_version};
-use super::{Kernel, KernelError, PINNED_MAPS, Pins, map_error, sys};
+use super::{Kernel, KernelError, Pins, map_error, sys};
 use crate::{PerRole, Role};
 use libbpf_rs::MapCore;
 use std::fmt;
@@ -230,7 +230,7 @@ impl Kernel {
         let is_any_missing = pins.are_wiped(
             attachments.iter().map(|one| one.role),
             drop_counters.0.iter().map(|&(counter, _)| counter),
-            (self.layout, &PINNED_MAPS),
+            (self.layout, self.pinned_maps()),
         );
         if !is_any_missing {
             return Ok(false);

@@ -19,6 +19,9 @@ impl Kernel {
     /// # Errors
     /// The two programs are loaded for different [`Buffers`](super::Buffers), or the map cannot be written.
     pub fn chain_to(&self, next: Option<&Self>) -> Result<(), KernelError> {
+        if !self.has_siblings {
+            return Ok(());
+        }
         let links = self.links()?;
         let set = |has_next: u64| {
             links[index_of!(exitmark_links, has_next_wire)].store(has_next, Ordering::Relaxed);
@@ -42,6 +45,9 @@ impl Kernel {
     /// # Errors
     /// The pin cannot be opened, or the kernel refuses the program.
     pub fn chain_to_pinned(&self, pins: &Pins) -> Result<bool, KernelError> {
+        if !self.has_siblings {
+            return Ok(false);
+        }
         let Some(program) = pins.named(&format!("program_{}", Role::Incoming))? else {
             return Ok(false);
         };

@@ -124,6 +124,8 @@ pub struct Kernel {
     layout: u32,
     counts_drops: bool,
     buffers: Buffers,
+    /// Whether it can pass frames on to the program of another wire.
+    has_siblings: bool,
 }
 
 /// Whether the program is loaded for frames in one buffer or in several.
@@ -143,7 +145,7 @@ impl Kernel {
     /// # Errors
     /// A capability is missing, or the kernel rejects a program.
     pub fn try_to_load() -> Result<Option<KernelError>, KernelError> {
-        let (_, uncounted) = Self::load_counting(layout()?, None, Buffers::Several)?;
+        let (_, uncounted) = Self::load_counting(layout()?, None, (Buffers::Several, true))?;
         Ok(uncounted)
     }
 
@@ -160,21 +162,27 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::load`].
     pub fn load_for(buffers: Buffers) -> Result<Self, KernelError> {
-        Self::load_with(layout()?, None, false, buffers)
+        Self::load_with(layout()?, None, false, (buffers, true))
     }
 
     /// Loads the program to be attached. It reuses the pinned counters if they have its layout;
     /// all other maps are new, so that the attached program continues undisturbed until it is
-    /// replaced. The second value is whether pinned counters were reused. Frames dropped by NICs
+    /// replaced. `has_siblings` is whether the box has several wires, so that [`Kernel::chain_to`] can
+    /// be used. The second value is whether pinned counters were reused. Frames dropped by NICs
     /// are counted if the kernel allows it.
     ///
     /// # Errors
     /// A capability is missing, or the kernel rejects the program.
-    pub fn load_pinned(pins: &Pins, buffers: Buffers) -> Result<(Self, bool), KernelError> {
+    pub fn load_pinned(
+        pins: &Pins,
+        buffers: Buffers,
+        has_siblings: bool,
+    ) -> Result<(Self, bool), KernelError> {
         let layout = layout()?;
         let maps = pins.maps(layout);
         let load = |counters: Option<&Path>| {
-            let (kernel, uncounted) = Self::load_counting(layout, counters, buffers)?;
+            let (kernel, uncounted) =
+                Self::load_counting(layout, counters, (buffers, has_siblings))?;
             if let Some(error) = uncounted {
                 tracing::warn!("redirected frames that a NIC drops are not counted: {error}");
             }
@@ -193,12 +201,12 @@ impl Kernel {
     fn load_counting(
         layout: u32,
         counters: Option<&Path>,
-        buffers: Buffers,
+        form: (Buffers, bool),
     ) -> Result<(Self, Option<KernelError>), KernelError> {
-        match Self::load_with(layout, counters, true, buffers) {
+        match Self::load_with(layout, counters, true, form) {
             Ok(kernel) => Ok((kernel, None)),
             Err(error) => {
-                let kernel = Self::load_with(layout, counters, false, buffers)?;
+                let kernel = Self::load_with(layout, counters, false, form)?;
                 Ok((kernel, Some(error)))
             }
         }
@@ -208,13 +216,20 @@ impl Kernel {
         layout: u32,
         counters: Option<&Path>,
         counts_drops: bool,
-        buffers: Buffers,
+        (buffers, has_siblings): (Buffers, bool),
     ) -> Result<Self, KernelError> {
         // The skeleton borrows its object for `'static`; a daemon loads one, once.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = exitmark_bpf::load(|| ExitmarkSkelBuilder::default().open(storage))?;
         let constants = open.maps.rodata_data.as_mut().ok_or(KernelError::Layout)?;
         constants.multi_buffer = u32::from(buffers == Buffers::Several);
+        constants.has_siblings = u32::from(has_siblings);
+        if !has_siblings {
+            // The kernel may leak such a map that is looked up by its ID while it is freed:
+            // prog_array_map_clear in kernel/bpf/arraymap.c takes a reference for work that is
+            // pending already.
+            exitmark_bpf::load(|| open.maps.next_wire.set_autocreate(false))?;
+        }
         if buffers == Buffers::Several {
             for program in [
                 &mut open.progs.exitmark_host,
@@ -241,6 +256,7 @@ impl Kernel {
             layout,
             counts_drops,
             buffers,
+            has_siblings,
         })
     }
 
@@ -261,9 +277,15 @@ impl Kernel {
             maps.guards.as_fd(),
             maps.counters.as_fd(),
             maps.worker_counters.as_fd(),
-            maps.next_wire.as_fd(),
         ];
+        let next_wire = self.has_siblings.then(|| maps.next_wire.as_fd());
+        let pinned = pinned.into_iter().chain(next_wire);
         Ok(pins.pin_maps(self.layout, PINNED_MAPS.into_iter().zip(pinned))?)
+    }
+
+    /// The names of the maps that are pinned.
+    fn pinned_maps(&self) -> &'static [&'static str] {
+        &PINNED_MAPS[..PINNED_MAPS.len() - usize::from(!self.has_siblings)]
     }
 
     /// The hosts that the previous process' program learned in this network namespace, from its

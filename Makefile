@@ -87,15 +87,13 @@ test-survive: setup
 test-tor: setup
 	cargo test --locked --test tor -- --show-output $(ARGS)
 
-# The box in guests, on Linux 6.1 to 7.3 and every NIC that QEMU emulates: target/vm.json. Then the
-# suites that this machine's kernel may lack something for, and two wires in a link aggregate whose
-# cables are cut: target/vm-lag.json. QEMU and the kernels are fetched by apt and not installed; CELLS
-# is a regular expression of cells.
+# The box in guests, on Linux 6.1 to 7.3 and every NIC that QEMU emulates: target/vm.json. Then two
+# wires in a link aggregate whose cables are cut: target/vm-lag.json. QEMU and the kernels are fetched
+# by apt and not installed; CELLS is a regular expression of cells.
 CELLS ?= .
 vm-test: setup
 	cargo build --locked --release --bin exitmark --bin exitmark-demo --bin exitmark-monitor
 	python3 tests/vm/run.py matrix --cells '$(CELLS)' --program $(TARGET)/release/exitmark $(ARGS)
-	python3 tests/vm/run.py suites
 	python3 tests/vm/run.py lag --middles direct,box --program $(TARGET)/release/exitmark
 
 # Writes the results into docs/kernels.md.

@@ -306,7 +306,7 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known, __
 
 /* A frame of a host, as the policy in force then has it: another one may replace it meanwhile. */
 struct hosted {
-	__u64 group; /* its number plus one; 0: it is none, and the rest is not set */
+	__u64 group; /* its number plus one; 0: no group, the other fields are not set */
 	__u64 key; /* of the host's address */
 	__u64 mac; /* the configured one; 0: the learned one */
 	__u64 tags; /* see inbound_tags() */

@@ -158,7 +158,7 @@ fn both_engines_agree_on_which_addresses_are_active() {
             both.sends(FIRST, mac(number), "a changed MAC address");
         }
         assert_eq!(both.activity(6), [one(2, true), other(0, false)]);
-        // What an inbound frame gets does not depend on it, and such a frame is no activity.
+        // An inbound frame is delivered without the mark too, and does not set it.
         assert_eq!(both.delivers_to(FIRST), Some(mac(3)));
         both.sends(FIRST, mac(3), "a known address");
         assert_eq!(both.delivers_to(FIRST), Some(mac(3)));

@@ -267,7 +267,7 @@ fn no_frame_crosses_from_wire_to_wire() {
 }
 
 /// An address that moves to a host behind another wire is followed, and two members of an aggregate
-/// with one address are no conflict.
+/// may have one address.
 #[test]
 fn an_address_is_where_its_frames_come_from() {
     both_engines(|| {

@@ -289,34 +289,32 @@ pub(super) fn set_up_held(settings: &Settings) -> Result<(), DaemonError> {
         Some(pins) => earlier(pins, &record),
         None => record.read(),
     };
-    for undo in changes {
-        let is_held = undo.changed & bit != 0 && undo.netns == netns;
-        if is_held && let Some(nic) = Nic::of_index(undo.ifindex)? {
-            Setting::Held.set(&nic, false)?;
-            let of_pins = pins.as_ref();
-            let of_role = |role: &Role| {
-                let undo_of_role = of_pins.and_then(|pins| pins.undo(*role));
-                undo_of_role.is_some_and(|of_role| of_role.ifindex == undo.ifindex)
-            };
-            match of_pins.zip(Role::ALL.into_iter().find(of_role)) {
-                Some((pins, role)) => note_held((pins, &record), role, undo.ifindex, false)?,
-                None => record.write(&without(record.read(), undo.ifindex, bit)),
+    for held in changes {
+        if held.changed & bit == 0 || held.netns != netns {
+            continue;
+        }
+        let Some(nic) = Nic::of_index(held.ifindex)? else {
+            continue;
+        };
+        Setting::Held.set(&nic, false)?;
+        let cleared = |undo: Undo| {
+            let is_on = (undo.ifindex, undo.netns) == (held.ifindex, netns);
+            Undo {
+                changed: undo.changed & !(bit * u64::from(is_on)),
+                ..undo
+            }
+        };
+        for (role, pins) in pins
+            .iter()
+            .flat_map(|pins| Role::ALL.map(|role| (role, pins)))
+        {
+            if let Some(undo) = pins.undo(role) {
+                pins.remember(role, Some(cleared(undo)).filter(|undo| undo.changed != 0))?;
             }
         }
+        record.write(&united(record.read().into_iter().map(cleared)));
     }
     Ok(())
-}
-
-/// The changes without this one to a NIC.
-fn without(changes: Vec<Undo>, ifindex: u32, bit: u64) -> Vec<Undo> {
-    let changes = changes.into_iter().map(|undo| Undo {
-        changed: match undo.ifindex == ifindex {
-            true => undo.changed & !bit,
-            false => undo.changed,
-        },
-        ..undo
-    });
-    united(changes)
 }
 
 /// An offload that alters frames and was turned on again.

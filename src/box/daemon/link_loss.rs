@@ -70,6 +70,9 @@ const fn role_of(side: WireSide) -> Role {
 impl Wire {
     /// Sets a side down whose other side has no link, and up again when that is back.
     pub(super) fn carry_link_loss(&mut self) {
+        if self.carrying.is_none() {
+            return;
+        }
         for _ in 0..ROUNDS {
             let links = PerSide {
                 host: self.side(Role::Host),

@@ -418,15 +418,20 @@ impl Wire {
     }
 
     /// Attaches the program of this wire to `incoming`, which another wire was to do. `from` has the
-    /// link there, if an earlier process has left one.
-    pub(super) fn inherit_incoming(&mut self, from: Option<&Pins>) -> Result<(), DaemonError> {
-        if let Some(from) = from {
-            from.hand_over(Role::Incoming, &self.pins)?;
-        }
+    /// link there, if an earlier process has left one. After a failure, the looks at the links try
+    /// again.
+    pub(super) fn inherit_incoming(&mut self, from: Option<&Pins>) {
         for port in &mut self.bound.ports {
             port.is_shared = false;
         }
-        self.set_up_again(Instant::now() + steering::TIMEOUT)
+        self.suspend();
+        let handed_over = from.map_or(Ok(None), |from| from.hand_over(Role::Incoming, &self.pins));
+        let done = handed_over
+            .map_err(DaemonError::from)
+            .and_then(|_| self.set_up_again(Instant::now() + steering::TIMEOUT));
+        if let Err(error) = done {
+            tracing::error!("ALARM: {error}");
+        }
     }
 
     /// Restores pins that were removed while the box runs.

@@ -130,7 +130,7 @@ impl PreparedWires {
         }
         let mut taken = BTreeMap::new();
         for (number, (ready, _)) in loaded.iter_mut().enumerate() {
-            if let Some(index) = ready.nics.incoming().map(|nic| nic.index) {
+            if let Some(index) = ready.incoming() {
                 let owner = *taken.entry(index).or_insert(number);
                 ready.nics.shares_incoming = owner != number;
             }
@@ -157,7 +157,7 @@ impl PreparedWires {
         let mut all = Vec::new();
         for (number, (ready, program)) in others.into_iter().chain(owners) {
             let settings = ready.settings.clone();
-            let nic = ready.nics.incoming().map(|nic| nic.index);
+            let nic = ready.incoming();
             let is_owner = nic.is_some() && !ready.nics.shares_incoming;
             match ready.start(program, snapshot, events, due) {
                 Ok(wire) => all.push((number, wire)),
@@ -165,7 +165,7 @@ impl PreparedWires {
                     let failure = Failed::new(settings, error);
                     let mut heirs = all.iter_mut().map(|(_, wire)| wire);
                     if is_owner && let Some(heir) = heirs.find(|wire| wire.incoming() == nic) {
-                        heir.inherit_incoming(failure.pins.as_ref())?;
+                        heir.inherit_incoming(failure.pins.as_ref());
                     }
                     wires.failed.push(failure);
                 }
@@ -199,7 +199,7 @@ fn give_incoming(
     let others = others.map(|(_, (other, _))| (&other.pins, &other.record));
     let failed = failed.iter().filter_map(Failed::kept);
     for from in others.chain(failed.collect::<Vec<_>>()) {
-        if from.0.nic_of(Role::Incoming)? == Some(nic) {
+        if from.0.attached_to(Role::Incoming)? == Some(nic) {
             detach::hand_over_incoming(from, (&to.pins, &to.record))?;
         }
     }
@@ -211,10 +211,9 @@ fn give_incoming(
 /// that is not set up.
 fn chain(ready: &[(Prepared, Loaded)], failed: &[Failed]) -> Result<(), DaemonError> {
     for (number, (wire, program)) in ready.iter().enumerate() {
-        let nic = wire.nics.incoming().map(|nic| nic.index);
+        let nic = wire.incoming();
         let mut rest = ready.iter().skip(number + 1);
-        let next = rest
-            .find(|(next, _)| nic.is_some() && next.nics.incoming().map(|nic| nic.index) == nic);
+        let next = rest.find(|(next, _)| nic.is_some() && next.incoming() == nic);
         program
             .kernel
             .chain_to(next.map(|(_, next)| &next.kernel))?;

@@ -120,8 +120,8 @@ impl Steering {
         Ok(())
     }
 
-    /// The number of a next hop, or else a free one; if there is none, that of a next hop that is
-    /// no longer configured.
+    /// The number of a next hop. A new one gets a free number; without a free number, it gets that of
+    /// a next hop that is not configured any more.
     fn number_of(&mut self, hop: &Hop) -> usize {
         if let Some((_, number)) = self.numbers.iter().find(|(known, _)| known == hop) {
             return *number;

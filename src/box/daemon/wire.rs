@@ -108,6 +108,11 @@ impl Prepared {
         })
     }
 
+    /// The interface index of the NIC `incoming`, if it has one.
+    pub(super) fn incoming(&self) -> Option<u32> {
+        Some(self.nics.incoming()?.index)
+    }
+
     /// Loads the program of this wire.
     pub(super) fn load(&self, snapshot: &Snapshot) -> Result<Loaded, DaemonError> {
         Loaded::load(&self.settings, &self.nics, snapshot, &self.pins)

@@ -64,8 +64,8 @@ const OF_WIRE: Keys = Keys {
 
 impl Settings {
     /// The configuration of one wire of [`Self::wires`], by its index: that of a box with this wire
-    /// alone. With several wires, it has a pin directory of its own, within [`Self::pin`]'s. The
-    /// same configuration if there is no such wire.
+    /// alone. With several wires, it has a pin directory of its own, within [`Self::pin`]'s. Returns
+    /// the configuration unchanged if the index is out of range.
     #[must_use]
     pub fn of_wire(&self, index: usize) -> Self {
         let mut settings = self.clone();
@@ -192,7 +192,7 @@ pub(super) fn wires(raw: &raw::Raw) -> Result<Vec<Wire>, SettingsError> {
         return Err(value("wire", counted(count), reason));
     }
     if count == 0 {
-        let reason = "is no wire; write [ports], or [[wire]] once for each pair of NICs";
+        let reason = "names no NICs; write [ports], or a [[wire]] for each pair of NICs";
         return Err(value("wire", "[]", reason));
     }
     if count > MAX_WIRES {

@@ -231,18 +231,9 @@ impl Pins {
         if let Ok(program) = self.open_program(role, target.program) {
             to.pin_program(role, program.as_fd())?;
         }
-        pin(link.as_fd(), &to.link_path(role))?;
+        to.pin_link(role, &link)?;
         remove(&path)?;
         Ok(Some(target.ifindex))
-    }
-
-    /// The interface index of the NIC to which the link of a role attaches a program; `None` without
-    /// a link, 0 if the NIC is gone.
-    ///
-    /// # Errors
-    /// The link cannot be read.
-    pub fn nic_of(&self, role: Role) -> Result<Option<u32>, PinError> {
-        self.attached_to(role)
     }
 
     /// Removes the pin with this name, if it exists.
@@ -261,7 +252,10 @@ impl Pins {
 
     /// The interface index of the NIC to which a role's pinned link attaches; 0 if that NIC is
     /// gone, `None` without such a pin.
-    fn attached_to(&self, role: Role) -> Result<Option<u32>, PinError> {
+    ///
+    /// # Errors
+    /// The link cannot be read.
+    pub fn attached_to(&self, role: Role) -> Result<Option<u32>, PinError> {
         let path = self.link_path(role);
         let target = |link: OwnedFd| sys::link_target(link.as_fd());
         let target = self.link(role)?.map(target).transpose();

@@ -38,7 +38,7 @@ impl PacketPort {
     /// CAP_NET_RAW. After the NIC was removed, a new port is needed.
     ///
     /// # Errors
-    /// The socket cannot be made, or there is no such NIC.
+    /// The socket cannot be made, or the NIC does not exist.
     pub fn open(ifindex: u32, room: u32) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         // Protocol 0: the socket receives nothing.

@@ -345,7 +345,7 @@ proptest! {
         prop_assert_eq!(row.live_cables(), row.cables.len());
     }
 
-    /// Cables that are pulled and plugged, and an operator who sets a side up, again and again.
+    /// Cables are cut and joined, and an operator sets a side up, many times.
     #[test]
     fn a_flapping_link_changes_little(
         training in prop::collection::vec(0..2_000_u64, 2),

@@ -1,0 +1,73 @@
+//! Reads the XDP program's counters.
+
+use super::contract::index_of;
+use super::{COUNTERS, COUNTS, Kernel, KernelError, ONLY, map_error};
+use crate::counters::{Counter, SLOTS};
+use crate::groups::{ALL_GROUP_SLOTS, GROUP_SLOTS, GroupCounts};
+use crate::{PerRole, Role, Tally};
+use libbpf_rs::{MapCore, MapFlags};
+
+impl Kernel {
+    /// Reads the program's counters.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counts(&self) -> Result<KernelCounts, KernelError> {
+        let sums = sums::<COUNTS>(&self.skeleton.maps.counters).map_err(map_error(COUNTERS))?;
+        let mut tally = Tally::default();
+        tally.0.copy_from_slice(&sums[..SLOTS]);
+        let per_role = |first: usize| PerRole::from_fn(|role| sums[first + role.index()]);
+        Ok(KernelCounts {
+            tally,
+            to_stack: per_role(index_of!(exitmark_counts, stack)),
+            handed: per_role(index_of!(exitmark_counts, handed)),
+            spilled: per_role(index_of!(exitmark_counts, spilled)),
+            samples_lost: sums[index_of!(exitmark_counts, samples_lost)],
+            groups: sums[index_of!(exitmark_counts, groups)..][..ALL_GROUP_SLOTS]
+                .chunks(GROUP_SLOTS)
+                .map(GroupCounts::of_numbers)
+                .collect(),
+        })
+    }
+}
+
+/// The first entry of a per-CPU map of 64-bit numbers, summed over all CPUs.
+pub(crate) fn sums<const COUNT: usize>(counters: &impl MapCore) -> libbpf_rs::Result<[u64; COUNT]> {
+    let per_cpu = counters.lookup_percpu(&ONLY, MapFlags::ANY)?;
+    let mut sums = [0_u64; COUNT];
+    for cpu in per_cpu.iter().flatten() {
+        for (sum, number) in sums.iter_mut().zip(cpu.chunks_exact(8)) {
+            // One CPU may have subtracted what another one counted.
+            let number = number.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+            *sum = sum.wrapping_add(number);
+        }
+    }
+    Ok(sums)
+}
+
+/// The XDP program's counters, summed over all CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelCounts {
+    /// Frames that it decided itself.
+    pub tally: Tally,
+    /// Frames passed to the box's network stack (XDP_PASS).
+    pub to_stack: PerRole<u64>,
+    /// Frames handed to user space, which counts them again.
+    pub handed: PerRole<u64>,
+    /// Frames meant for user space but handled by the kernel, because the worker was missing, dead
+    /// or behind.
+    pub spilled: PerRole<u64>,
+    /// Samples that were not read in time.
+    pub samples_lost: u64,
+    /// Frames of each group that it decided itself, if there are several groups; zeros otherwise.
+    pub groups: Vec<GroupCounts>,
+}
+
+impl KernelCounts {
+    /// Frames that the program of this port has seen, modulo 2^64.
+    pub fn seen(&self, role: Role) -> u64 {
+        let decided = self.tally.of(Counter::Received(role));
+        let handed = self.handed[role].wrapping_add(self.to_stack[role]);
+        decided.wrapping_add(handed)
+    }
+}

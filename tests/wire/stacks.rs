@@ -4,6 +4,7 @@ use crate::craft::{AF11, families, mac};
 use crate::rig::{
     Config, Counters, Rig, TIMEOUT, UPLINK0_MAC, assert_says, both_engines, count, moved,
 };
+use etherparse::{SlicedPacket, TcpSlice, TransportSlice};
 use exitmark_lab::site::{
     BOX_V4, BOX_V6, CLEARNET_MAC, FAR_END, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, OR_PORT, Plan,
     RELAY_V4, RELAY_V6, SERVER_V4, SERVER_V6, Site, TORNET_MAC,
@@ -13,6 +14,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -119,16 +121,62 @@ fn hops(frame: &[u8]) -> u8 {
     }
 }
 
-/// Ends a capture of TCP after the last connection's FIN.
+/// What one end of an echo connection has sent and acknowledged: sequence numbers of RFC 9293.
+#[derive(Default)]
+struct Spoken {
+    from: Option<u32>,
+    until: Option<u32>,
+    acknowledged: Option<(u32, u32)>,
+}
+
+impl Spoken {
+    fn hear(&mut self, segment: &TcpSlice) {
+        let number = segment.sequence_number();
+        if segment.syn() {
+            self.from = Some(number);
+        }
+        if segment.fin() {
+            let length = u32::try_from(segment.payload().len()).unwrap();
+            self.until = Some(number.wrapping_add(length));
+        }
+        if segment.ack() {
+            let number = segment.acknowledgment_number();
+            let (first, _) = self.acknowledged.unwrap_or((number, number));
+            self.acknowledged = Some((first, number));
+        }
+    }
+
+    /// The other end sends back what this one has sent; so the last acknowledgement, of its FIN, is
+    /// as far from the first one, of its SYN, as the FIN of this end from its SYN.
+    fn is_over(&self) -> bool {
+        match (self.from, self.until, self.acknowledged) {
+            (Some(from), Some(until), Some((first, last))) => {
+                last.wrapping_sub(first) == until.wrapping_sub(from)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Ends a capture of one direction of echo connections with the last acknowledgement.
 #[track_caller]
 pub(crate) fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFrame> {
-    let is_fin = |frame: &&CapturedFrame| {
-        let bytes = &frame.bytes;
-        let flags = if bytes[14] >> 4 == 4 { 47 } else { 67 };
-        bytes[flags] & 1 != 0
+    let are_over = |captured: &[CapturedFrame]| {
+        let mut spoken = HashMap::<_, Spoken>::new();
+        for frame in captured {
+            let packet = SlicedPacket::from_ethernet(&frame.bytes).unwrap();
+            let Some(TransportSlice::Tcp(segment)) = packet.transport else {
+                panic!("a frame without TCP was captured");
+            };
+            let ports = (segment.source_port(), segment.destination_port());
+            spoken.entry(ports).or_default().hear(&segment);
+        }
+        spoken.values().filter(|one| one.is_over()).count() >= connections
     };
-    let enough = |captured: &[CapturedFrame]| captured.iter().filter(is_fin).count() >= connections;
-    assert!(capture.wait_until(TIMEOUT, enough), "no FIN captured");
+    assert!(
+        capture.wait_until(TIMEOUT, are_over),
+        "a connection did not end"
+    );
     capture.finish().unwrap()
 }
 

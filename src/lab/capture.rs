@@ -1,6 +1,6 @@
 //! Independent captures: runs `tcpdump` on an interface and parses its output.
 
-use super::{Child, LabError, Netns, TIMEOUT, contained, join};
+use super::{Child, LabError, Netns, contained, join, timeout};
 use nix::sys::signal::Signal;
 use pcap_file::pcap::PcapReader;
 use std::io::{BufRead, BufReader, Read};
@@ -72,7 +72,7 @@ impl Capture {
         });
         let (sender, arriving) = mpsc::channel();
         thread::spawn(move || read_frames(stdout, &sender));
-        if ready.recv_timeout(TIMEOUT).is_err() {
+        if ready.recv_timeout(timeout()).is_err() {
             drop(child);
             let stderr_text = stderr_text.join().unwrap_or_default();
             return Err(LabError(format!(
@@ -109,15 +109,15 @@ impl Capture {
         true
     }
 
-    /// Waits until a frame with these bytes was captured; returns false after [`TIMEOUT`].
+    /// Waits until a frame with these bytes was captured; returns false after [`timeout`].
     pub fn sees(&mut self, bytes: &[u8]) -> bool {
         let is_it = |frame: &CapturedFrame| frame.bytes == bytes;
-        self.wait_until(TIMEOUT, |sender| sender.iter().any(is_it))
+        self.wait_until(timeout(), |sender| sender.iter().any(is_it))
     }
 
-    /// Waits until this number of frames was captured; returns false after [`TIMEOUT`].
+    /// Waits until this number of frames was captured; returns false after [`timeout`].
     pub fn counts(&mut self, number: usize) -> bool {
-        self.wait_until(TIMEOUT, |sender| sender.len() >= number)
+        self.wait_until(timeout(), |sender| sender.len() >= number)
     }
 
     /// The frames captured so far.
@@ -133,7 +133,7 @@ impl Capture {
     /// Fails if tcpdump dropped frames or died: the capture is then incomplete.
     pub fn finish(mut self) -> Result<Vec<CapturedFrame>, LabError> {
         self.child.signal(Signal::SIGINT)?;
-        self.child.wait(TIMEOUT)?;
+        self.child.wait(timeout())?;
         self.frames.extend(self.arriving.iter());
         let stderr_text = join(self.stderr_text, "a capture thread")?;
         match stderr_text

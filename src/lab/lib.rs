@@ -42,4 +42,4 @@ pub use random::Random;
 pub use raw::RawPort;
 pub use running::{FinalState, RunningBox};
 pub use tier::{is_installed, is_root};
-pub use wait::{TIMEOUT, eventually, wait_until};
+pub use wait::{eventually, timeout, wait_until};

@@ -1,6 +1,6 @@
 //! A running program of the box or the monitor: its lines, its log, its end.
 
-use super::{Child, LabError, Netns, TIMEOUT, contained, wait_until};
+use super::{Child, LabError, Netns, contained, timeout, wait_until};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -101,7 +101,7 @@ impl RunningBox {
     /// Waits for the next line on standard output that begins with `beginning`.
     fn line(&self, beginning: &str) -> Result<String, LabError> {
         loop {
-            let line = self.lines.recv_timeout(TIMEOUT);
+            let line = self.lines.recv_timeout(timeout());
             let line = line.map_err(|_| LabError(format!("no line `{beginning}…` received")))?;
             if line.starts_with(beginning) {
                 return Ok(line);
@@ -162,7 +162,7 @@ impl RunningBox {
     /// # Errors
     /// Fails if the box does not end in time.
     pub fn ended(&mut self) -> Result<ExitStatus, LabError> {
-        self.child.wait(TIMEOUT)
+        self.child.wait(timeout())
     }
 
     /// Stops the box with SIGTERM and waits for its end.
@@ -204,7 +204,7 @@ impl RunningBox {
     }
 
     fn final_state(mut self, counters: BTreeMap<String, u64>) -> Result<FinalState, LabError> {
-        let status = self.child.wait(TIMEOUT)?;
+        let status = self.child.wait(timeout())?;
         let _ = self.log_reader.take().map(thread::JoinHandle::join);
         Ok(FinalState {
             status,

@@ -37,7 +37,7 @@ fn only_exit_connections_carry_the_mark_from_the_syn_on() {
             .iter()
             .all(|&(port, count)| tos_on_the_wire(frames, port).len() >= count)
     };
-    assert!(capture.wait_until(exitmark_lab::TIMEOUT, is_complete));
+    assert!(capture.wait_until(exitmark_lab::timeout(), is_complete));
     let frames = capture.finish().unwrap();
     for (port, tos, connections) in [(80, MARK, 3), (9001, 0, 2), (53, 0, 1)] {
         let segments = tos_on_the_wire(&frames, port);
@@ -74,13 +74,13 @@ fn a_fwmark_and_a_nic_route_relay_connections() {
     assert_eq!(client.open(WEB), (MARK, ip(HOST_V4)));
     let has_syn =
         |frames: &[exitmark_lab::CapturedFrame]| !tos_on_the_wire(frames, 9001).is_empty();
-    assert!(capture.wait_until(exitmark_lab::TIMEOUT, has_syn));
+    assert!(capture.wait_until(exitmark_lab::timeout(), has_syn));
     let text = host.text("interface = \"other0\"", "");
     host.write(&text);
     host.exitmark(&["reload"]).unwrap();
     client.ask(&format!("try {RELAY}"));
     let has_two = |frames: &[exitmark_lab::CapturedFrame]| tos_on_the_wire(frames, 9001).len() >= 2;
-    assert!(capture.wait_until(exitmark_lab::TIMEOUT, has_two));
+    assert!(capture.wait_until(exitmark_lab::timeout(), has_two));
     let counts = host.connections();
     assert_eq!((counts.steered, counts.unsteered), (2, 0));
     running.end().unwrap();

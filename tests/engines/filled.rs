@@ -5,7 +5,7 @@ use exitmark_datapath::{
     AttachMode, Frame, FrameMemory, FramePool, Kernel, Links, PerRole, Pins, Port, Role,
     TakeoverLimits, Umem, XskSettings,
 };
-use exitmark_lab::{Netns, RawPort, TIMEOUT, VethEnd, needs_root, veth, wait_until};
+use exitmark_lab::{Netns, RawPort, VethEnd, needs_root, timeout, veth, wait_until};
 use exitmark_nic::Nic;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -73,7 +73,7 @@ fn receives_into_chunks_filled_before_the_bind() {
         let kernel = Kernel::load().unwrap();
         let links = Links::over(kernel.links().unwrap(), None);
         let limits = TakeoverLimits {
-            heartbeat_timeout: TIMEOUT,
+            heartbeat_timeout: timeout(),
             soft_watermark: u64::from(RING),
             hard_watermark: u64::from(RING),
         };

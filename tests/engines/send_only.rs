@@ -8,7 +8,7 @@ use exitmark_datapath::{
 };
 use exitmark_lab::cases::{HOST4, RELAY4, tables};
 use exitmark_lab::frames::tcp;
-use exitmark_lab::{Capture, Netns, RawPort, TIMEOUT, VethEnd, needs_root, veth, wait_until};
+use exitmark_lab::{Capture, Netns, RawPort, VethEnd, needs_root, timeout, veth, wait_until};
 use exitmark_nic::Nic;
 use exitmark_policy::packet::MacAddr;
 use std::os::fd::AsFd;
@@ -286,7 +286,7 @@ fn frames_of_both_kinds_of_rings_are_sent() {
         let kernel = Kernel::load().unwrap();
         let links = Links::over(kernel.links().unwrap(), None);
         let limits = TakeoverLimits {
-            heartbeat_timeout: TIMEOUT,
+            heartbeat_timeout: timeout(),
             soft_watermark: 64,
             hard_watermark: 64,
         };

@@ -7,7 +7,7 @@ use super::live::private::{files, has_known, memory, planted};
 use super::needles::{Search, Who};
 use crate::says;
 use exitmark_lab::process::{set_mode, status_of};
-use exitmark_lab::{TIMEOUT, eventually};
+use exitmark_lab::{eventually, timeout};
 use nix::sys::stat::Mode;
 use nix::unistd::{User, mkfifo};
 use std::fs::{self, File};
@@ -77,7 +77,7 @@ impl Counting {
     }
 
     fn wait_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + timeout();
         while !is_so(self) {
             let ended = self.process.try_wait().unwrap();
             let is_in_time = ended.is_none() && Instant::now() < deadline;

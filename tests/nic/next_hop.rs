@@ -6,7 +6,7 @@
 )]
 
 use caps::{CapSet, Capability};
-use exitmark_lab::{Netns, TIMEOUT, VethEnd, needs_root, veth};
+use exitmark_lab::{Netns, VethEnd, needs_root, timeout, veth};
 use exitmark_nic::{NextHop, NextHopMonitor, NextHopState, Nic, NicError};
 use exitmark_policy::packet::MacAddr;
 use std::sync::mpsc;
@@ -102,7 +102,7 @@ impl TestNetwork {
 
     #[track_caller]
     pub(crate) fn wait_for(&mut self, state: NextHopState) {
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + timeout();
         while self.reported.last() != Some(&state) {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.states.recv_timeout(left) {
@@ -132,7 +132,7 @@ fn an_address_of_either_family_is_resolved() {
     needs_root!();
     for address in [V4, V6] {
         let mut network = TestNetwork::build(address);
-        assert_eq!(network.monitor.first(TIMEOUT), open(FIRST), "{address}");
+        assert_eq!(network.monitor.first(timeout()), open(FIRST), "{address}");
         network.wait_for(open(FIRST));
         assert_eq!(network.all(), [UNKNOWN, open(FIRST)]);
     }
@@ -288,7 +288,7 @@ fn start_fails_without_the_nic_or_the_capability() {
         // A configured MAC address needs no capability.
         let given = FIRST.parse().unwrap();
         let monitor = NextHopMonitor::start(index, given, |_| ()).unwrap();
-        assert_eq!(monitor.first(TIMEOUT), open(FIRST));
+        assert_eq!(monitor.first(timeout()), open(FIRST));
         caps::raise(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
         (missing.err().unwrap(), forbidden.err().unwrap())
     });

@@ -4,7 +4,7 @@ use crate::flow::{MARK, TOS};
 use crate::machine::Machine;
 use crate::service::Service;
 use crate::{CONFIGURATION, CONNECT_EXAMPLE, configure};
-use exitmark_lab::{Capture, TIMEOUT};
+use exitmark_lab::{Capture, timeout};
 
 /// A server next to the machine, at which nothing listens.
 const SERVER: &str = "203.0.113.1";
@@ -28,7 +28,7 @@ pub(crate) fn runs(machine: &Machine, service: &Service<'_>) {
         let refused = machine.command("setpriv", &[&ids[..], &["bash", "-c", &connect]].concat());
         assert!(refused.is_err());
         expected.push(tos);
-        assert!(eye.wait_until(TIMEOUT, |frames| frames.len() >= expected.len()));
+        assert!(eye.wait_until(timeout(), |frames| frames.len() >= expected.len()));
     };
 
     let running = service.start();

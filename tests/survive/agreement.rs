@@ -8,7 +8,7 @@ use crate::sets::Sets;
 use crate::sinks::{self, Sinks};
 use crate::stage::{EXITMARK, configure, site_with_sinks};
 use exitmark_lab::site::FAR_END;
-use exitmark_lab::{TIMEOUT, needs_root};
+use exitmark_lab::{needs_root, timeout};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -82,7 +82,7 @@ fn status_metrics_and_the_wire_agree_to_the_frame() {
         let report = loop {
             let report = site.status().unwrap();
             let is_all = report.ports[0].received_frames == sent;
-            if is_all || begin.elapsed() > TIMEOUT {
+            if is_all || begin.elapsed() > timeout() {
                 break report;
             }
         };

@@ -7,7 +7,7 @@ use crate::stage::{EXITMARK, Stage};
 #[cfg(target_arch = "x86_64")]
 use exitmark_lab::process::copy_program;
 use exitmark_lab::{Ending, RunningBox, killed_at, steps};
-use exitmark_lab::{LabError, Netns, TIMEOUT};
+use exitmark_lab::{LabError, Netns, timeout};
 use nix::sys::signal::Signal;
 use std::ffi::OsStr;
 use std::thread;
@@ -67,7 +67,7 @@ fn wait<T>(mut attempt: impl FnMut() -> Result<T, LabError>) -> Result<T, LabErr
     let begin = Instant::now();
     loop {
         match attempt() {
-            Err(_) if begin.elapsed() < TIMEOUT => thread::sleep(Duration::from_millis(1)),
+            Err(_) if begin.elapsed() < timeout() => thread::sleep(Duration::from_millis(1)),
             outcome => return outcome,
         }
     }
@@ -149,7 +149,7 @@ fn starve(stage: &mut Stage<'_>) -> Result<(), LabError> {
     let begin = Instant::now();
     let gone = |stage: &mut Stage<'_>| stage.running.as_mut().is_none_or(RunningBox::has_ended);
     while !gone(stage) {
-        if begin.elapsed() > TIMEOUT {
+        if begin.elapsed() > timeout() {
             let log = running(stage)?.log();
             return Err(LabError(format!("the kernel does not kill it: {log}")));
         }

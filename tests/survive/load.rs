@@ -4,7 +4,7 @@
 use crate::flows::{FLOWS, OUTBOUND, flows, place, sign};
 use crate::sinks::Sinks;
 use exitmark_lab::site::{FAR_END, Site};
-use exitmark_lab::{LabError, RawPort, TIMEOUT, pin_to};
+use exitmark_lab::{LabError, RawPort, pin_to, timeout};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -120,7 +120,7 @@ impl Load {
         let (begin, before) = (Instant::now(), self.number());
         while begin.elapsed() < length || self.number() == before {
             let over = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-            if over || begin.elapsed() > length + TIMEOUT {
+            if over || begin.elapsed() > length + timeout() {
                 return Err(LabError("the load has stopped sending".to_owned()));
             }
             thread::sleep(Duration::from_millis(1));

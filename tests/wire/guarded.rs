@@ -1,7 +1,7 @@
 //! Whether worker or kernel decides while a worker is alive, stopped, behind, and recovered.
 
 use crate::craft::{ethernet, exit};
-use crate::rig::{Case, Config, Rig, Side, TIMEOUT, count, needs_root, passes, wait_until};
+use crate::rig::{Case, Config, Rig, Side, count, needs_root, passes, timeout, wait_until};
 use exitmark_lab::site::{CLEARNET_MAC, HOST_MAC, Plan};
 use exitmark_lab::{Capture, RawPort};
 use nix::sys::signal::Signal;
@@ -23,7 +23,7 @@ fn decided(rig: &Rig) -> (u64, u64) {
 /// Sends an exit frame, which arrives marked with either engine.
 fn forward_one(port: &RawPort, uplink: &mut Capture, number: usize) {
     port.send(&exit(0, 60).outbound(&[])).unwrap();
-    let arrived = uplink.wait_until(TIMEOUT, |captured| captured.len() == number);
+    let arrived = uplink.wait_until(timeout(), |captured| captured.len() == number);
     assert!(arrived, "frame {number}");
 }
 
@@ -63,7 +63,7 @@ fn the_kernel_replaces_a_stopped_worker_until_it_continues() {
     let stuck = sent - waiting - 50;
     assert!(stuck < 500, "{stuck} frames waited for a stopped worker");
     rig.running.signal(Signal::SIGCONT).unwrap();
-    let arrived = uplink.wait_until(TIMEOUT, |captured| captured.len() == sent);
+    let arrived = uplink.wait_until(timeout(), |captured| captured.len() == sent);
     assert!(arrived, "the waiting frames arrive");
     // On a busy machine the worker may have decided a few of them before it stopped.
     assert!(decided(&rig).1 > 0, "the kernel took over");

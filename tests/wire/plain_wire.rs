@@ -3,8 +3,8 @@
 use crate::craft::{answer, exit, relay};
 use crate::leaks::pins;
 use crate::rig::{
-    Case, Config, EXITMARK, Rig, Side, TIMEOUT, arrives, assert_says, eventually, moved,
-    needs_root, passes, port, silent, wait_until, watch,
+    Case, Config, EXITMARK, Rig, Side, arrives, assert_says, eventually, moved, needs_root, passes,
+    port, silent, timeout, wait_until, watch,
 };
 use exitmark_lab::site::{Plan, Site};
 use exitmark_lab::{LabError, contained};
@@ -83,7 +83,7 @@ fn a_plain_wire_needs_only_two_nics_and_a_box_takes_it_over() {
     let link = site.middle.ip("link show host0").unwrap();
     assert!(!link.contains(",UP"), "changed too early: {link}");
     site.middle.ip("link set eth9 name uplink0").unwrap();
-    assert!(waiting.wait(TIMEOUT).unwrap().success());
+    assert!(waiting.wait(timeout()).unwrap().success());
     for nic in ["host0", "uplink0"] {
         let addresses = site.middle.ip(&format!("-6 addr show dev {nic}")).unwrap();
         assert_eq!(addresses, "", "a wire sends nothing by itself");

@@ -3,8 +3,8 @@
 
 use crate::craft::{exit, relay, relay_answer};
 use crate::rig::{
-    Case, Config, Counters, EXITMARK, PACE, Rig, Side, TIMEOUT, UPLINK0_MAC, assert_says,
-    both_engines, eventually, needs_root, passes, silent, wait_until,
+    Case, Config, Counters, EXITMARK, PACE, Rig, Side, UPLINK0_MAC, assert_says, both_engines,
+    eventually, needs_root, passes, silent, timeout, wait_until,
 };
 use exitmark_datapath::{Role, xdp_state};
 use exitmark_lab::Netns;
@@ -367,7 +367,7 @@ fn a_port_that_is_back_and_cannot_be_set_up_ends_the_box_with_status_1() {
         rig.ip(line);
     }
     // 30 tries, a second apart.
-    let deadline = Instant::now() + 3 * TIMEOUT;
+    let deadline = Instant::now() + 3 * timeout();
     while !rig.running.has_ended() {
         assert!(Instant::now() < deadline, "{}", rig.running.log());
         std::thread::sleep(PACE);

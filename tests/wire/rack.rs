@@ -1,7 +1,7 @@
 //! Several machines on one link of the box: a switch, VLAN tags, connections that last, and counters
 //! of what a machine receives.
 
-use crate::rig::TIMEOUT;
+use crate::rig::timeout;
 use exitmark_lab::bpf::Programs;
 use exitmark_lab::site::FAR_END;
 use exitmark_lab::{Netns, VethEnd, eventually, veth};
@@ -215,7 +215,7 @@ fn dial(source: Option<IpAddr>, target: SocketAddr) -> nix::Result<TcpStream> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
     // This limits connecting too.
-    let timeout = TimeVal::seconds(TIMEOUT.as_secs().try_into().unwrap());
+    let timeout = TimeVal::seconds(timeout().as_secs().try_into().unwrap());
     setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
     if let Some(source) = source {

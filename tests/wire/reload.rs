@@ -1,7 +1,7 @@
 //! Other relay sets: followed as tor replaces its files, at once and as a whole, or not at all.
 
 use crate::craft::{AF11, Packet, TCP, exit, families, segment};
-use crate::rig::{Config, Rig, Side, TIMEOUT, both_engines, eventually, needs_root};
+use crate::rig::{Config, Rig, Side, both_engines, eventually, needs_root, timeout};
 use exitmark_lab::authorities::Authorities;
 use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
 use exitmark_lab::process::NOBODY;
@@ -396,7 +396,7 @@ const CATCHES: usize = 20;
 
 /// The box's loader, once it is this user; none if it has read the document meanwhile.
 fn catch(rig: &mut Rig, user: u32) -> Option<nix::unistd::Pid> {
-    let deadline = std::time::Instant::now() + TIMEOUT;
+    let deadline = std::time::Instant::now() + timeout();
     loop {
         let children = children(rig.running.pid());
         for &child in &children {

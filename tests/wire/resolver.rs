@@ -1,7 +1,7 @@
 //! A recursive resolver on the host: detected by its queries, and reported by status and doctor.
 
 use crate::craft::{Packet, UDP, families};
-use crate::rig::{Config, Rig, Side, TIMEOUT, both_engines, exitmark, needs_root};
+use crate::rig::{Config, Rig, Side, both_engines, exitmark, needs_root, timeout};
 use exitmark_box::observe::OWN_RESOLVER;
 use exitmark_lab::site::Plan;
 
@@ -22,7 +22,7 @@ fn ask(rig: &Rig, servers: u8) {
         let packet = Packet::new(host, server, UDP, query);
         port.send(&packet.outbound(&[])).unwrap();
     }
-    assert!(eye.wait_until(TIMEOUT, |captured| captured.len() == usize::from(servers)));
+    assert!(eye.wait_until(timeout(), |captured| captured.len() == usize::from(servers)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use exitmark_box::observe::{Report, Warning};
 use exitmark_datapath::Role;
 use exitmark_lab::site::{FAR_END, Plan, Site, nic, nic_mac};
 use exitmark_lab::{Capture, CapturedFrame, FinalState, Netns, RawPort, RunningBox, contained};
-pub(crate) use exitmark_lab::{Config, TIMEOUT, both_engines, eventually, needs_root, wait_until};
+pub(crate) use exitmark_lab::{Config, both_engines, eventually, needs_root, timeout, wait_until};
 use std::collections::BTreeMap;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
@@ -163,7 +163,7 @@ pub(crate) fn classifies(site: &Site, is_enforced: bool, when: &str) {
         false => [frames.to_vec(), Vec::new()],
     };
     for (eye, expected) in eyes.iter_mut().zip(expected) {
-        let arrived = eye.wait_until(TIMEOUT, |captured| {
+        let arrived = eye.wait_until(timeout(), |captured| {
             captured.iter().map(|one| &one.bytes).eq(&expected)
         });
         assert!(arrived, "{when}: enforced: {is_enforced}");
@@ -336,7 +336,7 @@ impl Rig {
         for ((side, mut eye), expected) in Side::ALL.into_iter().zip(eyes).zip(expected) {
             let ended = |frame: &CapturedFrame| frame.bytes.ends_with(FAREWELL);
             let is_over = side == Side::Stack
-                || eye.wait_until(TIMEOUT, |captured| captured.iter().any(ended));
+                || eye.wait_until(timeout(), |captured| captured.iter().any(ended));
             assert!(
                 is_over,
                 "the end of what is forwarded was not seen at {side:?}"

@@ -5,8 +5,8 @@ use crate::craft::{AF11, exit, relay};
 use crate::leaks::pins;
 use crate::reload::{Tor, listing};
 use crate::rig::{
-    Case, Config, EXITMARK, Rig, Side, TIMEOUT, arrives, assert_says, both_engines, capture,
-    eventually, exitmark, moved, needs_root, port, silent, watch,
+    Case, Config, EXITMARK, Rig, Side, arrives, assert_says, both_engines, capture, eventually,
+    exitmark, moved, needs_root, port, silent, timeout, watch,
 };
 use exitmark_box::control::{Client, DEFAULT_SOCKET};
 use exitmark_box::observe::Report;
@@ -71,7 +71,7 @@ impl Wire {
         self.port.send(&exit(0, 50).outbound(&[])).unwrap();
         self.captured += 1;
         let (captured, expected) = (self.captured, exit(0, 50).tos(tos).outbound(&[]));
-        let arrived = self.eye.wait_until(TIMEOUT, |frames| {
+        let arrived = self.eye.wait_until(timeout(), |frames| {
             frames.len() == captured && frames[captured - 1].bytes == expected
         });
         assert!(arrived, "no frame with {tos:#04x}");
@@ -88,7 +88,7 @@ impl Manager {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mailbox = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-        mailbox.set_read_timeout(Some(TIMEOUT)).unwrap();
+        mailbox.set_read_timeout(Some(timeout())).unwrap();
         Self { mailbox, directory }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::craft::{AF11, families, mac};
 use crate::rig::{
-    Config, Counters, Rig, TIMEOUT, UPLINK0_MAC, assert_says, both_engines, count, moved,
+    Config, Counters, Rig, UPLINK0_MAC, assert_says, both_engines, count, moved, timeout,
 };
 use etherparse::{SlicedPacket, TcpSlice, TransportSlice};
 use exitmark_lab::site::{
@@ -47,7 +47,7 @@ pub(crate) fn connect(target: SocketAddr, tos: u8) -> nix::Result<TcpStream> {
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6TClass, &tos.into()).unwrap(),
     }
     // This limits connecting too.
-    let timeout = TimeVal::seconds(TIMEOUT.as_secs().try_into().unwrap());
+    let timeout = TimeVal::seconds(timeout().as_secs().try_into().unwrap());
     setsockopt(&socket, sockopt::SendTimeout, &timeout).unwrap();
     nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
     Ok(socket.into())
@@ -71,7 +71,7 @@ pub(crate) fn converse_with_tos(
     from.run(move || {
         let target = SocketAddr::new(address, port);
         let mut stream = connect(target, tos).unwrap();
-        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_read_timeout(Some(timeout())).unwrap();
         let said = crate::craft::noise(port.into(), bytes);
         let mut writer = stream.try_clone().unwrap();
         let sent = said.clone();
@@ -174,7 +174,7 @@ pub(crate) fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFr
         spoken.values().filter(|one| one.is_over()).count() >= connections
     };
     assert!(
-        capture.wait_until(TIMEOUT, are_over),
+        capture.wait_until(timeout(), are_over),
         "a connection did not end"
     );
     capture.finish().unwrap()
@@ -387,7 +387,7 @@ fn tcp_where_uplink_is_incoming_too() {
             assert_eq!(frame.bytes[6..12], mac(UPLINK0_MAC));
         }
         // Up to 64 KiB are one frame here, before segmentation.
-        assert!(answers.wait_until(TIMEOUT, |captured| captured.len() > 300_000 / 65_536));
+        assert!(answers.wait_until(timeout(), |captured| captured.len() > 300_000 / 65_536));
         for frame in answers.finish().unwrap() {
             assert_eq!(frame.bytes[..6], mac(UPLINK0_MAC));
         }

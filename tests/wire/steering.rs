@@ -1,7 +1,7 @@
 //! A next hop by its address: resolved, updated, lost and resolved again.
 
 use crate::craft::{exit, noise, relay};
-use crate::rig::{Case, Config, PACE, Rig, Side, TIMEOUT, arrives, needs_root, wait_until};
+use crate::rig::{Case, Config, PACE, Rig, Side, arrives, needs_root, timeout, wait_until};
 use exitmark_lab::site::{INCOMING_MAC, Plan, Site, TORNET_MAC};
 use exitmark_lab::{Capture, CapturedFrame, RawPort};
 use exitmark_policy::packet::MacAddr;
@@ -78,7 +78,7 @@ fn is_steered(rig: &Rig, port: &RawPort, when: &str) {
 /// Waits for a frame to this address.
 fn captured(eye: &mut Capture, what: &str, to: MacAddr) {
     let is_it = |frame: &CapturedFrame| MacAddr::destination_of(&frame.bytes) == Some(to);
-    let found = eye.wait_until(TIMEOUT, |captured| captured.iter().any(is_it));
+    let found = eye.wait_until(timeout(), |captured| captured.iter().any(is_it));
     assert!(found, "{what}");
 }
 
@@ -152,7 +152,7 @@ fn without_a_next_hop_relay_traffic_leaves_by_the_uplink_or_is_dropped() {
             let end = exit(0, noise(9, 20).len()).outbound(&[]);
             port.send(&end).unwrap();
             let is_end = |frame: &CapturedFrame| frame.bytes.len() == end.len();
-            assert!(eye.wait_until(TIMEOUT, |captured| captured.iter().any(is_end)));
+            assert!(eye.wait_until(timeout(), |captured| captured.iter().any(is_end)));
             let captured = eye.finish().unwrap();
             let came = captured.iter().any(|one| one.bytes == frame);
             assert_eq!(came, !drops, "{away}");

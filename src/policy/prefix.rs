@@ -68,6 +68,16 @@ impl PrefixSet {
         F::ranges(self).cover(address)
     }
 
+    /// The IPv4 ranges: first and last address of each, sorted.
+    pub fn v4_ranges(&self) -> &[(u32, u32)] {
+        &self.v4
+    }
+
+    /// The IPv6 ranges: first and last address of each, sorted.
+    pub fn v6_ranges(&self) -> &[(u128, u128)] {
+        &self.v6
+    }
+
     pub(super) const fn v4(&self) -> &Ranges<u32> {
         &self.v4
     }
@@ -79,6 +89,13 @@ impl PrefixSet {
     /// Whether no address is covered.
     pub fn is_empty(&self) -> bool {
         self.v4.all.is_empty() && self.v6.all.is_empty()
+    }
+}
+
+impl FromIterator<IpAddr> for PrefixSet {
+    /// A set of single addresses.
+    fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
+        Self::new(addresses.into_iter().map(IpNet::from))
     }
 }
 

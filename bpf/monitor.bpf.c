@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * The monitor's filter, on the NIC of a passive tap. Packets with the mark and a clearnet source
- * address of the host are redirected to user space, truncated behind the part of the transport
- * header that is needed: payload is not passed on. All other frames are dropped. The monitor's own
- * network stack receives nothing, not even ARP, and so answers nothing.
+ * address of the host (and, if both directions are counted, a clearnet destination address) are
+ * redirected to user space, truncated behind the part of the transport header that is needed:
+ * payload is not passed on. All other frames are dropped. The monitor's own network stack receives
+ * nothing, not even ARP, and so answers nothing.
  *
- * Packets are parsed, and refused as malformed, as in src/policy/packet; in addition, a packet with
- * headers of more than LONGEST_HEADERS is malformed.
+ * Packets are parsed, and refused as malformed, as in src/policy/packet, but for two rules: a mirror
+ * may have cut a packet behind its transport header, so the packet's length may exceed the frame;
+ * and a packet with headers of more than LONGEST_HEADERS is malformed.
+ *
+ * A packet in a mirror's packet (ERSPAN, VXLAN) is passed on with the mirror's headers, which user
+ * space skips as this program does.
  *
  * VLAN tags are not passed on, so whether the NIC strips them has no effect.
  */
@@ -17,13 +22,16 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* Must match src/monitor/tap/program.rs, like the two structures below. */
-#define MAX_SOURCES 64
+/* Must match src/monitor/tap/program.rs, like the structures below. */
+#define MAX_RANGES 1024
+/* A search covers fewer ranges than 1 << RANGE_STEPS. */
+#define RANGE_STEPS 11
 
 /* In bytes: the smallest MTU of IPv6, which fits into an AF_XDP chunk of 2,048 bytes. */
 #define LONGEST_HEADERS 1280
 
 #define HEADER_BYTES LONGEST_HEADERS
+#include "compare.h"
 #include "frame.h"
 
 /* Must match src/policy/packet/ipv6.rs. */
@@ -33,13 +41,27 @@
 #define TCP_BYTES 20
 #define UDP_BYTES 8
 
-/* Set before the program is loaded. */
+/* Why a frame is not counted as a packet. */
+#define NOT_IP (-1)
+#define MALFORMED (-2)
+
+struct range {
+	struct address first;
+	struct address last;
+};
+
+/* Set before the program is loaded: the verifier removes what a configuration does not need. */
 const volatile struct {
 	__u64 mark; /* the code point shifted left by two, as in the ToS byte */
+	__u64 both_directions;
+	__u64 erspan;
+	__u64 vxlan_port; /* 0 if VXLAN is not unwrapped */
 	__u64 v4_count;
 	__u64 v6_count;
-	__u64 v4[MAX_SOURCES];
-	struct address v6[MAX_SOURCES];
+	/* The host's clearnet addresses as disjoint sorted ranges; of IPv4, the first address is in
+	 * the upper half. */
+	__u64 v4[MAX_RANGES];
+	struct range v6[MAX_RANGES];
 } rule;
 
 /* Per CPU: all frames, then frames by fate. */
@@ -51,7 +73,10 @@ struct counts {
 	__u64 unmarked;
 	__u64 other_source;
 	__u64 no_socket;
+	__u64 inbound;
 };
+
+#include "mirror.h"
 
 /* Sockets by receive queue; resized to the NIC's queues. */
 struct {
@@ -68,16 +93,23 @@ struct {
 	__type(value, struct counts);
 } counters SEC(".maps");
 
+enum family { V4, V6 };
+
 struct fields {
 	struct address source;
+	struct address destination;
 	__u8 tos;
 	__u8 protocol;
 	/* The payload continues an earlier fragment and has no ports. */
 	bool is_later_fragment;
-	enum { V4, V6 } family;
-	/* Offsets in the frame: of the transport header, and of the end of the packet. */
+	enum family family;
+	/*
+	 * Offsets in the frame: of the transport header, of the end of the packet by its own length,
+	 * and of the end of what is there of it.
+	 */
 	__u64 transport;
 	__u64 end;
+	__u64 reach;
 };
 
 /* RFC 791. Options are skipped by IHL. */
@@ -93,10 +125,10 @@ static __always_inline bool read_v4(struct frame *frame, __u64 at, struct fields
 	if (header < 20 || total < header)
 		return false;
 	fields->end = at + total;
-	if (!is_as_long_as(frame, fields->end))
-		return false;
 	fields->source.high = 0;
 	fields->source.low = be32(ip + 12);
+	fields->destination.high = 0;
+	fields->destination.low = be32(ip + 16);
 	fields->tos = ip[1];
 	fields->protocol = ip[9];
 	fields->is_later_fragment = be16(ip + 6) & 0x1fff;
@@ -152,10 +184,10 @@ static __always_inline bool read_v6(struct frame *frame, __u64 at, struct fields
 	if ((void *)ip + 40 > frame->end || ip[0] >> 4 != 6)
 		return false;
 	fields->end = at + 40 + be16(ip + 4);
-	if (!is_as_long_as(frame, fields->end))
-		return false;
 	fields->source.high = be64(ip + 8);
 	fields->source.low = be64(ip + 16);
+	fields->destination.high = be64(ip + 24);
+	fields->destination.low = be64(ip + 32);
 	fields->tos = be16(ip) >> 4;
 	fields->protocol = ip[6];
 	fields->is_later_fragment = false;
@@ -164,10 +196,9 @@ static __always_inline bool read_v6(struct frame *frame, __u64 at, struct fields
 }
 
 /* Bytes of the frame to pass on; 0 if ports are missing, or headers are too long or unreadable. */
-static __always_inline __u64 needed(const struct frame *frame, const struct fields *fields)
+static __always_inline __u64 needed(const struct fields *fields)
 {
-	__u64 reach = frame->end - frame->data;
-	__u64 bytes = fields->transport;
+	__u64 reach = fields->reach, bytes = fields->transport;
 
 	if (!fields->is_later_fragment &&
 	    (fields->protocol == PROTOCOL_TCP || fields->protocol == PROTOCOL_UDP)) {
@@ -181,20 +212,89 @@ static __always_inline __u64 needed(const struct frame *frame, const struct fiel
 	return bytes <= reach && bytes <= LONGEST_HEADERS ? bytes : 0;
 }
 
-static __always_inline bool is_clearnet_v4(const struct address *source)
+/* The mask is for the verifier; clang must not prove it redundant. */
+static __always_inline __u64 index_of(__u64 at)
 {
-	for (__u32 i = 0; i < MAX_SOURCES && i < rule.v4_count; i++)
-		if (rule.v4[i] == source->low)
-			return true;
-	return false;
+	barrier_var(at);
+	return at & (MAX_RANGES - 1);
 }
 
-static __always_inline bool is_clearnet_v6(const struct address *source)
+static __always_inline struct address first_of(int family, __u64 at)
 {
-	for (__u32 i = 0; i < MAX_SOURCES && i < rule.v6_count; i++)
-		if (rule.v6[i].low == source->low && rule.v6[i].high == source->high)
-			return true;
-	return false;
+	struct address address = {};
+
+	if (family == V4) {
+		address.low = rule.v4[index_of(at)] >> 32;
+	} else {
+		at = index_of(at);
+		address.high = rule.v6[at].first.high;
+		address.low = rule.v6[at].first.low;
+	}
+	return address;
+}
+
+static __always_inline struct address last_of(int family, __u64 at)
+{
+	struct address address = {};
+
+	if (family == V4) {
+		address.low = rule.v4[index_of(at)] & 0xffffffff;
+	} else {
+		at = index_of(at);
+		address.high = rule.v6[at].last.high;
+		address.low = rule.v6[at].last.low;
+	}
+	return address;
+}
+
+static __always_inline bool is_within(int family, __u64 at, struct address address)
+{
+	return !(is_before(address, first_of(family, at)) | is_before(last_of(family, at), address));
+}
+
+static __always_inline bool search(int family, __u64 count, struct address address)
+{
+	__u64 after = 0; /* number of ranges whose first address is not above the address */
+
+	for (int i = RANGE_STEPS - 1; i >= 0; i--) {
+		__u64 next = after + (1 << i);
+		struct address first = first_of(family, next - 1);
+
+		after += (~(is_below(count, next) | is_before(address, first)) & 1) << i;
+	}
+	return after && is_within(family, after - 1, address);
+}
+
+/* Global functions: the verifier checks each once, not once per caller. */
+__noinline int search_v4(__u64 low)
+{
+	struct address address = { .low = low };
+
+	return search(V4, rule.v4_count, address);
+}
+
+__noinline int search_v6(__u64 high, __u64 low)
+{
+	struct address address = { .high = high, .low = low };
+
+	return search(V6, rule.v6_count, address);
+}
+
+/* Whether the address is the host's. The counts are constants: only one of the cases remains. */
+static __always_inline bool is_clearnet(int family, const struct address *address)
+{
+	__u64 count = family == V4 ? rule.v4_count : rule.v6_count;
+
+	if (count == 0)
+		return false;
+	if (count == 1)
+		return is_within(family, 0, *address);
+	return family == V4 ? search_v4(address->low) : search_v6(address->high, address->low);
+}
+
+static __always_inline bool is_host(const struct fields *fields, const struct address *address)
+{
+	return fields->family == V4 ? is_clearnet(V4, address) : is_clearnet(V6, address);
 }
 
 /* Truncates a frame to `bytes` and redirects it to its queue's socket. */
@@ -211,32 +311,57 @@ static __always_inline int hand_over(struct xdp_md *ctx, __u64 bytes, struct cou
 	return XDP_REDIRECT;
 }
 
-/* Why a frame is not counted as a packet. */
-#define NOT_IP (-1)
-#define MALFORMED (-2)
+/* The offset of an Ethernet payload, 0 if there is none; sets its EtherType. */
+static __always_inline __u64 ethernet(const struct frame *frame, __u64 at, __u64 mask, int *type)
+{
+	struct frame from = *frame;
+	void *payload = NULL;
+	__u64 offset = 0;
+
+	from.data += at;
+	*type = payload_of(&from, MAX_TAGS, &payload);
+	if (payload)
+		offset = payload - frame->data;
+	/*
+	 * The mask bounds the offset for the verifier even if it is spilled at once: Linux 6.1 does
+	 * not narrow a number that is on the stack already by a comparison.
+	 */
+	barrier_var(offset);
+	return offset & mask;
+}
+
+/* Masks of offsets: of the payload of a frame, 14 to 30, and of a mirrored frame, below 150. */
+#define OUTER_MASK 0x1f
+#define INNER_MASK 0xff
 
 /* Parses a frame's headers; returns the bytes to pass on, NOT_IP or MALFORMED. */
 static __always_inline __s64 read_headers(struct frame *frame, struct fields *fields)
 {
-	void *payload = NULL;
-	__u64 ip = 0, bytes;
+	__u64 ip, bytes, whole = frame->end - frame->data;
 	bool is_whole;
 	int type;
 
-	type = payload_of(frame, MAX_TAGS, &payload);
-	if (payload)
-		ip = payload - frame->data;
-	/*
-	 * The offset is 14 to 30. The mask bounds it for the verifier even if it is spilled at once:
-	 * Linux 6.1 does not narrow a number that is on the stack already by a comparison.
-	 */
-	barrier_var(ip);
-	ip &= 0x1f;
+	fields->reach = whole;
+	ip = ethernet(frame, 0, OUTER_MASK, &type);
 	if (!ip || (type != ETH_P_IP && type != ETH_P_IPV6))
 		return NOT_IP;
+	if (rule.erspan || rule.vxlan_port) {
+		__u64 reach = whole;
+		__s64 inner = mirrored(frame, type, ip, &reach);
+
+		if (inner < 0)
+			return inner;
+		if (inner) {
+			fields->reach = reach;
+			ip = ethernet(frame, inner & INNER_MASK, INNER_MASK, &type);
+			/* Behind the end of the packet is padding. */
+			if (!ip || ip > reach || (type != ETH_P_IP && type != ETH_P_IPV6))
+				return NOT_IP;
+		}
+	}
 	fields->family = type == ETH_P_IP ? V4 : V6;
 	is_whole = type == ETH_P_IP ? read_v4(frame, ip, fields) : read_v6(frame, ip, fields);
-	bytes = is_whole ? needed(frame, fields) : 0;
+	bytes = is_whole ? needed(fields) : 0;
 	return bytes ? bytes : MALFORMED;
 }
 
@@ -254,7 +379,6 @@ int exitmark_tap(struct xdp_md *ctx)
 	struct frame frame = frame_of(ctx);
 	struct fields fields = {};
 	struct counts *counts;
-	bool is_clearnet;
 	__u32 only = 0;
 	__s64 bytes;
 
@@ -280,11 +404,15 @@ int exitmark_tap(struct xdp_md *ctx)
 		counts->unmarked++;
 		return XDP_DROP;
 	}
-	is_clearnet = fields.family == V4 ? is_clearnet_v4(&fields.source)
-					  : is_clearnet_v6(&fields.source);
-	if (!is_clearnet) {
-		counts->other_source++;
-		return XDP_DROP;
+	if (!is_host(&fields, &fields.source)) {
+		if (!is_host(&fields, &fields.destination)) {
+			counts->other_source++;
+			return XDP_DROP;
+		}
+		if (!rule.both_directions) {
+			counts->inbound++;
+			return XDP_DROP;
+		}
 	}
 	return hand_over(ctx, bytes, counts);
 }

@@ -38,7 +38,8 @@ monitor/row: cell
 monitor/services: row
 monitor/clock:
 monitor/ledger: cell
-monitor/filter:
+monitor/mirror:
+monitor/filter: cell mirror
 monitor/places: cell
 monitor/tally: cell filter ledger places
 monitor/pcap: filter tally
@@ -46,7 +47,7 @@ monitor/tap: filter
 monitor/publish: cell clock ledger row services
 monitor/period: clock ledger publish row
 monitor/report: cell row services
-monitor/settings: cell clock period places publish row tap
+monitor/settings: cell clock mirror period places publish row tap
 monitor/capture: cell clock filter ledger pcap period places publish row settings tally tap
 monitor/cli: capture report settings
 ";
@@ -496,14 +497,19 @@ fn the_monitors_example_configuration_is_valid_and_has_every_key() {
     let example = example("exitmark-monitor.example.toml");
     let settings = parse(&example).unwrap();
 
-    // With every key set it is valid, too, except for the mark given in two ways.
+    // With every key set it is valid, too, except for NICs and mark given in two ways.
     let all = uncommented(&example);
     let refused = parse(&all).unwrap_err();
+    assert!(refused.contains("interface = "), "{refused}");
+    let one = all.replacen("interface = \"enp4s0\"\n", "", 1);
+    let refused = parse(&one).unwrap_err();
     assert!(refused.contains("mark.tos"), "{refused}");
-    let mut shown = parse(&all.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
+    let mut shown = parse(&one.replacen("dscp = \"af11\"\n", "", 1)).unwrap();
     have_every_key(&[&all], "exitmark-monitor", parse);
 
-    // The values shown are the defaults; these three have none.
+    // The values shown are the defaults; these have none.
+    shown.interfaces.truncate(1);
+    shown.unwrap = settings.unwrap;
     shown.user = None;
     shown.places.systems = None;
     shown.publish.noise = None;

@@ -2,7 +2,7 @@
 //! a state, continuous traffic, and a save.
 
 use crate::systems::{self, Databases};
-use crate::traffic::{Kind, Traffic, filter};
+use crate::traffic::{Kind, Traffic, clearnet, filter};
 use crate::{Row, Sample, Unit};
 use exitmark_lab::tap::{TAP, TapSite, state_file};
 use exitmark_lab::{LabError, RunningBox};
@@ -112,8 +112,7 @@ impl Stage {
             site: TapSite::build(1, 1500)?,
             directory: TempDir::new().unwrap(),
         };
-        let clearnet = filter().clearnet;
-        let clearnet: Vec<_> = clearnet.iter().map(ToString::to_string).collect();
+        let clearnet = clearnet().map(|address| address.to_string());
         let directory = stage.directory.path();
         fs::create_dir(directory.join("periods")).unwrap();
         fs::write(directory.join("systems.csv"), systems::csv()).unwrap();

@@ -52,7 +52,7 @@ pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
 struct Set {
     bytes: Vec<u8>,
     /// Offset, captured length and full length of each frame.
-    frames: Vec<(usize, usize, usize)>,
+    frames: Vec<(usize, usize)>,
     counter: Counter,
 }
 
@@ -61,9 +61,9 @@ impl Set {
         let mut traffic = Traffic::new(databases, kind);
         let mut bytes = vec![0; frames * stride];
         let place = |(frame, room): (usize, &mut [u8])| {
-            let (headers, whole) = traffic.next();
+            let (headers, _) = traffic.next();
             room[..headers.len()].copy_from_slice(&headers);
-            (frame * stride, headers.len(), whole)
+            (frame * stride, headers.len())
         };
         let frames = bytes.chunks_mut(stride).enumerate().map(place).collect();
         Self {
@@ -79,9 +79,10 @@ impl Set {
         while start.elapsed() < length {
             for batch in self.frames.chunks(BATCH) {
                 let arrived: [Arrived<'_>; BATCH] = std::array::from_fn(|index| {
-                    let (at, kept, whole) = batch[index];
-                    let bytes = &self.bytes[at..at + kept];
-                    Arrived { bytes, whole }
+                    let (at, kept) = batch[index];
+                    Arrived {
+                        bytes: &self.bytes[at..at + kept],
+                    }
                 });
                 self.counter.count(&arrived);
             }

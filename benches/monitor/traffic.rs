@@ -15,13 +15,14 @@ const POPULAR: usize = 20_000;
 const PORTS: [u16; 8] = [22, 25, 853, 993, 5222, 6667, 8080, 8443];
 
 pub(crate) fn filter() -> Filter {
-    Filter {
-        dscp: Dscp::AF11,
-        clearnet: vec![
-            IpAddr::V4(Ipv4Addr::from(SOURCE_V4)),
-            IpAddr::V6(Ipv6Addr::from(SOURCE_V6)),
-        ],
-    }
+    Filter::outbound(Dscp::AF11, clearnet().into_iter().collect())
+}
+
+pub(crate) fn clearnet() -> [IpAddr; 2] {
+    [
+        IpAddr::V4(Ipv4Addr::from(SOURCE_V4)),
+        IpAddr::V6(Ipv6Addr::from(SOURCE_V6)),
+    ]
 }
 
 #[derive(Clone, Copy)]

@@ -72,10 +72,7 @@ fn measure(databases: &Databases, load: &Load, length: Duration) -> Result<Sampl
 
     let is_over = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&is_over);
-    let filter = Filter {
-        dscp: Dscp::AF11,
-        clearnet: clearnet(),
-    };
+    let filter = filter();
     let places = Arc::clone(&databases.places);
     let counter = Counter::new(filter, places, DEFAULT_CELLS);
     let counter = monitor.spawn("counter", move || count(tap, counter, &stop))?;
@@ -116,14 +113,14 @@ fn measure(databases: &Databases, load: &Load, length: Duration) -> Result<Sampl
 fn open() -> Result<Tap, TapError> {
     Tap::open(&TapSettings {
         interface: TAP.to_owned(),
-        dscp: Dscp::AF11,
-        clearnet: clearnet(),
+        filter: filter(),
         ring: TapSettings::RING,
     })
 }
 
-fn clearnet() -> Vec<IpAddr> {
-    HOST.parse().into_iter().collect()
+fn filter() -> Filter {
+    let address: Option<IpAddr> = HOST.parse().ok();
+    Filter::outbound(Dscp::AF11, address.into_iter().collect())
 }
 
 /// Counts until the sender is done and nothing is left.

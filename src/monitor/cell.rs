@@ -69,7 +69,7 @@ impl fmt::Display for Country {
     }
 }
 
-/// Country and autonomous system of a destination: all that is kept of its address.
+/// Country and autonomous system of a remote address: all that is kept of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The country; `??` if it is unknown.
@@ -91,26 +91,59 @@ impl Place {
 #[serde(from = "(u16, Country, u32, Version)")]
 #[serde(into = "(u16, Country, u32, Version)")]
 pub struct Cell {
-    /// The destination port; 0 for packets without ports.
+    /// The remote port: of packets up, the destination's; 0 for packets without ports.
     pub port: u16,
-    /// Country and autonomous system of the destination.
+    /// Country and autonomous system of the remote address.
     pub place: Place,
     /// IP version of the packets.
     pub version: Version,
 }
 
-/// What is counted in a cell, or a value for each of the three. Serialised without field names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "[T; 3]", into = "[T; 3]")]
-#[serde(bound(serialize = "T: Clone + Serialize"))]
-pub struct Counts<T = u64> {
-    /// TCP connections begun: segments with SYN and without ACK.
-    pub flows: T,
-    /// Bytes of the IP packets, headers included.
-    pub bytes: T,
-    /// Number of packets, each fragment counting as one.
-    pub packets: T,
+/// Whether a packet left the host or came to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From a clearnet address of the host.
+    Up,
+    /// To a clearnet address of the host.
+    Down,
 }
+
+/// The directions that are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Directions {
+    /// Packets of the host.
+    #[default]
+    Out,
+    /// Packets of the host, and those to it.
+    Both,
+}
+
+/// What is counted in a cell, or a value for each of the five. Serialised without field names, and
+/// without the last two if nothing came down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<T>", into = "Vec<T>")]
+#[serde(bound(
+    serialize = "T: Clone + Default + PartialEq + Serialize",
+    deserialize = "T: Default + Deserialize<'de>"
+))]
+pub struct Counts<T = u64> {
+    /// TCP connections begun: segments of the host with SYN and without ACK.
+    pub flows: T,
+    /// Up: bytes of the IP packets, headers included.
+    pub bytes: T,
+    /// Up: number of packets, each fragment counting as one.
+    pub packets: T,
+    /// Down: bytes of the IP packets, headers included.
+    pub down_bytes: T,
+    /// Down: number of packets, each fragment counting as one.
+    pub down_packets: T,
+}
+
+/// The list has neither three nor five numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} numbers are not counts: there are three, or five")]
+pub struct CountsError(usize);
 
 impl From<(u16, Country, u32, Version)> for Cell {
     fn from((port, country, asn, version): (u16, Country, u32, Version)) -> Self {
@@ -129,26 +162,69 @@ impl From<Cell> for (u16, Country, u32, Version) {
     }
 }
 
-impl<T> From<[T; 3]> for Counts<T> {
+/// Flows, and bytes and packets that went up.
+impl<T: Default> From<[T; 3]> for Counts<T> {
     fn from([flows, bytes, packets]: [T; 3]) -> Self {
         Self {
             flows,
             bytes,
             packets,
+            ..Self::default()
         }
     }
 }
 
-impl<T> From<Counts<T>> for [T; 3] {
+impl<T> From<[T; 5]> for Counts<T> {
+    fn from([flows, bytes, packets, down_bytes, down_packets]: [T; 5]) -> Self {
+        Self {
+            flows,
+            bytes,
+            packets,
+            down_bytes,
+            down_packets,
+        }
+    }
+}
+
+impl<T> From<Counts<T>> for [T; 5] {
     fn from(counts: Counts<T>) -> Self {
-        [counts.flows, counts.bytes, counts.packets]
+        [
+            counts.flows,
+            counts.bytes,
+            counts.packets,
+            counts.down_bytes,
+            counts.down_packets,
+        ]
+    }
+}
+
+impl<T: Default> TryFrom<Vec<T>> for Counts<T> {
+    type Error = CountsError;
+
+    fn try_from(numbers: Vec<T>) -> Result<Self, CountsError> {
+        let up = |numbers| <[T; 3]>::try_from(numbers).map(Self::from);
+        let both = <[T; 5]>::try_from(numbers).map(Self::from);
+        both.or_else(up)
+            .map_err(|numbers| CountsError(numbers.len()))
+    }
+}
+
+impl<T: Default + PartialEq> From<Counts<T>> for Vec<T> {
+    fn from(counts: Counts<T>) -> Self {
+        let [flows, bytes, packets, down @ ..] = <[T; 5]>::from(counts);
+        let is_up = down.iter().all(|number| *number == T::default());
+        let up = [flows, bytes, packets].into_iter();
+        match is_up {
+            true => up.collect(),
+            false => up.chain(down).collect(),
+        }
     }
 }
 
 impl<T> Counts<T> {
-    /// Replaces flows, bytes and packets, in this order.
+    /// Replaces flows, bytes and packets, then those that came down, in this order.
     pub fn map<U>(self, to: impl FnMut(T) -> U) -> Counts<U> {
-        <[T; 3]>::from(self).map(to).into()
+        <[T; 5]>::from(self).map(to).into()
     }
 
     /// Pairs each value with the other's.
@@ -157,6 +233,8 @@ impl<T> Counts<T> {
             flows: (self.flows, other.flows),
             bytes: (self.bytes, other.bytes),
             packets: (self.packets, other.packets),
+            down_bytes: (self.down_bytes, other.down_bytes),
+            down_packets: (self.down_packets, other.down_packets),
         }
     }
 }
@@ -168,7 +246,19 @@ impl Counts {
             flows: self.flows.checked_add(more.flows)?,
             bytes: self.bytes.checked_add(more.bytes)?,
             packets: self.packets.checked_add(more.packets)?,
+            down_bytes: self.down_bytes.checked_add(more.down_bytes)?,
+            down_packets: self.down_packets.checked_add(more.down_packets)?,
         })
+    }
+
+    /// Bytes in both directions.
+    pub const fn all_bytes(&self) -> u64 {
+        self.bytes.saturating_add(self.down_bytes)
+    }
+
+    /// Packets in both directions.
+    pub const fn all_packets(&self) -> u64 {
+        self.packets.saturating_add(self.down_packets)
     }
 
     /// The difference, where it is positive.
@@ -191,5 +281,7 @@ impl AddAssign for Counts {
         self.flows = self.flows.saturating_add(more.flows);
         self.bytes = self.bytes.saturating_add(more.bytes);
         self.packets = self.packets.saturating_add(more.packets);
+        self.down_bytes = self.down_bytes.saturating_add(more.down_bytes);
+        self.down_packets = self.down_packets.saturating_add(more.down_packets);
     }
 }

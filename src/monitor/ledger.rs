@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// Upper bound of a ledger's size as JSON: all cells, and spilled counts for every port and for
 /// more systems than exist, each with the largest numbers.
-pub const MAX_JSON_BYTES: usize = (MAX_CELLS + (1 << 16) + (1 << 21)) * 96;
+pub const MAX_JSON_BYTES: usize = (MAX_CELLS + (1 << 16) + (1 << 21)) * 144;
 
 /// Exact counts of a period or of a part of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,6 +21,7 @@ pub mod cli;
 pub mod clock;
 pub mod filter;
 pub mod ledger;
+pub mod mirror;
 pub mod pcap;
 pub mod period;
 pub mod places;

@@ -1,9 +1,13 @@
 //! A row of a period file, in the format of docs/periods.md. Databases load it directly: every row
 //! has the same flat columns, and columns without a value are omitted.
 
-use super::cell::{Country, Counts};
+use super::cell::{Country, Counts, Directions};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+/// The version of the format: 1 had one direction, and neither this number nor any column of the
+/// other direction.
+pub const FORMAT: u32 = 2;
 
 /// Years in which periods may begin; another year means a wrong clock.
 pub const YEARS: std::ops::Range<i16> = 2000..2200;
@@ -17,7 +21,7 @@ pub enum Dimension {
     /// All packets: one row, which also has the columns of [`About`].
     #[default]
     Total,
-    /// By destination port (`port`).
+    /// By remote port (`port`): the destination of what goes up.
     Port,
     /// By autonomous system (`asn`).
     System,
@@ -78,7 +82,7 @@ pub struct Row {
     pub encryption: Option<Encryption>,
     /// Whether the row is the sum of everything in this dimension without a row of its own.
     pub other: bool,
-    /// Flows, bytes and packets, rounded up.
+    /// Flows, and bytes and packets in each direction, rounded up.
     #[serde(flatten, with = "CountColumns")]
     pub counts: Counts,
     /// Only in the row of the total.
@@ -93,11 +97,31 @@ pub(super) struct CountColumns {
     flows: u64,
     bytes: u64,
     packets: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    down_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    down_packets: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// The version of files that do not name theirs.
+const fn first_format() -> u32 {
+    1
 }
 
 /// How the numbers of a period were made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct About {
+    /// Version of the format, [`FORMAT`].
+    #[serde(default = "first_format")]
+    pub format: u32,
+    /// The directions that were counted.
+    #[serde(default)]
+    pub directions: Directions,
     /// Version of exitmark-monitor.
     pub monitor: String,
     /// The part of the period, from 1. A second part exists if the clock was set back.
@@ -111,6 +135,12 @@ pub struct About {
     /// Packets of the total, rounded up, that are in no other row.
     #[serde(default)]
     pub unattributed_packets: u64,
+    /// As `unattributed_bytes`, of what came down.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unattributed_down_bytes: u64,
+    /// As `unattributed_packets`, of what came down.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unattributed_down_packets: u64,
     /// Packets lost between the kernel's filter and the count.
     pub lost_packets: u64,
     /// The database of countries, with its version and date.
@@ -127,6 +157,12 @@ pub struct About {
     pub bin_bytes: u64,
     /// Packets are rounded up to multiples of this.
     pub bin_packets: u64,
+    /// Bytes that came down are rounded up to multiples of this; 0 before format 2.
+    #[serde(default)]
+    pub bin_down_bytes: u64,
+    /// Packets that came down are rounded up to multiples of this; 0 before format 2.
+    #[serde(default)]
+    pub bin_down_packets: u64,
     /// The privacy parameter of the noise, 0 where none was added.
     pub epsilon: f64,
     /// Whether the table of cells was full; dimensions of two columns are then incomplete.

@@ -141,7 +141,10 @@ fn counts_captured_files_into_periods_and_a_page() {
     let total = &first[0];
     assert_eq!(total.dimension, Dimension::Total);
     // Rounded up to 8 flows, 1 MiB, 1024 packets.
-    let numbers = |row: &Row| <[u64; 3]>::from(row.counts);
+    let numbers = |row: &Row| {
+        let counts = row.counts;
+        [counts.flows, counts.bytes, counts.packets]
+    };
     assert_eq!(numbers(total), [800, 1 << 20, 3072]);
     let about = total.about.as_ref().unwrap();
     // Whole hours: the times of the first and last packet are not revealed.

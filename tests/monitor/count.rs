@@ -6,6 +6,7 @@
 )]
 
 mod captured;
+mod directions;
 mod foreign;
 mod outsiders;
 mod parsed;
@@ -14,6 +15,7 @@ mod tshark;
 mod written;
 
 use super::places::{CSV, load_bytes};
+pub(crate) use captured::{ever, of_link, pcap};
 use exitmark_lab::Random;
 use exitmark_lab::frames::{self, Frame, extension, tcp, udp};
 use exitmark_monitor::cell::{Cell, Counts, Place};
@@ -21,28 +23,31 @@ use exitmark_monitor::filter::{Arrived, CountedPacket, Filter, Refusal};
 use exitmark_monitor::ledger::Ledger;
 use exitmark_monitor::places::Places;
 use exitmark_monitor::tally::Counter;
+use exitmark_policy::PrefixSet;
 use exitmark_policy::packet::{Dscp, Version};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 pub(crate) use written::Written;
 
 const HOST: &str = "192.0.2.10:40000";
 const HOST_V6: &str = "[2001:db8:10::1]:40000";
-const MARKED: u8 = 0x28;
+pub(crate) const MARKED: u8 = 0x28;
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
 
-static PLACES: LazyLock<Arc<Places>> =
+pub(crate) static PLACES: LazyLock<Arc<Places>> =
     LazyLock::new(|| Arc::new(load_bytes("own.csv", CSV.as_bytes(), false).unwrap()));
 
-fn filter() -> Filter {
-    Filter {
-        dscp: Dscp::AF11,
-        clearnet: ["192.0.2.10", "2001:db8:10::1"]
-            .map(|address| address.parse().unwrap())
-            .into(),
-    }
+pub(crate) fn filter() -> Filter {
+    let clearnet = addresses(["192.0.2.10", "2001:db8:10::1"]);
+    Filter::outbound(Dscp::AF11, clearnet)
+}
+
+fn addresses<const N: usize>(texts: [&str; N]) -> PrefixSet {
+    let addresses = texts.map(|text| text.parse::<IpAddr>().unwrap());
+    addresses.into_iter().collect()
 }
 
 fn counter(cells: usize) -> Counter {
@@ -55,10 +60,7 @@ fn count(counter: &mut Counter, frames: &[Vec<u8>]) {
 }
 
 fn whole(bytes: &[u8]) -> Arrived<'_> {
-    Arrived {
-        bytes,
-        whole: bytes.len(),
-    }
+    Arrived { bytes }
 }
 
 /// A marked segment of the host with these control bits.
@@ -83,6 +85,8 @@ const fn counts(packets: u64, bytes: u64, flows: u64) -> Counts {
         flows,
         bytes,
         packets,
+        down_bytes: 0,
+        down_packets: 0,
     }
 }
 
@@ -182,8 +186,9 @@ fn reports_uncounted_packets_by_reason() {
         ("unmarked", tcp(HOST_V6, "[2001:db8:1::5]:443").tos(0xb8).build()),
         ("other_source", tcp("192.0.2.11:40000", to).tos(MARKED).build()),
         // Inbound: the host is the destination.
-        ("other_source", tcp(to, HOST).tos(MARKED).build()),
-        ("other_source", tcp("[2001:db8:10::2]:1", HOST_V6).tos(MARKED).build()),
+        ("inbound", tcp(to, HOST).tos(MARKED).build()),
+        ("inbound", tcp("[2001:db8:10::2]:1", HOST_V6).tos(MARKED).build()),
+        ("unmarked", tcp(to, HOST).build()),
         ("not_ip", [vec![0; 12], vec![0x08, 0x06], vec![0; 46]].concat()),
         ("not_ip", Vec::new()),
         ("short_header", tcp(HOST, to).tos(MARKED).build()[..20].to_vec()),
@@ -207,35 +212,25 @@ fn counts_truncated_packets_that_have_their_ports() {
     let kinds = [v4.build(), v4.options(4).build(), v6.clone()];
     for (frame, l4) in kinds.iter().zip([34, 38, 54]) {
         for kept in 0..=frame.len() {
-            for whole in [frame.len(), usize::MAX] {
-                let bytes = &frame[..kept];
-                let (port, flow) = match filter().judge(&Arrived { bytes, whole }) {
-                    Ok(CountedPacket::V4(fields)) => (fields.port, fields.flow),
-                    Ok(CountedPacket::V6(fields)) => (fields.port, fields.flow),
-                    Err(_) => {
-                        assert!(kept < l4 + 4, "{kept} bytes are enough");
-                        continue;
-                    }
-                };
-                assert!(kept >= l4 + 4, "{kept} bytes are too few");
-                assert_eq!(port, 443);
-                assert_eq!(flow, (kept >= l4 + 14).then_some(true), "{kept} bytes");
-            }
+            let (port, bytes, flow) = match judged(&frame[..kept]) {
+                Ok(CountedPacket::V4(fields)) => (fields.port, fields.bytes, fields.flow),
+                Ok(CountedPacket::V6(fields)) => (fields.port, fields.bytes, fields.flow),
+                Err(_) => {
+                    assert!(kept < l4 + 4, "{kept} bytes are enough");
+                    continue;
+                }
+            };
+            assert!(kept >= l4 + 4, "{kept} bytes are too few");
+            assert_eq!((port, bytes as usize), (443, frame.len() - 14));
+            assert_eq!(flow, (kept >= l4 + 14).then_some(true), "{kept} bytes");
         }
     }
     let mut counter = counter(4);
     assert_eq!(counter.flagless(), 0);
-    counter.count(&[Arrived {
-        bytes: &kinds[0][..40],
-        whole: kinds[0].len(),
-    }]);
+    counter.count(&[whole(&kinds[0][..40])]);
     assert_eq!(counter.flagless(), 1);
     assert_eq!(counter.tally().totals()[0].1, counts(1, 520, 0));
-    let cut = Arrived {
-        bytes: &v6[..60],
-        whole: v6.len(),
-    };
-    counter.count(&[cut; 2]);
+    counter.count(&[whole(&v6[..60]); 2]);
     assert_eq!(counter.flagless(), 3);
 }
 

@@ -9,7 +9,9 @@ use crate::says;
 use exitmark_lab::frames::{Frame, tcp, udp};
 use exitmark_lab::process::{as_nobody, dumping_in, set_mode, threads_of};
 use exitmark_lab::tap::{TAP, TapSite, state_file};
-use exitmark_lab::{LabError, RunningBox, eventually, needs_root, wait_until};
+use exitmark_lab::{
+    LabError, RawPort, RunningBox, VethEnd, eventually, needs_root, veth, wait_until,
+};
 use exitmark_monitor::cell::Counts;
 use exitmark_monitor::ledger::Ledger;
 use exitmark_policy::packet::Tcp;
@@ -57,8 +59,12 @@ impl Stage {
 
     /// Starts the monitor with these top-level lines and these tables.
     fn start(&self, top: &str, tables: &str) -> Result<RunningBox, LabError> {
+        let interface = match tables.contains("interfaces = ") {
+            true => String::new(),
+            false => format!("interface = \"{TAP}\"\n"),
+        };
         let configuration = format!(
-            "interface = \"{TAP}\"\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\n{top}\n\
+            "{interface}addresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\n{top}\n\
              [period]\nlength = \"30days\"\ndirectory = \"periods\"\nstate = \"state\"\n{tables}"
         );
         let file = self.directory.path().join("monitor.toml");
@@ -193,11 +199,14 @@ fn counts_and_reports_only_marked_packets() {
         "exitmark_monitor_packets_total 8",
         "exitmark_monitor_flows_total 3",
         "exitmark_monitor_counted_bytes_total 380",
-        "exitmark_monitor_lost_packets_total 0",
-        "exitmark_monitor_tap_frames_total{fate=\"passed\"} 8",
-        "exitmark_monitor_tap_frames_total{fate=\"unmarked\"} 8",
-        "exitmark_monitor_tap_frames_total{fate=\"other_source\"} 4",
-        "exitmark_monitor_tap_frames_total{fate=\"not_ip\"} 2",
+        "exitmark_monitor_down_packets_total 0",
+        "exitmark_monitor_down_bytes_total 0",
+        "exitmark_monitor_lost_packets_total{interface=\"tap0\"} 0",
+        "exitmark_monitor_tap_frames_total{interface=\"tap0\",fate=\"passed\"} 8",
+        "exitmark_monitor_tap_frames_total{interface=\"tap0\",fate=\"unmarked\"} 8",
+        "exitmark_monitor_tap_frames_total{interface=\"tap0\",fate=\"other_source\"} 2",
+        "exitmark_monitor_tap_frames_total{interface=\"tap0\",fate=\"inbound\"} 2",
+        "exitmark_monitor_tap_frames_total{interface=\"tap0\",fate=\"not_ip\"} 2",
         "exitmark_monitor_cells_percent 10",
         "exitmark_monitor_spilling 0",
         "exitmark_monitor_unpublished_periods 0",
@@ -211,6 +220,8 @@ fn counts_and_reports_only_marked_packets() {
 
     let last = running.end().unwrap();
     assert!(last.status.success(), "{}", last.log);
+    let notices = last.log.matches("set `tap.directions = \"both\"`").count();
+    assert_eq!(notices, 1, "{}", last.log);
     let cells: Vec<_> = stage.kept().cells;
     let of = |port: u16| -> Vec<Counts> {
         let cells = cells.iter().filter(|(cell, _)| cell.port == port);
@@ -221,6 +232,69 @@ fn counts_and_reports_only_marked_packets() {
     assert_eq!(cells.len(), 3);
     // A running period is not published.
     assert_eq!(fs::read_dir(stage.periods()).unwrap().count(), 0);
+}
+
+/// One tap shows what leaves the host, the other what comes to it.
+#[test]
+fn counts_both_directions_at_two_taps_in_one_period() {
+    needs_root!();
+    let stage = Stage::new();
+    let end = |netns, name, mac| VethEnd::new(netns, name, mac);
+    veth(
+        &end(&stage.site.monitor, "tap1", "02:00:00:00:09:11"),
+        &end(&stage.site.network, "span1", "02:00:00:00:09:12"),
+        1500,
+    )
+    .unwrap();
+    let tables = "[tap]\ninterfaces = [\"tap0\", \"tap1\"]\ndirections = \"both\"\n";
+    let running = stage.start("", &format!("{tables}{METRICS}")).unwrap();
+    let ready = &running.ready;
+    assert!(
+        ready.starts_with("ready interface=tap0,tap1 queues=2 "),
+        "{ready}"
+    );
+    let (host, web) = (format!("{HOST_V4}:40000"), "198.51.100.7:443");
+    let [first, next] = connection(&host, web);
+    stage.send([&first, &next]);
+    wait_for(&running, 2);
+    // Cut behind its transport header, as at the tap port of exitmark.
+    let down = tcp(web, &host).tos(MARK).payload(1420).build()[..54].to_vec();
+    let port = RawPort::open(&stage.site.network, "span1").unwrap();
+    for _ in 0..3 {
+        port.send(&down).unwrap();
+    }
+    let counters = eventually("packets down", || {
+        let counters = running.counters().unwrap();
+        match counters["down_packets"] {
+            3 => Ok(counters),
+            _ => Err(format!("{counters:?}\n{}", running.log())),
+        }
+    });
+    let names = ["packets", "bytes", "flows", "lost", "down_bytes"];
+    assert_eq!(names.map(|name| counters[name]), [2, 80, 1, 0, 3 * 1440]);
+    let metrics = stage.get("GET /metrics");
+    for line in [
+        "exitmark_monitor_packets_total 2",
+        "exitmark_monitor_down_packets_total 3",
+        "exitmark_monitor_down_bytes_total 4320",
+        "exitmark_monitor_tap_frames_total{interface=\"tap0\",fate=\"passed\"} 2",
+        "exitmark_monitor_tap_frames_total{interface=\"tap1\",fate=\"passed\"} 3",
+        "exitmark_monitor_lost_packets_total{interface=\"tap1\"} 0",
+    ] {
+        let is_there = metrics.lines().any(|found| found == line);
+        assert!(is_there, "{line}\n{metrics}");
+    }
+    let last = running.end().unwrap();
+    assert!(last.status.success(), "{}", last.log);
+    assert!(!last.log.contains("tap.directions"), "{}", last.log);
+    let counted: Vec<_> = stage
+        .kept()
+        .cells
+        .iter()
+        .map(|(_, counts)| *counts)
+        .collect();
+    assert_eq!(counted, [[1, 80, 2, 4320, 3].into()]);
+    stage.is_restored();
 }
 
 #[test]

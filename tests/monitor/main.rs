@@ -9,6 +9,7 @@ mod command;
 mod count;
 mod files;
 mod live;
+mod mirrored;
 #[path = "../wire/needles.rs"]
 mod needles;
 mod pages;

@@ -7,6 +7,7 @@
 
 mod browser;
 mod database;
+mod directions;
 mod document;
 mod hostile;
 mod made;

@@ -10,7 +10,7 @@ mod properties;
 mod reread;
 
 use crate::says;
-use exitmark_monitor::cell::{Cell, Counts, Place};
+use exitmark_monitor::cell::{Cell, Counts, Directions, Place};
 use exitmark_monitor::clock::{Length, Period};
 use exitmark_monitor::ledger::{Ledger, Spilled};
 use exitmark_monitor::publish::{Origin, PublishSettings, publish};
@@ -42,6 +42,8 @@ pub(super) const fn counts(flows: u64, bytes: u64, packets: u64) -> Counts {
         flows,
         bytes,
         packets,
+        down_bytes: 0,
+        down_packets: 0,
     }
 }
 
@@ -71,9 +73,10 @@ pub(crate) fn plain(threshold_flows: u64, top: u32) -> PublishSettings {
     PublishSettings {
         top,
         threshold_flows,
-        bins: [NonZeroU64::MIN; 3].into(),
+        bins: [NonZeroU64::MIN; 5].into(),
         cross: Vec::new(),
         noise: None,
+        directions: Directions::Out,
     }
 }
 
@@ -94,7 +97,7 @@ fn text(row: &Row) -> String {
     ];
     let columns: Vec<_> = columns.into_iter().flatten().collect();
     let (dimension, columns) = (row.dimension, columns.join(" "));
-    let [flows, bytes, packets]: [u64; 3] = row.counts.into();
+    let [flows, bytes, packets, ..]: [u64; 5] = row.counts.into();
     format!("{dimension:?} {columns} {flows} {bytes} {packets}")
 }
 
@@ -159,8 +162,11 @@ fn a_day_is_published_as_computed_by_hand() {
     assert_eq!(texts, ["berlin-1", version, "made up", "synthetic"]);
     let settings = PublishSettings::default();
     assert_eq!((about.top, about.threshold_flows), (settings.top, 100));
-    let bins: [u64; 3] = [about.bin_flows, about.bin_bytes, about.bin_packets];
+    let bins = [about.bin_flows, about.bin_bytes, about.bin_packets];
     assert_eq!(bins, [8, MIB, 1024]);
+    let down_bins = [about.bin_down_bytes, about.bin_down_packets];
+    assert_eq!(down_bins, [8 * MIB, 8192]);
+    assert_eq!((about.format, about.directions), (2, Directions::Out));
     assert_eq!((about.lost_packets, about.watched_seconds), (1024, 86_000));
     assert_eq!((about.part, about.epsilon, about.spilled), (1, 0.0, false));
     assert!(published[1..].iter().all(|row| row.about.is_none()));

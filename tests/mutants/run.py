@@ -107,9 +107,9 @@ CUTS = [
         mutated=["src/monitor/publish", "src/monitor/tally"],
         copied="""src/policy src/lab/lib.rs src/lab/frames.rs src/lab/random.rs
             src/monitor/lib.rs src/monitor/cell.rs src/monitor/clock.rs src/monitor/filter.rs
-            src/monitor/ledger.rs src/monitor/places src/monitor/row.rs src/monitor/services.rs
-            src/service/lib.rs tests/monitor/main.rs tests/monitor/count.rs
-            tests/monitor/count/outsiders.rs tests/monitor/count/parsed.rs
+            src/monitor/ledger.rs src/monitor/mirror.rs src/monitor/places src/monitor/row.rs
+            src/monitor/services.rs src/service/lib.rs tests/monitor/main.rs tests/monitor/count.rs
+            tests/monitor/count/directions.rs tests/monitor/count/outsiders.rs tests/monitor/count/parsed.rs
             tests/monitor/count/table.rs tests/monitor/places.rs tests/monitor/published.rs
             tests/monitor/published/noise.rs tests/monitor/published/properties.rs""".split(),
         unused={},

@@ -2,7 +2,7 @@
 //! time, and updates the metrics. It may block on a disk; the counting thread never waits for it.
 
 use super::metrics::Shared;
-use super::{log_notices, now};
+use super::{INBOUND, log_notices, now};
 use crate::cell::Counts;
 use crate::period::{Opened, Periods};
 use crate::tally::Tally;
@@ -22,8 +22,8 @@ pub(super) struct TallyBatch {
     pub(super) counted: Tally,
     /// Time that the batch covers.
     pub(super) watched: Duration,
-    /// The tap's counters since it was opened.
-    pub(super) tap: TapCounters,
+    /// The taps' counters since they were opened.
+    pub(super) taps: Vec<TapCounters>,
     /// Print the counters: SIGUSR1 was received.
     pub(super) say: bool,
     /// No batch follows: the running period is saved or closed.
@@ -41,14 +41,22 @@ pub(super) struct Aggregator {
     /// and counts that the running period had before this process started, which an earlier process
     /// has reported.
     restored: Counts,
-    tap: TapCounters,
-    interface: String,
-    /// When the NIC is checked next, and whether its last check failed.
+    taps: Vec<ObservedTap>,
+    /// When the NICs are checked next.
     look_at: Instant,
-    is_warned: bool,
     /// The fraction of a second that was watched and is not in the tally yet.
     watched: Duration,
     state_failures: u64,
+}
+
+/// A tap, as the last batch reported it.
+struct ObservedTap {
+    interface: String,
+    counters: TapCounters,
+    /// Whether the last check of its NIC failed.
+    is_warned: bool,
+    /// Whether the log has that packets to the host arrive and are not counted.
+    is_inbound_noticed: bool,
 }
 
 impl Aggregator {
@@ -57,7 +65,7 @@ impl Aggregator {
         mut tally: Tally,
         shared: Shared,
         started: Instant,
-        interface: &str,
+        interfaces: &[String],
     ) -> Self {
         log_notices(&notices);
         let mut restored = Counts::default();
@@ -72,10 +80,16 @@ impl Aggregator {
             started,
             earlier: Counts::default(),
             restored,
-            interface: interface.to_owned(),
+            taps: interfaces
+                .iter()
+                .map(|interface| ObservedTap {
+                    interface: interface.clone(),
+                    counters: TapCounters::default(),
+                    is_warned: false,
+                    is_inbound_noticed: false,
+                })
+                .collect(),
             look_at: started,
-            is_warned: false,
-            tap: TapCounters::default(),
             watched: Duration::ZERO,
             state_failures: 0,
         }
@@ -97,7 +111,7 @@ impl Aggregator {
             // The counting thread may have exited.
             let _ = give_back.try_send(emptied);
             self.look_at_the_clock(is_last);
-            self.look_at_the_nic();
+            self.look_at_the_nics();
             self.show();
             if say {
                 let _ = process::print(&format!("counters {}\n", self.counters_line()));
@@ -111,26 +125,34 @@ impl Aggregator {
     /// Adds up a batch; returns its table, emptied.
     fn add_batch(&mut self, mut batch: TallyBatch) -> Tally {
         self.tally.absorb(&mut batch.counted);
-        let lost = batch.tap.lost().saturating_sub(self.tap.lost());
-        self.tally.note_lost(lost);
-        self.tap = batch.tap;
+        for (tap, counters) in self.taps.iter_mut().zip(batch.taps) {
+            let lost = counters.lost().saturating_sub(tap.counters.lost());
+            self.tally.note_lost(lost);
+            tap.counters = counters;
+            if counters.sorted.inbound > 0 && !tap.is_inbound_noticed {
+                tracing::warn!("{}: {INBOUND}", tap.interface);
+                tap.is_inbound_noticed = true;
+            }
+        }
         self.watched += batch.watched;
         self.tally.note_watched(self.watched.as_secs());
         self.watched -= Duration::from_secs(self.watched.as_secs());
         batch.counted
     }
 
-    /// Warns if the NIC has got an address, or another interface that sends through it.
-    fn look_at_the_nic(&mut self) {
+    /// Warns if a NIC has got an address, or another interface that sends through it.
+    fn look_at_the_nics(&mut self) {
         if Instant::now() < self.look_at {
             return;
         }
         self.look_at = Instant::now() + LOOK;
-        let looked = tap::look(&self.interface);
-        if let (Err(error), false) = (&looked, self.is_warned) {
-            tracing::warn!("{error}");
+        for tap in &mut self.taps {
+            let looked = tap::look(&tap.interface);
+            if let (Err(error), false) = (&looked, tap.is_warned) {
+                tracing::warn!("{error}");
+            }
+            tap.is_warned = looked.is_err();
         }
-        self.is_warned = looked.is_err();
     }
 
     fn look_at_the_clock(&mut self, is_last: bool) {
@@ -164,7 +186,9 @@ impl Aggregator {
         let occupancy = self.tally.occupancy();
         self.shared.change(|totals| {
             totals.counted = self.counted();
-            totals.tap = self.tap;
+            for (shown, tap) in totals.taps.iter_mut().zip(&self.taps) {
+                shown.1 = tap.counters;
+            }
             totals.cells = (occupancy.used, occupancy.capacity);
             totals.spilled = occupancy.spilled > 0;
             totals.period_start = status.running.start;
@@ -176,9 +200,18 @@ impl Aggregator {
     }
 
     fn counters_line(&self) -> String {
-        let [flows, bytes, packets]: [u64; 3] = self.counted().into();
-        let lost = self.tap.lost();
-        format!("packets={packets} bytes={bytes} flows={flows} lost={lost}")
+        let Counts {
+            flows,
+            bytes,
+            packets,
+            down_bytes,
+            down_packets,
+        } = self.counted();
+        let lost: u64 = self.taps.iter().map(|tap| tap.counters.lost()).sum();
+        format!(
+            "packets={packets} bytes={bytes} flows={flows} lost={lost} \
+             down_packets={down_packets} down_bytes={down_bytes}"
+        )
     }
 }
 

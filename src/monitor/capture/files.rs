@@ -2,7 +2,7 @@
 //! restart: the files can be read again. All files are opened and all privileges dropped before the
 //! first byte is read, because a capture is untrusted input.
 
-use super::{CaptureError, cannot, filter, log_notices, open_periods};
+use super::{CaptureError, INBOUND, cannot, filter, log_notices, open_periods};
 use crate::cell::Counts;
 use crate::clock::{Now, Period};
 use crate::filter::Refusals;
@@ -307,14 +307,29 @@ fn refused(capture: &Capture, what: impl fmt::Display) -> CaptureError {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [flows, bytes, packets]: [u64; 3] = self.counted.into();
+        let Counts {
+            flows,
+            bytes,
+            packets,
+            down_bytes,
+            down_packets,
+        } = self.counted;
         writeln!(
             f,
             "{} packets in {} files; counted: {packets} packets, {bytes} bytes, {flows} connections",
             self.packets, self.files
         )?;
+        if down_packets > 0 {
+            writeln!(
+                f,
+                "counted down: {down_packets} packets, {down_bytes} bytes"
+            )?;
+        }
         for (reason, packets) in self.refusals.named().filter(|(_, packets)| *packets > 0) {
             writeln!(f, "not counted, {reason}: {packets}")?;
+        }
+        if self.refusals.inbound() > 0 {
+            writeln!(f, "{INBOUND}")?;
         }
         if self.flagless > 0 {
             writeln!(

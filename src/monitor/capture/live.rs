@@ -9,7 +9,7 @@ use crate::period::SYSTEM_CALLS;
 use crate::places::Places;
 use crate::settings::Settings;
 use crate::tally::{Counter, Tally};
-use crate::tap::{Tap, TapCounters, TapSettings, return_large_blocks};
+use crate::tap::{Tap, TapCounters, TapSettings, Taps, return_large_blocks};
 use caps::Capability;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use exitmark_service::http;
@@ -53,7 +53,7 @@ impl SignalFlags {
 }
 
 /// Counts until SIGTERM or SIGINT; SIGUSR1 prints the counters.
-pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureError> {
+pub(crate) fn run(settings: &Settings) -> Result<(), CaptureError> {
     return_large_blocks();
     let service = Service::find();
     if let (Some(user), true) = (&settings.user, process::is_root()) {
@@ -65,13 +65,16 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let listener = settings.metrics.map(http::listen_for_metrics).transpose()?;
     let started = Instant::now();
     let opened = open_periods(settings, &places, Some(&settings.state), now(started))?;
-    let tap = Tap::open(&TapSettings {
-        interface: interface.to_owned(),
-        dscp: settings.mark,
-        clearnet: settings.addresses.clone(),
-        ring: settings.ring,
-    })?;
-    let shared = Shared::of(places.described());
+    let interfaces = settings.interfaces.iter();
+    let each: Vec<_> = interfaces
+        .map(|interface| TapSettings {
+            interface: interface.clone(),
+            filter: filter(settings),
+            ring: settings.ring,
+        })
+        .collect();
+    let taps = Taps::open(&each)?;
+    let shared = Shared::of(places.described(), &settings.interfaces);
     if let Some(listener) = listener {
         shared
             .serve(listener, || process::keep_or_say(NO_CAPABILITIES))
@@ -79,8 +82,9 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     }
     let (periods, ..) = &opened;
     let ready = format!(
-        "interface={interface} queues={} period={}",
-        tap.queues(),
+        "interface={} queues={} period={}",
+        settings.interfaces.join(","),
+        taps.each().iter().map(Tap::queues).sum::<usize>(),
         periods.status().running
     );
     let cells = settings.cells.min(CELLS);
@@ -88,7 +92,7 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let whole = Tally::new(Arc::clone(&places), settings.cells);
     let (batch_sender, batches) = bounded(2);
     let (give_back, emptied) = bounded(2);
-    let aggregator = Aggregator::new(opened, whole, shared, started, interface);
+    let aggregator = Aggregator::new(opened, whole, shared, started, &settings.interfaces);
     let thread = std::thread::Builder::new()
         .name("monitor-totals".to_owned())
         .spawn(move || {
@@ -101,12 +105,12 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
         .map_err(cannot("forbid system calls to itself"))?;
     let mut listening = Listening {
         counter: Counter::of(filter(settings), first),
-        tap,
+        taps,
         spare: Some(spare),
         batch_sender,
         emptied,
         handed_over: Instant::now(),
-        counters_read: TapCounters::default(),
+        counters_read: Vec::new(),
         service,
     };
     let _ = process::print(&format!("ready {ready}\n"));
@@ -114,12 +118,12 @@ pub(crate) fn run(settings: &Settings, interface: &str) -> Result<(), CaptureErr
     let outcome = listening.listen(&flags);
     listening.service.is_stopping();
     let Listening {
-        tap, batch_sender, ..
+        taps, batch_sender, ..
     } = listening;
     // The aggregation thread ends when its channel is closed.
     drop(batch_sender);
     let aggregated = thread.join().map_err(|_| aggregation_ended());
-    let closed = tap.close().map_err(CaptureError::from);
+    let closed = taps.close().map_err(CaptureError::from);
     outcome.and(aggregated).and(closed)
 }
 
@@ -130,14 +134,14 @@ fn aggregation_ended() -> CaptureError {
 /// State of the counting thread.
 struct Listening {
     counter: Counter,
-    tap: Tap,
+    taps: Taps,
     /// An empty table to go on with.
     spare: Option<Tally>,
     batch_sender: Sender<TallyBatch>,
     emptied: Receiver<Tally>,
     handed_over: Instant,
-    /// The tap's counters, as last read.
-    counters_read: TapCounters,
+    /// The taps' counters, as last read.
+    counters_read: Vec<TapCounters>,
     service: Service,
 }
 
@@ -152,7 +156,7 @@ impl Listening {
     fn listen_until(&mut self, flags: &SignalFlags) -> Result<(), CaptureError> {
         while !flags.stop.load(Ordering::Relaxed) {
             let counter = &mut self.counter;
-            let received = self.tap.receive(TIMEOUT, |batch| counter.count(batch))?;
+            let received = self.taps.receive(TIMEOUT, |batch| counter.count(batch))?;
             if received == 0 {
                 // Nothing of the last packet may remain in memory.
                 self.counter.rinse();
@@ -169,10 +173,10 @@ impl Listening {
 
     /// Counts what the queues still hold; the filter lets nothing more in.
     fn drain(&mut self) -> Result<(), CaptureError> {
-        self.tap.shut();
+        self.taps.shut();
         let counter = &mut self.counter;
         let mut count = |batch: &[Arrived<'_>]| counter.count(batch);
-        while self.tap.receive(Duration::ZERO, &mut count)? > 0 {}
+        while self.taps.receive(Duration::ZERO, &mut count)? > 0 {}
         Ok(())
     }
 
@@ -197,12 +201,12 @@ impl Listening {
         };
         let say = flags.counters.swap(false, Ordering::Relaxed);
         // If the NIC is gone, its last known counters are kept.
-        self.counters_read = self.tap.counters().unwrap_or(self.counters_read);
+        self.counters_read = self.taps.counters(&self.counters_read);
         let now = Instant::now();
         let batch = TallyBatch {
             counted: self.counter.exchange(spare),
             watched: now - std::mem::replace(&mut self.handed_over, now),
-            tap: self.counters_read,
+            taps: self.counters_read.clone(),
             say,
             is_last,
         };

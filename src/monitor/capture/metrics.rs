@@ -24,7 +24,8 @@ use tokio::runtime::Builder;
 pub(super) struct Totals {
     /// What was counted since the start.
     pub(super) counted: Counts,
-    pub(super) tap: TapCounters,
+    /// Each tap's interface and counters.
+    pub(super) taps: Vec<(String, TapCounters)>,
     /// Used and available cells. Exposed in steps: each new cell is a first connection to a place.
     pub(super) cells: (usize, usize),
     /// Whether a packet of the running period found no free cell.
@@ -45,10 +46,14 @@ pub(super) struct Totals {
 pub(super) struct Shared(Arc<Mutex<Totals>>);
 
 impl Shared {
-    /// Zero totals, with these databases.
-    pub(super) fn of(places: &Described) -> Self {
+    /// Zero totals, with these databases and taps.
+    pub(super) fn of(places: &Described, interfaces: &[String]) -> Self {
+        let taps = interfaces.iter();
         Self(Arc::new(Mutex::new(Totals {
             places: places.clone(),
+            taps: taps
+                .map(|interface| (interface.clone(), TapCounters::default()))
+                .collect(),
             ..Totals::default()
         })))
     }
@@ -145,13 +150,23 @@ impl Collector for Totals {
         )?;
         out.counter(
             "packets",
-            "Marked packets that were counted",
+            "Marked packets from the host that were counted",
             single(self.counted.packets),
         )?;
         out.bytes(
             "counted",
-            "IP bytes of marked packets that were counted",
+            "IP bytes of marked packets from the host that were counted",
             single(self.counted.bytes),
+        )?;
+        out.counter(
+            "down_packets",
+            "Marked packets to the host that were counted",
+            single(self.counted.down_packets),
+        )?;
+        out.bytes(
+            "down",
+            "IP bytes of marked packets to the host that were counted",
+            single(self.counted.down_bytes),
         )?;
         out.counter(
             "flows",
@@ -159,25 +174,35 @@ impl Collector for Totals {
             single(self.counted.flows),
         )?;
         let (used, capacity) = self.cells;
-        let sorted = &self.tap.sorted;
-        let fates = [
-            ("passed", sorted.passed),
-            ("not_ip", sorted.not_ip),
-            ("malformed", sorted.malformed),
-            ("unmarked", sorted.unmarked),
-            ("other_source", sorted.other_source),
-            ("no_socket", sorted.no_socket),
-        ]
-        .into_iter();
+        let fates = self.taps.iter().flat_map(|(interface, counters)| {
+            let sorted = &counters.sorted;
+            let fates = [
+                ("passed", sorted.passed),
+                ("not_ip", sorted.not_ip),
+                ("malformed", sorted.malformed),
+                ("unmarked", sorted.unmarked),
+                ("other_source", sorted.other_source),
+                ("inbound", sorted.inbound),
+                ("no_socket", sorted.no_socket),
+            ];
+            let labelled = |(fate, frames)| {
+                let labels = labels([("interface", interface.as_str()), ("fate", fate)]);
+                (labels, frames)
+            };
+            fates.map(labelled)
+        });
+        let lost = self.taps.iter().map(|(interface, counters)| {
+            (labels([("interface", interface.as_str())]), counters.lost())
+        });
         out.counter(
             "tap_frames",
             "Frames at the tap, by the decision of the filter",
-            fates.map(|(fate, frames)| (labels([("fate", fate)]), frames)),
+            fates,
         )?;
         out.counter(
             "lost_packets",
             "Packets that passed the filter and were lost before they were counted",
-            single(self.tap.lost()),
+            lost,
         )?;
         out.gauge(
             "cells_percent",

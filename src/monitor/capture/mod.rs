@@ -18,6 +18,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Says what to do about marked packets to the host.
+const INBOUND: &str = "marked packets to `addresses` arrive and are not counted; if this is the \
+                       tap port of exitmark, set `tap.directions = \"both\"`; on a mirror of the \
+                       uplink nothing is to be done, because the Internet may set any DSCP";
+
 /// Why counting could not start, or ended: an error of another module, or a message. It is shown
 /// only, so its kinds are not distinguished.
 pub(crate) type CaptureError = Box<dyn Error + Send + Sync>;
@@ -60,6 +65,8 @@ fn filter(settings: &Settings) -> Filter {
     Filter {
         dscp: settings.mark,
         clearnet: settings.addresses.clone(),
+        directions: settings.directions,
+        unwrap: settings.unwrap,
     }
 }
 

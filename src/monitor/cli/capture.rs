@@ -2,9 +2,9 @@
 
 use super::{exit_failure, exit_usage_error, faulty, print};
 use crate::capture::{files, live};
-use crate::settings::{Overrides, Settings};
+use crate::settings::{Overrides, Settings, net};
 use exitmark_service::process;
-use std::net::IpAddr;
+use ipnet::IpNet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,17 +15,17 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// The tap's NIC, in place of `interface`
+    /// A tap's NIC, in place of `interface` and `tap.interfaces`; can be repeated
     #[arg(long, value_name = "NIC", conflicts_with = "pcap")]
-    interface: Option<String>,
+    interface: Vec<String>,
 
     /// Capture files (pcap or pcapng); give all files of a period in one run
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pcap: Vec<PathBuf>,
 
-    /// A clearnet address of the Tor host, in place of `addresses`; can be repeated
-    #[arg(long, value_name = "ADDRESS")]
-    address: Vec<IpAddr>,
+    /// A clearnet address of the Tor host, or a prefix, in place of `addresses`; can be repeated
+    #[arg(long, value_name = "ADDRESS", value_parser = net)]
+    address: Vec<IpNet>,
 
     /// Directory for period files, in place of `period.directory`; created when counting captured
     /// files
@@ -37,7 +37,7 @@ pub(super) struct Arguments {
 /// not met, 2 for wrong usage or configuration.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let overrides = Overrides {
-        interface: arguments.interface.clone(),
+        interfaces: arguments.interface.clone(),
         addresses: arguments.address.clone(),
         directory: arguments.out.clone(),
     };
@@ -46,14 +46,14 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return faulty(arguments.config.as_deref(), &error),
     };
     process::log_to_stderr();
-    let outcome = match (arguments.pcap.as_slice(), &settings.interface) {
-        ([], None) => {
+    let outcome = match (arguments.pcap.as_slice(), settings.interfaces.as_slice()) {
+        ([], []) => {
             return exit_usage_error(
                 "no packets to count are named: give the tap's NIC with --interface or `interface` in \
                  the configuration, or captured files with --pcap",
             );
         }
-        ([], Some(interface)) => live::run(&settings, interface).map(|()| ExitCode::SUCCESS),
+        ([], _) => live::run(&settings).map(|()| ExitCode::SUCCESS),
         (files, _) => files::run(&settings, files).map(|summary| print(&summary.to_string())),
     };
     outcome.unwrap_or_else(exit_failure)

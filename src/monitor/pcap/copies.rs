@@ -6,7 +6,7 @@
 //! within a second. Fields that a hop changes (TTL, checksums) are not compared. Only keyed hashes
 //! of the last packets are kept; if more packets than that lie between two copies, both count.
 
-use crate::filter::Arrived;
+use crate::filter::{Arrived, CUT};
 use exitmark_pcap::{Link, Timed};
 use exitmark_policy::packet::{Headers, parse, protocol, transport};
 use std::hash::{BuildHasher, RandomState};
@@ -59,7 +59,7 @@ impl Copies {
     /// Hashes the fields that copies share, and wipes them.
     fn hash(&self, packet: &Arrived<'_>) -> Option<u64> {
         let bytes = packet.bytes;
-        let (ttl, checksum, l3, protocol, l4) = match parse(bytes, packet.whole) {
+        let (ttl, checksum, l3, protocol, l4) = match parse(bytes, CUT) {
             Headers::V4(ip) => (8, Some(10), ip.l3, ip.protocol, transport(bytes, &ip)),
             Headers::V6(ip) => (7, None, ip.l3, ip.protocol, transport(bytes, &ip)),
             Headers::NotIp | Headers::Malformed(_) => return None,

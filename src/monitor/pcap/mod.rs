@@ -224,9 +224,10 @@ impl Capture {
                         let record = link.dress(buffer, record);
                         records[len] = record;
                         let is_copy = interface.is_some_and(|interface| {
-                            let arrived = arrived(record, buffer);
-                            counter.counts(&arrived)
-                                && self.copies.has(&arrived, interface, packet.time)
+                            let counted = counter.unwrapped(&arrived(record, buffer));
+                            counted.is_some_and(|counted| {
+                                self.copies.has(&counted, interface, packet.time)
+                            })
                         });
                         len += usize::from(!is_copy);
                         self.remarks.copies += u64::from(is_copy);
@@ -261,7 +262,6 @@ impl From<Reader> for Capture {
 fn arrived(record: Record, buffer: &[u8]) -> Arrived<'_> {
     Arrived {
         bytes: record.bytes(buffer),
-        whole: record.whole,
     }
 }
 

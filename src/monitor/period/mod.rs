@@ -138,7 +138,7 @@ impl Periods {
             notices.push(Notice::Seeded);
         }
         let noise = publish.noise.as_ref();
-        let noise = noise.map(|noise| Noise::new(noise, publish.tables()));
+        let noise = noise.map(|noise| Noise::new(noise, publish.tables(), publish.directions));
         let noise = noise.transpose().map_err(PublishError::from)?;
         let state = settings.state.as_deref().map(StateDirectory::open);
         let state = state.transpose()?;

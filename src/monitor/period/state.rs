@@ -22,7 +22,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const FORMAT: u32 = 1;
+/// Version 1 had one direction: each of its counts is three numbers, which is still read.
+const FORMAT: u32 = 2;
 /// Largest possible counts, and the fields around them.
 const MAX_BYTES: u64 = MAX_JSON_BYTES as u64 + 4096;
 /// Size of the read buffer, in bytes.
@@ -206,7 +207,7 @@ impl StateDirectory {
         }
         let body = BufReader::with_capacity(BUFFER_BYTES, file.take(length));
         let stored: Option<Stored<Ledger>> = serde_json::from_reader(body).ok();
-        let stored = stored.filter(|stored| stored.format == FORMAT);
+        let stored = stored.filter(|stored| (1..=FORMAT).contains(&stored.format));
         let stored = stored.ok_or("was written by another version of exitmark-monitor")?;
         Ok(stored.open(name)?)
     }

@@ -21,7 +21,8 @@
 //! 4. Flows, bytes and packets are rounded up to their bins, and rows are ordered by the shown
 //!    numbers, never by the exact ones.
 //!
-//! Flows alone decide which rows exist. Packets without a connection can be provoked from outside
+//! Flows alone decide which rows exist, in both directions: what comes down is published in the
+//! rows that connections make, and adds and removes none. Packets without a connection can be provoked from outside
 //! (a refusal, an answer) and must not make a row disappear: they only change numbers of their row
 //! and of the total.
 //!
@@ -36,10 +37,10 @@ mod select;
 pub use key::RowKey;
 pub use noise::{Epsilon, Noise, NoiseError, NoiseSettings};
 
-use super::cell::Counts;
+use super::cell::{Counts, Directions};
 use super::clock::Period;
 use super::ledger::Ledger;
-use super::row::{About, Dimension, Row};
+use super::row::{About, Dimension, FORMAT, Row};
 use select::{Figures, Total};
 use std::cmp::Reverse;
 use std::fmt;
@@ -68,20 +69,23 @@ pub struct PublishSettings {
     pub cross: Vec<Dimension>,
     /// Noise that is added to every shown number; `None` adds none.
     pub noise: Option<NoiseSettings>,
+    /// What came down is published only if both directions are counted.
+    pub directions: Directions,
 }
 
 impl Default for PublishSettings {
     /// A page view makes about ten flows, so fewer than 100 may be one person's evening. 8 flows
-    /// and 1024 packets are the bins in which Tor counts onion services and their cells; 1 MiB
-    /// hides whether one more page was fetched.
+    /// and 1024 packets are the bins in which Tor counts onion services and their cells. 1 MiB up
+    /// and 8 MiB down hide whether one more page was fetched: the median one has about 3 MB.
     fn default() -> Self {
         let bin = |size| NonZeroU64::new(size).unwrap_or(NonZeroU64::MIN);
         Self {
             top: 50,
             threshold_flows: 100,
-            bins: [8, 1 << 20, 1024].map(bin).into(),
+            bins: [8, 1 << 20, 1024, 8 << 20, 8192].map(bin).into(),
             cross: Vec::new(),
             noise: None,
+            directions: Directions::Out,
         }
     }
 }
@@ -114,7 +118,7 @@ impl PublishSettings {
             }
         }
         if let Some(noise) = &self.noise {
-            noise.check(self.threshold_flows, self.tables())?;
+            noise.check(self.threshold_flows, self.tables(), self.directions)?;
         }
         Ok(())
     }
@@ -182,6 +186,8 @@ pub fn publish(
     let unattributed = figures.rounded(&blank, rest);
     about.unattributed_bytes = unattributed.counts.bytes;
     about.unattributed_packets = unattributed.counts.packets;
+    about.unattributed_down_bytes = unattributed.counts.down_bytes;
+    about.unattributed_down_packets = unattributed.counts.down_packets;
     let mut rows = vec![Row {
         about: Some(about),
         ..figures.rounded(&blank, attributed + rest)
@@ -197,7 +203,7 @@ pub fn publish(
             .into_iter()
             .map(|(key, amount)| (key, figures.rounded(&blank, amount)))
             .collect();
-        shown.sort_by_key(|(key, row)| (Reverse(row.counts.bytes), *key));
+        shown.sort_by_key(|(key, row)| (Reverse(row.counts.all_bytes()), *key));
         rows.extend(shown.into_iter().map(|(key, mut row)| {
             key.write(&mut row);
             row.as_name = row.asn.and_then(|asn| (origin.names)(asn));
@@ -214,6 +220,8 @@ pub fn publish(
 fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSettings) -> About {
     let bins = settings.bins.map(NonZeroU64::get);
     About {
+        format: FORMAT,
+        directions: settings.directions,
         monitor: exitmark_service::VERSION.to_owned(),
         part: period.part,
         watched_seconds: ledger.watched_seconds,
@@ -229,6 +237,8 @@ fn about(ledger: &Ledger, period: &Period, origin: &Origin, settings: &PublishSe
         bin_flows: bins.flows,
         bin_bytes: bins.bytes,
         bin_packets: bins.packets,
+        bin_down_bytes: bins.down_bytes,
+        bin_down_packets: bins.down_packets,
         epsilon: settings
             .noise
             .as_ref()

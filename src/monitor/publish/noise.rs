@@ -4,9 +4,11 @@
 //! activity in a period. They yield the same published counts with probabilities that differ by at
 //! most a factor of exp(ε) (Dwork and others, "Calibrating Noise to Sensitivity in Private Data
 //! Analysis", 2006). ε covers a whole period: it is divided evenly over the tables (total, port,
-//! system, country, IP version, encryption, and each cross table), and in each over flows, bytes
-//! and packets. However a user's activity is spread over the rows of a table, it changes the sum of
-//! a measure by at most its bound, so every row has noise of the scale bound · 3 · tables / ε.
+//! system, country, IP version, encryption, and each cross table), and in each over its measures:
+//! flows, bytes and packets, and, if both directions are counted, bytes and packets that came down.
+//! A connection adds to both directions, so each has its own part of ε and its own bound. However a
+//! user's activity is spread over the rows of a table, it changes the sum of a measure by at most
+//! its bound, so every row has noise of the scale bound · measures · tables / ε.
 //! `other` is computed from noisy counts and costs nothing. The total is the sum of two rows,
 //! attributed and unattributed, each with its own noise.
 //!
@@ -25,15 +27,21 @@
 
 use super::laplace::Laplace;
 use super::select::Signed;
-use crate::cell::Counts;
+use crate::cell::{Counts, Directions};
 use rand::SeedableRng;
 use rand::rngs::SysRng;
 use rand_chacha::ChaCha20Rng;
 use serde::{Deserialize, Serialize};
 use std::num::{NonZeroU32, NonZeroU64};
 
-/// Flows, bytes and packets.
-const MEASURES: u64 = 3;
+/// Flows, bytes and packets; and bytes and packets that came down.
+const fn measures(directions: Directions) -> u64 {
+    match directions {
+        Directions::Out => 3,
+        Directions::Both => 5,
+    }
+}
+
 /// The largest bound on a user: 1 TiB. Keeps scales within the sampler's range.
 const MAX_BOUND: u64 = 1 << 40;
 /// The largest scale: 4 TiB on every number, so that sums over years stay meaningful.
@@ -108,7 +116,7 @@ pub enum NoiseError {
          {MAX_SCALE}: raise epsilon, or set fewer {what}"
     )]
     Scale {
-        /// The measure: `flows`, `bytes` or `packets`.
+        /// The measure, by its key in the configuration.
         what: &'static str,
         /// The bound on one user's activity in a period, in this measure.
         bound: u64,
@@ -138,8 +146,13 @@ impl NoiseSettings {
     ///
     /// # Errors
     /// A bound, a scale or the threshold is out of range.
-    pub fn check(&self, threshold: u64, tables: u64) -> Result<(), NoiseError> {
-        self.scales(tables)?;
+    pub fn check(
+        &self,
+        threshold: u64,
+        tables: u64,
+        directions: Directions,
+    ) -> Result<(), NoiseError> {
+        self.scales(tables, directions)?;
         let user = self.user.flows;
         if threshold <= user {
             return Err(NoiseError::Threshold { user, threshold });
@@ -147,11 +160,12 @@ impl NoiseSettings {
         Ok(())
     }
 
-    /// The distributions for flows, bytes and packets, with ε divided over this many tables.
-    fn scales(&self, tables: u64) -> Result<Counts<Laplace>, NoiseError> {
+    /// The distributions of the measures, with ε divided over this many tables.
+    fn scales(&self, tables: u64, directions: Directions) -> Result<Counts<Laplace>, NoiseError> {
+        let shares = measures(directions).saturating_mul(tables);
         let scale = |what, bound: u64| {
             let numerator = (bound <= MAX_BOUND)
-                .then(|| bound.saturating_mul(MEASURES * 1000).saturating_mul(tables))
+                .then(|| bound.saturating_mul(1000).saturating_mul(shares))
                 .and_then(NonZeroU64::new)
                 .ok_or(NoiseError::Bound(what, bound))?;
             let scale = numerator.get() / u64::from(self.epsilon.0.get());
@@ -160,10 +174,17 @@ impl NoiseSettings {
             }
             Ok(Laplace::new(numerator, self.epsilon.0.into()))
         };
+        let (down_bytes, down_packets) = match directions {
+            Directions::Both => (self.user.down_bytes, self.user.down_packets),
+            // Not drawn.
+            Directions::Out => (self.user.bytes, self.user.packets),
+        };
         Ok(Counts {
             flows: scale("flows", self.user.flows)?,
             bytes: scale("bytes", self.user.bytes)?,
             packets: scale("packets", self.user.packets)?,
+            down_bytes: scale("down_bytes", down_bytes)?,
+            down_packets: scale("down_packets", down_packets)?,
         })
     }
 }
@@ -173,6 +194,7 @@ impl NoiseSettings {
 pub struct Noise {
     random: ChaCha20Rng,
     scales: Counts<Laplace>,
+    directions: Directions,
 }
 
 impl Noise {
@@ -180,20 +202,37 @@ impl Noise {
     ///
     /// # Errors
     /// A parameter is out of range, or the kernel provides no random numbers.
-    pub fn new(settings: &NoiseSettings, tables: u64) -> Result<Self, NoiseError> {
+    pub fn new(
+        settings: &NoiseSettings,
+        tables: u64,
+        directions: Directions,
+    ) -> Result<Self, NoiseError> {
         let random = match settings.seed {
             Some(seed) => ChaCha20Rng::seed_from_u64(seed),
             None => ChaCha20Rng::try_from_rng(&mut SysRng)
                 .map_err(|error| NoiseError::System(error.to_string()))?,
         };
-        let scales = settings.scales(tables)?;
-        Ok(Self { random, scales })
+        let scales = settings.scales(tables, directions)?;
+        Ok(Self {
+            random,
+            scales,
+            directions,
+        })
     }
 
-    /// Adds noise to counts, each measure with its own sample; they may become negative.
+    /// Adds noise to counts, each measure with its own sample; they may become negative. A direction
+    /// that is not counted stays 0.
     pub(super) fn blur(&mut self, amount: Signed) -> Signed {
         let exact = amount.zip(self.scales);
-        exact.map(|(exact, scale)| exact + scale.sample(&mut self.random))
+        let mut left = measures(self.directions);
+        // What comes down is last.
+        exact.map(|(exact, scale)| match left.checked_sub(1) {
+            None => 0,
+            Some(fewer) => {
+                left = fewer;
+                exact + scale.sample(&mut self.random)
+            }
+        })
     }
 }
 
@@ -204,7 +243,7 @@ mod tests {
     fn settings(epsilon: f64, flows: u64) -> NoiseSettings {
         NoiseSettings {
             epsilon: epsilon.try_into().unwrap(),
-            user: [flows, 1, 1].into(),
+            user: [flows, 1, 1, 1, 1].into(),
             seed: Some(7),
         }
     }
@@ -222,7 +261,7 @@ mod tests {
 
     #[test]
     fn bounds_are_checked_at_their_limits() {
-        let check = |flows| settings(100.0, flows).check(u64::MAX, 1);
+        let check = |flows| settings(100.0, flows).check(u64::MAX, 1, Directions::Out);
         assert_eq!(check(1), Ok(()));
         assert_eq!(check(MAX_BOUND), Ok(()));
         assert_eq!(MAX_BOUND, 1_099_511_627_776);
@@ -232,23 +271,30 @@ mod tests {
     }
 
     #[test]
-    fn a_scale_is_bound_by_3_measures_by_tables_by_epsilon() {
+    fn a_scale_is_bound_by_measures_by_tables_by_epsilon() {
         // 2^40 · 3 · 8 / 6 is the largest.
-        assert_eq!(settings(6.0, MAX_BOUND).check(u64::MAX, 8), Ok(()));
+        assert_eq!(
+            settings(6.0, MAX_BOUND).check(u64::MAX, 8, Directions::Out),
+            Ok(())
+        );
         assert_eq!(MAX_SCALE, 4_398_046_511_104);
         let too_large = NoiseError::Scale {
             what: "flows",
             bound: MAX_BOUND,
             scale: (MAX_BOUND * 24_000) / 5999,
         };
-        let refused = settings(5.999, MAX_BOUND).check(u64::MAX, 8);
+        let refused = settings(5.999, MAX_BOUND).check(u64::MAX, 8, Directions::Out);
         assert_eq!(refused, Err(too_large));
-        let of = |bound: u64| {
-            let numerator = NonZeroU64::new(bound * 3 * 6 * 1000).unwrap();
-            Laplace::new(numerator, NonZeroU64::new(500).unwrap())
+        let expected = |measures: u64| {
+            let of = |bound: u64| {
+                let numerator = NonZeroU64::new(bound * measures * 6 * 1000).unwrap();
+                Laplace::new(numerator, NonZeroU64::new(500).unwrap())
+            };
+            [10, 1, 1, 1, 1].map(of).into()
         };
-        let expected = [10, 1, 1].map(of).into();
-        assert_eq!(settings(0.5, 10).scales(6).unwrap(), expected);
+        let scales = |directions| settings(0.5, 10).scales(6, directions).unwrap();
+        assert_eq!(scales(Directions::Out), expected(3));
+        assert_eq!(scales(Directions::Both), expected(5));
     }
 
     #[test]
@@ -257,22 +303,31 @@ mod tests {
             user: 10,
             threshold: 10,
         };
-        assert_eq!(settings(1.0, 10).check(10, 6), Err(refused));
-        assert_eq!(settings(1.0, 10).check(11, 6), Ok(()));
+        assert_eq!(
+            settings(1.0, 10).check(10, 6, Directions::Both),
+            Err(refused)
+        );
+        assert_eq!(settings(1.0, 10).check(11, 6, Directions::Both), Ok(()));
     }
 
     #[test]
-    fn each_measure_has_its_own_noise() {
+    fn each_measure_that_is_counted_has_its_own_noise() {
         let settings = NoiseSettings {
-            user: [1000, 1_000_000, 10_000].into(),
+            user: [1000, 1_000_000, 10_000, 10_000_000, 20_000].into(),
             ..settings(1.0, 1)
         };
-        let mut noise = Noise::new(&settings, 6).unwrap();
-        let mut random = ChaCha20Rng::seed_from_u64(7);
-        let scales = settings.scales(6).unwrap();
-        let added = scales.map(|scale| scale.sample(&mut random));
-        let exact = Counts::from([1 << 50, 1 << 60, 1 << 55]);
-        assert!(<[_; 3]>::from(added).iter().all(|added| *added != 0));
-        assert_eq!(noise.blur(exact), exact + added);
+        let exact = Counts::from([1 << 50, 1 << 60, 1 << 55, 1 << 61, 1 << 56]);
+        for directions in [Directions::Out, Directions::Both] {
+            let mut noise = Noise::new(&settings, 6, directions).unwrap();
+            let mut random = ChaCha20Rng::seed_from_u64(7);
+            let scales = settings.scales(6, directions).unwrap();
+            let added = scales.map(|scale| scale.sample(&mut random));
+            assert!(<[_; 5]>::from(added).iter().all(|added| *added != 0));
+            let mut expected = exact + added;
+            if directions == Directions::Out {
+                (expected.down_bytes, expected.down_packets) = (0, 0);
+            }
+            assert_eq!(noise.blur(exact), expected);
+        }
     }
 }

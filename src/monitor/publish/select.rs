@@ -1,7 +1,7 @@
 //! Selects the rows of a table that are shown; the rest is `other`.
 
 use super::{Noise, PublishSettings, RowKey};
-use crate::cell::Counts;
+use crate::cell::{Counts, Directions};
 use crate::ledger::Ledger;
 use crate::row::{Dimension, Row};
 use std::cmp::Reverse;
@@ -11,6 +11,18 @@ use std::ops::{Add, AddAssign, SubAssign};
 
 /// Noise can make counts negative.
 pub(super) type Signed = Counts<i128>;
+
+/// Counts without what came down if only one direction is published.
+pub(super) const fn published(counts: Signed, directions: Directions) -> Signed {
+    match directions {
+        Directions::Both => counts,
+        Directions::Out => Signed {
+            down_bytes: 0,
+            down_packets: 0,
+            ..counts
+        },
+    }
+}
 
 impl AddAssign for Signed {
     fn add_assign(&mut self, more: Self) {
@@ -124,7 +136,7 @@ impl<'a> Figures<'a> {
             rest: Signed {
                 // Unattributed packets begin no flow.
                 flows: 0,
-                ..blurred(self.ledger.all_unattributed().map(i128::from))
+                ..blurred(self.exact(self.ledger.all_unattributed()))
             },
         })
     }
@@ -165,7 +177,11 @@ impl<'a> Figures<'a> {
     /// The exact sums of a dimension, by key. Computed on demand: most are large and used once.
     fn sums(&self, dimension: Dimension) -> impl Iterator<Item = (RowKey, Signed)> {
         let sums = RowKey::sums(dimension, self.ledger).into_iter();
-        sums.map(|(key, counts)| (key, counts.map(i128::from)))
+        sums.map(|(key, counts)| (key, self.exact(counts)))
+    }
+
+    fn exact(&self, counts: Counts) -> Signed {
+        published(counts.map(i128::from), self.settings.directions)
     }
 
     fn is_enough(&self, amount: Signed) -> bool {
@@ -299,7 +315,7 @@ mod tests {
     use exitmark_policy::packet::Version;
 
     fn amount(flows: i128, bytes: i128, packets: i128) -> Signed {
-        [flows, bytes, packets].into()
+        [flows, bytes, packets, 7 * bytes, 5 * packets].into()
     }
 
     #[test]
@@ -313,12 +329,14 @@ mod tests {
         assert_eq!(sum, one);
         sum -= amount(8, 51, 401);
         assert_eq!(sum, amount(-1, -1, -1));
+        assert_eq!(published(one, Directions::Both), one);
+        assert_eq!(published(one, Directions::Out), [7, 50, 400].into());
     }
 
     /// Noise must not give flows to packets that are counted because they have none.
     #[test]
     fn packets_without_a_connection_have_no_flows_under_noise_either() {
-        let counts = |flows| Counts::from([flows, 9_000, 9]);
+        let counts = |flows| Counts::from([flows, 9_000, 9, 8_000, 8]);
         let cell = Cell {
             port: 443,
             place: Place::UNKNOWN,
@@ -334,13 +352,21 @@ mod tests {
             user: counts(1_000),
             seed: Some(1),
         };
-        let settings = PublishSettings::default();
-        let figures = Figures::new(&ledger, &settings);
-        let total = figures.total(Some(&mut Noise::new(&noise, 1).unwrap()));
-        let total = total.unwrap();
-        assert_eq!(total.rest.flows, 0);
-        assert_ne!(total.rest.bytes, 9_000);
-        assert_ne!(total.attributed.flows, 1_000_000);
+        for directions in [Directions::Out, Directions::Both] {
+            let settings = PublishSettings {
+                directions,
+                ..PublishSettings::default()
+            };
+            let figures = Figures::new(&ledger, &settings);
+            let mut noise = Noise::new(&noise, 1, directions).unwrap();
+            let total = figures.total(Some(&mut noise)).unwrap();
+            assert_eq!(total.rest.flows, 0);
+            assert_ne!(total.rest.bytes, 9_000);
+            assert_ne!(total.rest.down_bytes, 8_000);
+            assert_ne!(total.attributed.flows, 1_000_000);
+            let is_down = total.rest.down_bytes != 0 || total.attributed.down_packets != 0;
+            assert_eq!(is_down, directions == Directions::Both);
+        }
     }
 
     #[test]

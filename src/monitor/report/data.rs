@@ -50,6 +50,7 @@ struct About<'a> {
     watched_seconds: u64,
     lost_packets: u64,
     spilled: bool,
+    directions: &'static str,
     monitors: Vec<&'a str>,
     countries: Vec<&'a str>,
     systems: Vec<&'a str>,
@@ -140,6 +141,9 @@ impl<'a> Data<'a> {
             // Numbers and text always serialise.
             let line = serde_json::to_value(line).unwrap_or_default();
             let cells = COLUMNS.map(|column| match &line[column] {
+                Value::Null if DOWN.contains(&column) && self.sums.method.has_down() => {
+                    "0".to_owned()
+                }
                 Value::Null => String::new(),
                 Value::String(text) if NAMES.contains(&column) => quoted(text),
                 Value::String(text) => text.clone(),
@@ -164,6 +168,11 @@ impl<'a> Data<'a> {
             watched_seconds,
             lost_packets: self.sums.lost,
             spilled: method.spilled,
+            directions: match method.parts_with_down {
+                0 => "out",
+                with_down if with_down < method.parts => "mixed",
+                _ => "both",
+            },
             monitors: values(&method.monitors),
             countries: values(&method.countries),
             systems: values(&method.systems),
@@ -175,7 +184,7 @@ impl<'a> Data<'a> {
 }
 
 /// The columns of the CSV, in order.
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 19] = [
     "span",
     "exit",
     "dimension",
@@ -193,7 +202,12 @@ const COLUMNS: [&str; 17] = [
     "flows",
     "bytes",
     "packets",
+    "down_bytes",
+    "down_packets",
 ];
+
+/// The columns that rows without a value omit, as in a period file.
+const DOWN: [&str; 2] = ["down_bytes", "down_packets"];
 
 /// The columns whose text may contain commas and quotation marks.
 const NAMES: [&str; 4] = ["exit", "service", "as_name", "country_name"];

@@ -4,6 +4,7 @@ use super::format;
 use super::plot::{self, Bar};
 use super::ranking::{Ranking, ranking};
 use super::sums::{Day, DimensionSums, Method, Month, Span, Statistics, SumKey, Sums, Values};
+use crate::cell::Counts;
 use crate::row::{Dimension, Encryption};
 use askama::Template;
 use std::collections::BTreeMap;
@@ -63,12 +64,13 @@ struct Piece {
     name: &'static str,
     share: String,
     bytes: String,
+    down: String,
 }
 
 struct Mix {
     id: &'static str,
     title: &'static str,
-    text: &'static str,
+    text: String,
     strip: String,
     pieces: Vec<Piece>,
 }
@@ -83,6 +85,7 @@ pub(super) struct Page<'a> {
     exit: String,
     covered: String,
     tiles: Vec<Tile>,
+    volume: Volume,
     plot_unit: &'static str,
     plots: [String; 2],
     bars: Vec<Bar>,
@@ -94,6 +97,40 @@ pub(super) struct Page<'a> {
     facts: Vec<(&'static str, String)>,
     threshold: String,
     noise: Option<String>,
+}
+
+/// What a page says beside each volume: the direction that it is of.
+struct Volume {
+    has_down: bool,
+    /// The heading of a column of bytes that went up.
+    up: &'static str,
+    /// A clause about volumes of both directions.
+    both: String,
+}
+
+impl Volume {
+    fn of(method: &Method) -> Self {
+        let Method {
+            parts,
+            parts_with_down,
+            ..
+        } = method;
+        match parts_with_down {
+            0 => Self {
+                has_down: false,
+                up: "Bytes, outbound only",
+                both: "outbound only".to_owned(),
+            },
+            some => Self {
+                has_down: true,
+                up: "Bytes up",
+                both: match some < parts {
+                    false => "up and down".to_owned(),
+                    true => format!("up and down; down in {some} of {parts} periods only"),
+                },
+            },
+        }
+    }
 }
 
 /// What a page shows: the sums of one exit, or of all, over a span.
@@ -119,23 +156,24 @@ impl<'a> Page<'a> {
             _ => format!("all {} exits", exits.len()),
         };
         let (plot_unit, bars) = bars(span, sums);
-        let largest = bars.iter().max_by_key(|bar| bar.total.bytes);
+        let volume = Volume::of(&sums.method);
+        let largest = bars.iter().max_by_key(|bar| bar.total.all_bytes());
         let description = largest.map_or_else(String::new, |bar| {
             format!(
                 "{} bars, one per {plot_unit}. The largest is {}, with {}. A table follows.",
                 bars.len(),
                 bar.name,
-                format::bytes(bar.total.bytes)
+                format::bytes(bar.total.all_bytes())
             )
         });
-        let title = format!("Bytes per {plot_unit}, {heading}, {exit}");
+        let title = format!("Bytes per {plot_unit}, {}, {heading}, {exit}", volume.both);
         let plots = [("wide", 960), ("narrow", 400)]
             .map(|(id, width)| plot::svg(&bars, width, id, &title, &description));
         let names = |asn: u32| statistics.names.get(&asn).cloned();
         let ranked = |dimension, labels| ranking(sums, dimension, &names, labels);
-        let by_port = "By destination port. The service is the usual one of the port.";
-        let by_system = "By the autonomous system that announces the destination.";
-        let by_country = "By the country in which the destination is registered. It may be hosted \
+        let by_port = "By the remote port. The service is the usual one of the port.";
+        let by_system = "By the autonomous system that announces the remote address.";
+        let by_country = "By the country in which the remote address is registered. It may be hosted \
                           elsewhere.";
         let method = &sums.method;
         Self {
@@ -145,12 +183,13 @@ impl<'a> Page<'a> {
             heading,
             exit,
             covered: covered(sums),
-            tiles: tiles(sums, span),
+            tiles: tiles(sums, span, &volume),
+            mixes: mixes(sums, &volume),
+            volume,
             plot_unit,
             plots,
             has_partial: bars.iter().any(|bar| bar.is_partial),
             bars,
-            mixes: mixes(sums),
             rankings: vec![
                 ranked(Dimension::Port, ["ports", "Ports", "Port", by_port]),
                 ranked(
@@ -199,7 +238,7 @@ fn covered(sums: &Sums) -> String {
     }
 }
 
-fn tiles(sums: &Sums, span: Span) -> Vec<Tile> {
+fn tiles(sums: &Sums, span: Span, volume: &Volume) -> Vec<Tile> {
     let (seconds, watched) = sums.watched();
     let of = |dimension, key| {
         let (part, whole) = sums.share(dimension, &key);
@@ -223,23 +262,56 @@ fn tiles(sums: &Sums, span: Span) -> Vec<Tile> {
         0 => "no packet was lost".to_owned(),
         lost => format!(
             "packets, {} of all",
-            format::share(lost, sums.total.packets)
+            format::share(lost, sums.total.all_packets())
         ),
     };
-    let packets = format!("{}\u{a0}packets", format::count(sums.total.packets));
+    let packets = |packets| format!("{}\u{a0}packets", format::count(packets));
     let note = str::to_owned;
-    [
-        ("Volume", format::bytes(sums.total.bytes), packets),
+    let Counts {
+        bytes,
+        packets: up,
+        down_bytes,
+        down_packets,
+        ..
+    } = sums.total;
+    let volumes = match volume.has_down {
+        false => vec![(
+            "Volume",
+            format::bytes(bytes),
+            format!("{}, {}", packets(up), volume.both),
+        )],
+        true => vec![
+            ("Volume up", format::bytes(bytes), packets(up)),
+            (
+                "Volume down",
+                format::bytes(down_bytes),
+                match sums.method.parts_with_down < sums.method.parts {
+                    false => packets(down_packets),
+                    true => format!(
+                        "{}, of {} of {} periods",
+                        packets(down_packets),
+                        sums.method.parts_with_down,
+                        sums.method.parts
+                    ),
+                },
+            ),
+        ],
+    };
+    let others = [
         (
             "Connections",
             format::count(sums.total.flows),
             note("TCP connections begun"),
         ),
-        ("Encrypted", encrypted, note("of bytes, by the port")),
+        (
+            "Encrypted",
+            encrypted,
+            format!("of bytes {}, by the port", volume.both),
+        ),
         (
             "IPv6",
             of(Dimension::IpVersion, SumKey::ip_version(6)),
-            note("of bytes"),
+            format!("of bytes {}", volume.both),
         ),
         (
             "Days",
@@ -247,9 +319,12 @@ fn tiles(sums: &Sums, span: Span) -> Vec<Tile> {
             format!("{periods}, watched {watched} of the time"),
         ),
         ("Lost", format::count(sums.lost), lost),
-    ]
-    .map(|(label, value, note)| Tile { label, value, note })
-    .into()
+    ];
+    volumes
+        .into_iter()
+        .chain(others)
+        .map(|(label, value, note)| Tile { label, value, note })
+        .collect()
 }
 
 /// One bar for each day of a month; for longer spans one for each month or year.
@@ -299,37 +374,44 @@ fn mix(
     labels: [&'static str; 3],
     table: &DimensionSums,
     kinds: &[(&'static str, &'static str, SumKey)],
+    volume: &Volume,
 ) -> Mix {
     let [id, title, text] = labels;
-    let whole = table.sum().bytes;
+    let whole = table.sum().all_bytes();
     let mut strips = Vec::new();
     let mut pieces = Vec::new();
-    let mut piece = |class, name, bytes: u64| {
+    let mut piece = |class, name, counts: Counts| {
+        let bytes = counts.all_bytes();
         strips.push((class, format::thousandths(bytes, whole)));
         pieces.push(Piece {
             class,
             name,
             share: format::share(bytes, whole),
-            bytes: format::bytes(bytes),
+            bytes: format::bytes(counts.bytes),
+            down: format::bytes(counts.down_bytes),
         });
     };
     for &(class, name, key) in kinds {
         let entry = table.entries.get(&key);
-        piece(class, name, entry.map_or(0, |entry| entry.counts.bytes));
+        piece(
+            class,
+            name,
+            entry.map_or(Counts::default(), |entry| entry.counts),
+        );
     }
     if table.has_other() {
-        piece("rest", "suppressed", table.other.bytes);
+        piece("rest", "suppressed", table.other);
     }
     Mix {
         id,
         title,
-        text,
+        text: format!("{text} Shares are of bytes {}.", volume.both),
         strip: plot::strip(&strips),
         pieces,
     }
 }
 
-fn mixes(sums: &Sums) -> Vec<Mix> {
+fn mixes(sums: &Sums, volume: &Volume) -> Vec<Mix> {
     use Encryption::{Encrypted, Plain, Unknown};
     let kinds = [Encrypted, Plain, Unknown].map(|kind| {
         let name = format::encryption(kind);
@@ -347,11 +429,17 @@ fn mixes(sums: &Sums) -> Vec<Mix> {
     ];
     let by_version = "By the IP version of the packets.";
     vec![
-        mix(encryption, sums.table(Dimension::Encryption), &kinds),
+        mix(
+            encryption,
+            sums.table(Dimension::Encryption),
+            &kinds,
+            volume,
+        ),
         mix(
             ["versions", "IP versions", by_version],
             sums.table(Dimension::IpVersion),
             &versions,
+            volume,
         ),
     ]
 }
@@ -365,14 +453,21 @@ fn facts(method: &Method) -> Vec<(&'static str, String)> {
         ("Flows are rounded up to multiples of", bins.flows),
         ("Bytes are rounded up to multiples of", bins.bytes),
         ("Packets are rounded up to multiples of", bins.packets),
+        ("Bytes down are rounded up to multiples of", bins.down_bytes),
+        (
+            "Packets down are rounded up to multiples of",
+            bins.down_packets,
+        ),
         ("Noise (ε)", noise),
         ("Database of countries", listed(&method.countries)),
         ("Database of autonomous systems", listed(&method.systems)),
         ("Version of exitmark-monitor", listed(&method.monitors)),
     ]
+    .into_iter()
+    .filter(|(name, _)| method.has_down() || !name.contains(" down "))
     .map(|(name, value)| match value.as_str() {
         "" => (name, "none".to_owned()),
         _ => (name, value),
     })
-    .into()
+    .collect()
 }

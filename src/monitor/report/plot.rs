@@ -11,7 +11,7 @@ pub(super) struct Bar {
     pub(super) label: String,
     /// Name in the tooltip and in the table.
     pub(super) name: String,
-    /// Its bytes set the height.
+    /// Its bytes in both directions set the height.
     pub(super) total: Counts,
     /// Bytes that are encrypted, plain and unknown; proportions only, as they are rounded by
     /// themselves.
@@ -74,7 +74,7 @@ fn on(length: u64, part: u64, whole: u64) -> u64 {
 pub(super) fn svg(bars: &[Bar], width: u64, id: &str, title: &str, description: &str) -> String {
     let most = bars
         .iter()
-        .map(|bar| bar.total.bytes)
+        .map(|bar| bar.total.all_bytes())
         .max()
         .unwrap_or(0)
         .max(1);
@@ -115,7 +115,7 @@ pub(super) fn svg(bars: &[Bar], width: u64, id: &str, title: &str, description: 
     for (index, bar) in bars.iter().enumerate() {
         let index = u64::try_from(index).unwrap_or(0);
         let x = LEFT * 10 + slot * index + (slot.saturating_sub(bar_width)) / 2;
-        let height = on(HEIGHT * 10, bar.total.bytes, top);
+        let height = on(HEIGHT * 10, bar.total.all_bytes(), top);
         let whole = bar
             .encryption
             .iter()
@@ -125,7 +125,7 @@ pub(super) fn svg(bars: &[Bar], width: u64, id: &str, title: &str, description: 
             svg,
             "<g class=\"{class}\"><title>{}: {}</title>",
             escape(&bar.name),
-            format::bytes(bar.total.bytes)
+            format::bytes(bar.total.all_bytes())
         );
         let mut drawn = 0;
         let parts = if whole == 0 {

@@ -19,6 +19,7 @@ pub(super) struct Line {
     pub(super) encryption: Option<&'static str>,
     pub(super) flows: String,
     pub(super) bytes: String,
+    pub(super) down: String,
     pub(super) share: String,
     pub(super) strip: String,
     pub(super) is_rest: bool,
@@ -83,7 +84,9 @@ pub(super) fn ranking(
     let table = sums.table(dimension);
     let sum = table.sum();
     let ranked = table.ranked();
-    let largest = ranked.first().map_or(1, |(_, entry)| entry.counts.bytes);
+    let largest = ranked
+        .first()
+        .map_or(1, |(_, entry)| entry.counts.all_bytes());
     let mut has_lower_bounds = false;
     let mut line = |name, beside, class: Option<&'static str>, counts: Counts, is_lower| {
         has_lower_bounds |= is_lower;
@@ -94,10 +97,11 @@ pub(super) fn ranking(
             encryption: class,
             flows: format!("{least}{}", format::count(counts.flows)),
             bytes: format!("{least}{}", format::bytes(counts.bytes)),
-            share: format::share(counts.bytes, sum.bytes),
+            down: format!("{least}{}", format::bytes(counts.down_bytes)),
+            share: format::share(counts.all_bytes(), sum.all_bytes()),
             strip: plot::strip(&[(
                 class.unwrap_or("bar"),
-                format::thousandths(counts.bytes.min(largest), largest),
+                format::thousandths(counts.all_bytes().min(largest), largest),
             )]),
             is_rest: false,
         }
@@ -118,7 +122,7 @@ pub(super) fn ranking(
         ..line(name.to_owned(), None, None, counts, false)
     };
     let mut more = lines.split_off(lines.len().min(FIRST));
-    if beyond.bytes > 0 {
+    if beyond.all_bytes() > 0 {
         lines.push(rest("everything else", beyond));
     }
     if !more.is_empty() && table.has_other() {

@@ -3,8 +3,8 @@
 
 use super::ReportError;
 use super::sums::{Month, PeriodPart, Statistics, SumKey, date};
-use crate::cell::Counts;
-use crate::row::{About, Dimension, Row, YEARS};
+use crate::cell::{Counts, Directions};
+use crate::row::{About, Dimension, FORMAT, Row, YEARS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -139,6 +139,7 @@ impl Reader {
                     "no row with the dimension `total` of the same exit and period is above it";
                 return Err(wrong(number, what.to_owned()));
             };
+            is_of(&row, &part.about).map_err(|what| wrong(number, what))?;
             if part.rows.len() == ROWS {
                 return Err(wrong(
                     number,
@@ -281,8 +282,8 @@ fn values(row: &mut Row) -> Result<(), String> {
     if end <= start || end - start > PERIOD {
         return Err("the period ends before it begins, or is longer than a year".to_owned());
     }
-    let columns = ["flows", "bytes", "packets"];
-    for (column, value) in columns.into_iter().zip(<[u64; 3]>::from(row.counts)) {
+    let columns = ["flows", "bytes", "packets", "down_bytes", "down_packets"];
+    for (column, value) in columns.into_iter().zip(<[u64; 5]>::from(row.counts)) {
         if value > COUNT {
             return Err(format!("`{column}` is {value}, too large for a period"));
         }
@@ -299,9 +300,19 @@ fn values(row: &mut Row) -> Result<(), String> {
         .as_deref()
         .map(shown)
         .filter(|name| !name.is_empty());
+    if let Some(about) = &row.about {
+        is_of(row, about)?;
+    }
     let Some(about) = &mut row.about else {
         return Ok(());
     };
+    if !(1..=FORMAT).contains(&about.format) {
+        return Err(format!(
+            "`format` is {}, and this version of exitmark-monitor reads up to {FORMAT}: install a \
+             newer one",
+            about.format
+        ));
+    }
     for text in [&mut about.monitor, &mut about.countries, &mut about.systems] {
         *text = shown(text);
     }
@@ -317,6 +328,22 @@ fn values(row: &mut Row) -> Result<(), String> {
         return Err("`watched_seconds` is more than twice the period".to_owned());
     }
     Ok(())
+}
+
+/// Checks that a row has only the directions that its total names.
+fn is_of(row: &Row, about: &About) -> Result<(), String> {
+    let Counts {
+        down_bytes,
+        down_packets,
+        ..
+    } = row.counts;
+    match about.directions {
+        Directions::Out if (down_bytes, down_packets) != (0, 0) => Err(
+            "it has `down_bytes` or `down_packets`, and the total says that one direction was counted"
+                .to_owned(),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Sanitises a name: removes control and bidirectional formatting characters, and truncates it.
@@ -344,7 +371,15 @@ fn is_whole(part: &PeriodPart) -> Result<(), String> {
         let sum: Counts = rows().map(|row| row.counts).sum();
         let lacks = sum.flows < total.flows
             || sum.bytes < total.bytes.saturating_sub(about.unattributed_bytes)
-            || sum.packets < total.packets.saturating_sub(about.unattributed_packets);
+            || sum.packets < total.packets.saturating_sub(about.unattributed_packets)
+            || sum.down_bytes
+                < total
+                    .down_bytes
+                    .saturating_sub(about.unattributed_down_bytes)
+            || sum.down_packets
+                < total
+                    .down_packets
+                    .saturating_sub(about.unattributed_down_packets);
         if rows().next().is_none() || is_exact && lacks {
             return Err(format!(
                 "the period that begins {} ends here, but its rows of dimension {dimension:?} do \

@@ -1,6 +1,6 @@
 //! Sums of periods. Months of each exit are kept; longer spans are sums of months.
 
-use crate::cell::{Country, Counts};
+use crate::cell::{Country, Counts, Directions};
 use crate::row::{About, Dimension, Encryption, Row};
 use jiff::civil::Date;
 use std::collections::{BTreeMap, BTreeSet};
@@ -141,11 +141,11 @@ impl DimensionSums {
         entries.chain([self.other]).sum()
     }
 
-    /// The rows with a key, most bytes first.
+    /// The rows with a key, most bytes in both directions first.
     pub fn ranked(&self) -> Vec<(&SumKey, &RowSum)> {
         let mut rows: Vec<_> = self.entries.iter().collect();
         // A stable sort: equal rows stay in the order of their keys.
-        rows.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.counts.bytes));
+        rows.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.counts.all_bytes()));
         rows
     }
 
@@ -165,7 +165,7 @@ impl DimensionSums {
 pub struct Day {
     /// The sum of the totals of its periods.
     pub total: Counts,
-    /// Bytes to ports whose protocols encrypt, do not, or are unknown.
+    /// Bytes to and from ports whose protocols encrypt, do not, or are unknown.
     pub encryption: [u64; 3],
     /// Length of the periods that began on the day, in seconds.
     pub seconds: u64,
@@ -215,10 +215,22 @@ pub struct Method {
     pub epsilon: Values,
     /// Whether a table of cells was full in any period.
     pub spilled: bool,
+    /// Parts of periods in all,
+    pub parts: u64,
+    /// and those in which something came down and was counted.
+    pub parts_with_down: u64,
 }
 
 impl Method {
-    fn note(&mut self, about: &About) {
+    fn note(&mut self, about: &About, total: &Counts) {
+        self.parts += 1;
+        if about.directions == Directions::Both && total.down_packets > 0 {
+            self.parts_with_down += 1;
+            self.bins.down_bytes.add(about.bin_down_bytes.to_string());
+            self.bins
+                .down_packets
+                .add(about.bin_down_packets.to_string());
+        }
         self.monitors.add(&about.monitor);
         self.countries.add(&about.countries);
         self.systems.add(&about.systems);
@@ -241,11 +253,20 @@ impl Method {
             (&mut self.bins.flows, &more.bins.flows),
             (&mut self.bins.bytes, &more.bins.bytes),
             (&mut self.bins.packets, &more.bins.packets),
+            (&mut self.bins.down_bytes, &more.bins.down_bytes),
+            (&mut self.bins.down_packets, &more.bins.down_packets),
             (&mut self.epsilon, &more.epsilon),
         ] {
             more.0.iter().for_each(|value| mine.add(value));
         }
         self.spilled |= more.spilled;
+        self.parts += more.parts;
+        self.parts_with_down += more.parts_with_down;
+    }
+
+    /// Whether some of the periods have what came down.
+    pub fn has_down(&self) -> bool {
+        self.parts_with_down > 0
     }
 }
 
@@ -291,7 +312,7 @@ impl Sums {
         }
         self.total += day.total;
         self.lost = self.lost.saturating_add(part.about.lost_packets);
-        self.method.note(&part.about);
+        self.method.note(&part.about, &part.total.counts);
 
         let with_other: BTreeSet<Dimension> = part
             .rows
@@ -315,7 +336,7 @@ impl Sums {
                     Some(Encryption::Plain) => &mut day.encryption[1],
                     _ => &mut day.encryption[2],
                 };
-                *slot = slot.saturating_add(row.counts.bytes);
+                *slot = slot.saturating_add(row.counts.all_bytes());
             }
         }
 
@@ -364,11 +385,12 @@ impl Sums {
         self.tables.get(&dimension).unwrap_or(&NONE)
     }
 
-    /// Bytes of the row with this key, and of all rows of the dimension.
+    /// Bytes in both directions of the row with this key, and of all rows of the dimension.
     pub fn share(&self, dimension: Dimension, key: &SumKey) -> (u64, u64) {
         let table = self.table(dimension);
-        let part = table.entries.get(key).map_or(0, |entry| entry.counts.bytes);
-        (part, table.sum().bytes)
+        let entry = table.entries.get(key);
+        let part = entry.map_or(0, |entry| entry.counts.all_bytes());
+        (part, table.sum().all_bytes())
     }
 }
 

@@ -2,17 +2,22 @@
 //! line. Does not access the machine.
 
 mod raw;
+mod tap;
 
-use crate::cell::{Counts, DEFAULT_CELLS, MAX_CELLS};
+use crate::cell::{Counts, DEFAULT_CELLS, Directions, MAX_CELLS};
 use crate::clock::Length;
+use crate::mirror::Unwrap;
 use crate::period::{DEFAULT_STATE, is_exit_name};
 use crate::places::{Countries, PlacesSettings};
 use crate::publish::{Epsilon, NoiseSettings, PublishError, PublishSettings};
 use crate::row::Dimension;
-use crate::tap::{MAX_FRAMES, MAX_SOURCES, MIN_RING};
+use crate::tap::{MAX_FRAMES, MAX_RANGES, MIN_RING};
+use exitmark_policy::PrefixSet;
 use exitmark_policy::packet::Dscp;
 use exitmark_service::config::{self, ConfigError, code_point, value};
+use ipnet::IpNet;
 use raw::Raw;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
@@ -32,10 +37,14 @@ pub const DIRECTORY: &str = "/var/lib/exitmark-monitor";
 pub struct Settings {
     /// The exit's name in period files and on pages.
     pub exit: String,
-    /// The name of the tap's NIC; `None` if only captured files are counted.
-    pub interface: Option<String>,
-    /// The Tor host's clearnet addresses.
-    pub addresses: Vec<IpAddr>,
+    /// The names of the taps' NICs; none if only captured files are counted.
+    pub interfaces: Vec<String>,
+    /// The directions to count.
+    pub directions: Directions,
+    /// The mirrors' packets to unwrap.
+    pub unwrap: Unwrap,
+    /// The Tor host's clearnet addresses: at most [`MAX_RANGES`] ranges of each IP version.
+    pub addresses: PrefixSet,
     /// The user that the process becomes when it is started by root.
     pub user: Option<String>,
     /// The DSCP value that marks exit traffic.
@@ -61,10 +70,10 @@ pub struct Settings {
 /// Values from the command line that replace keys of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// Replaces `interface`, if given.
-    pub interface: Option<String>,
+    /// Replaces `interface` and `tap.interfaces`, unless empty.
+    pub interfaces: Vec<String>,
     /// Replaces `addresses`, unless empty.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Vec<IpNet>,
     /// Replaces `period.directory`.
     pub directory: Option<PathBuf>,
 }
@@ -72,14 +81,21 @@ pub struct Overrides {
 impl Settings {
     /// A one-line summary: mark, NIC, period, thresholds, noise. Contains no address.
     pub fn summary(&self) -> String {
-        let interface = self.interface.as_deref().unwrap_or("no interface");
+        let interfaces = match self.interfaces.as_slice() {
+            [] => "no interface".to_owned(),
+            names => names.join(", "),
+        };
+        let towards = match self.directions {
+            Directions::Out => "from",
+            Directions::Both => "from and to",
+        };
         format!(
-            "counts {} from {} at {interface}; a period is {}, with at most {} rows per \
+            "counts {} {towards} {} at {interfaces}; a period is {}, with at most {} rows per \
              statistic, each of at least {} connections; {}",
             self.mark,
-            match self.addresses.len() {
-                1 => "1 address".to_owned(),
-                more => format!("{more} addresses"),
+            match self.addresses.v4_ranges().len() + self.addresses.v6_ranges().len() {
+                1 => "1 address range".to_owned(),
+                more => format!("{more} address ranges"),
             },
             humantime::format_duration(Duration::from_secs(self.length.seconds().unsigned_abs())),
             self.publish.top,
@@ -115,17 +131,17 @@ impl Settings {
             Some(path) if path.as_os_str().is_empty() => Err(value(key, "\"\"", "is not a path")),
             path => Ok(path.map(|path| base.join(path))),
         };
-        let interface = overrides.interface.clone().or(raw.interface);
         let addresses = match overrides.addresses.as_slice() {
             [] => parsed(&raw.addresses)?,
             given => given.to_vec(),
         };
+        let directions = tap::directions(raw.tap.directions.as_deref())?;
         Ok(Self {
             exit: exit(raw.exit)?,
-            interface: interface
-                .map(|name| config::interface("interface", &name))
-                .transpose()?,
-            addresses: checked(addresses)?,
+            interfaces: tap::interfaces(&overrides.interfaces, raw.interface, raw.tap.interfaces)?,
+            directions,
+            unwrap: tap::unwrap(&raw.tap.unwrap, raw.tap.vxlan_port)?,
+            addresses: self::addresses(&addresses)?,
             user: config::user(raw.user)?,
             mark: code_point(
                 ["mark.dscp", "mark.tos"],
@@ -147,7 +163,7 @@ impl Settings {
                 .or(under("period.directory", raw.period.directory)?)
                 .unwrap_or_else(|| DIRECTORY.into()),
             state: under("period.state", raw.period.state)?.unwrap_or_else(|| DEFAULT_STATE.into()),
-            publish: publish(&raw.publish, &raw.noise)?,
+            publish: publish(&raw.publish, &raw.noise, directions)?,
             cells: within(
                 "memory.cells",
                 raw.memory.cells,
@@ -173,39 +189,76 @@ fn exit(name: Option<String>) -> Result<String, ConfigError> {
     }
 }
 
-fn parsed(texts: &[String]) -> Result<Vec<IpAddr>, ConfigError> {
-    let address = |text: &String| {
-        let reason = "is not an address such as 192.0.2.10 or 2001:db8::10; name each one";
-        text.parse()
-            .map_err(|_| value("addresses", format_args!("\"{text}\""), reason))
+fn parsed(texts: &[String]) -> Result<Vec<IpNet>, ConfigError> {
+    let net = |text: &String| {
+        let quoted = format!("\"{text}\"");
+        net(text).map_err(|reason| value("addresses", quoted, reason))
     };
-    texts.iter().map(address).collect()
+    texts.iter().map(net).collect()
 }
 
-fn checked(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
+/// Merges addresses and prefixes into ranges.
+fn addresses(nets: &[IpNet]) -> Result<PrefixSet, ConfigError> {
     const KEY: &str = "addresses";
-    if addresses.is_empty() {
+    if nets.is_empty() {
         let reason = "name the clearnet addresses of the Tor host, here or with --address: only \
                       marked packets from these are counted";
         return Err(value(KEY, "[]", reason));
     }
-    let of_v4 = addresses.iter().filter(|one| one.is_ipv4()).count();
-    let count = of_v4.max(addresses.len() - of_v4);
-    if count > MAX_SOURCES {
-        let reason = format!("are more than {MAX_SOURCES} of one IP version");
-        return Err(value(KEY, format_args!("{count} entries"), reason));
+    let mut named = BTreeSet::new();
+    if let Some(net) = nets.iter().find(|net| !named.insert(**net)) {
+        return Err(value(KEY, format_args!("\"{net}\""), "is named twice"));
     }
-    for (index, address) in addresses.iter().enumerate() {
-        let quoted = format!("\"{address}\"");
-        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-            let reason = "is not an address that a host sends from";
-            return Err(value(KEY, quoted, reason));
-        }
-        if addresses[..index].contains(address) {
-            return Err(value(KEY, quoted, "is named twice"));
-        }
+    let addresses = PrefixSet::new(IpNet::aggregate(&nets.to_vec()));
+    let count = addresses.v4_ranges().len().max(addresses.v6_ranges().len());
+    if count > MAX_RANGES {
+        let reason =
+            format!("are more than {MAX_RANGES} of one IP version; put them into prefixes");
+        return Err(value(KEY, format_args!("{count} ranges"), reason));
     }
     Ok(addresses)
+}
+
+/// An address, or a prefix, of which hosts may send from every address.
+///
+/// # Errors
+/// What the text is instead, as a clause.
+pub fn net(text: &str) -> Result<IpNet, String> {
+    const SPECIAL: [&str; 7] = [
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "224.0.0.0/3",
+        "::/127",
+        "::ffff:0:0/96",
+        "fe80::/10",
+        "ff00::/8",
+    ];
+    let net: Option<IpNet> = match text.parse::<IpAddr>() {
+        Ok(address) => Some(address.into()),
+        Err(_) => text.parse().ok(),
+    };
+    let net = net.ok_or(
+        "is neither an address such as 192.0.2.10 or 2001:db8::10 nor a prefix such as \
+         192.0.2.0/24",
+    )?;
+    if net.addr() != net.network() {
+        let whole = net.trunc();
+        return Err(format!(
+            "has bits set behind the prefix; did you mean {whole}?"
+        ));
+    }
+    let mut special = SPECIAL
+        .iter()
+        .filter_map(|special| special.parse::<IpNet>().ok());
+    match special.find(|special| special.contains(&net) || net.contains(special)) {
+        Some(special) if special.contains(&net) => Err(format!(
+            "is not an address that a host sends to the Internet from: it is in {special}"
+        )),
+        Some(special) => Err(format!(
+            "contains {special}, from which no host sends to the Internet"
+        )),
+        None => Ok(net),
+    }
 }
 
 fn length(text: Option<&str>) -> Result<Length, ConfigError> {
@@ -258,7 +311,11 @@ fn positive(
         .ok_or_else(|| value(key, number, "is less than 1"))
 }
 
-fn publish(raw: &raw::Publish, noise: &raw::Noise) -> Result<PublishSettings, ConfigError> {
+fn publish(
+    raw: &raw::Publish,
+    noise: &raw::Noise,
+    directions: Directions,
+) -> Result<PublishSettings, ConfigError> {
     let default = PublishSettings::default();
     let cross = raw.cross.iter().map(|name| match name.as_str() {
         "port_country" => Ok(Dimension::PortCountry),
@@ -282,9 +339,20 @@ fn publish(raw: &raw::Publish, noise: &raw::Noise) -> Result<PublishSettings, Co
             flows: positive("publish.bin_flows", raw.bin_flows, default.bins.flows)?,
             bytes: positive("publish.bin_bytes", raw.bin_bytes, default.bins.bytes)?,
             packets: positive("publish.bin_packets", raw.bin_packets, default.bins.packets)?,
+            down_bytes: positive(
+                "publish.bin_down_bytes",
+                raw.bin_down_bytes,
+                default.bins.down_bytes,
+            )?,
+            down_packets: positive(
+                "publish.bin_down_packets",
+                raw.bin_down_packets,
+                default.bins.down_packets,
+            )?,
         },
         cross: cross.collect::<Result<_, _>>()?,
         noise: self::noise(noise)?,
+        directions,
     };
     settings.check().map_err(|reason| match reason {
         PublishError::Noise(reason) => {
@@ -297,8 +365,20 @@ fn publish(raw: &raw::Publish, noise: &raw::Noise) -> Result<PublishSettings, Co
 }
 
 fn noise(raw: &raw::Noise) -> Result<Option<NoiseSettings>, ConfigError> {
-    const KEYS: [&str; 3] = ["noise.flows", "noise.bytes", "noise.packets"];
-    let given = [raw.flows, raw.bytes, raw.packets];
+    const KEYS: [&str; 5] = [
+        "noise.flows",
+        "noise.bytes",
+        "noise.packets",
+        "noise.down_bytes",
+        "noise.down_packets",
+    ];
+    let given = [
+        raw.flows,
+        raw.bytes,
+        raw.packets,
+        raw.down_bytes,
+        raw.down_packets,
+    ];
     let Some(epsilon) = raw.epsilon else {
         let mut others = KEYS.into_iter().zip(given);
         return match others.find_map(|(key, one)| Some((key, one?))) {
@@ -317,6 +397,9 @@ fn noise(raw: &raw::Noise) -> Result<Option<NoiseSettings>, ConfigError> {
             flows: bound(0, 50)?,
             bytes: bound(1, 50 << 20)?,
             packets: bound(2, 50_000)?,
+            // A receiver acknowledges every second segment (RFC 5681), which has 1,500 bytes.
+            down_bytes: bound(3, 150 << 20)?,
+            down_packets: bound(4, 100_000)?,
         },
         seed: None,
     }))

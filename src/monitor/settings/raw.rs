@@ -11,6 +11,7 @@ pub(super) struct Raw {
     pub(super) interface: Option<String>,
     pub(super) addresses: Vec<String>,
     pub(super) user: Option<String>,
+    pub(super) tap: Tap,
     pub(super) mark: Mark,
     pub(super) places: Places,
     pub(super) period: Period,
@@ -18,6 +19,15 @@ pub(super) struct Raw {
     pub(super) noise: Noise,
     pub(super) memory: Memory,
     pub(super) metrics: Metrics,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Tap {
+    pub(super) interfaces: Option<Vec<String>>,
+    pub(super) directions: Option<String>,
+    pub(super) unwrap: Vec<String>,
+    pub(super) vxlan_port: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -50,6 +60,8 @@ pub(super) struct Publish {
     pub(super) bin_flows: Option<i64>,
     pub(super) bin_bytes: Option<i64>,
     pub(super) bin_packets: Option<i64>,
+    pub(super) bin_down_bytes: Option<i64>,
+    pub(super) bin_down_packets: Option<i64>,
     pub(super) cross: Vec<String>,
 }
 
@@ -60,6 +72,8 @@ pub(super) struct Noise {
     pub(super) flows: Option<i64>,
     pub(super) bytes: Option<i64>,
     pub(super) packets: Option<i64>,
+    pub(super) down_bytes: Option<i64>,
+    pub(super) down_packets: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

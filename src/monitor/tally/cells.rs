@@ -51,26 +51,35 @@ impl PackedKey {
     }
 }
 
-/// A key and its counts; half a cache line. Plain integers: a zeroed table is allocated without
-/// touching its pages.
+/// A key, flows, and what went up; half a cache line. Plain integers: a zeroed table is allocated
+/// without touching its pages.
 type Slot = [u64; 4];
+
+/// What came down: bytes and packets.
+type Down = [u64; 2];
 
 const fn slot_of(key: PackedKey, counts: Counts) -> Slot {
     [key.0, counts.flows, counts.bytes, counts.packets]
 }
 
-const fn counts_of(slot: &Slot) -> Counts {
+const fn counts_of(slot: &Slot, down: Down) -> Counts {
     let [_, flows, bytes, packets] = *slot;
+    let [down_bytes, down_packets] = down;
     Counts {
         flows,
         bytes,
         packets,
+        down_bytes,
+        down_packets,
     }
 }
 
 /// The table. At most half of the slots are used, which keeps probe sequences short.
 pub(super) struct Cells {
     slots: Vec<Slot>,
+    /// By slot; empty until a packet comes down, so that counting one direction does not pay for
+    /// two.
+    down: Vec<Down>,
     hash: Hash,
     pub(super) used: usize,
     pub(super) capacity: usize,
@@ -84,6 +93,7 @@ impl Cells {
     pub(super) fn new(capacity: usize, max_unopened: usize) -> Self {
         Self {
             slots: vec![[0; 4]; (capacity * 2).next_power_of_two()],
+            down: Vec::new(),
             hash: Hash::new(),
             used: 0,
             capacity,
@@ -126,10 +136,11 @@ impl Cells {
         loop {
             let found = &mut self.slots[at];
             if found[0] == key.0 {
-                let mut sum = counts_of(found);
+                let mut sum = counts_of(found, [0; 2]);
                 self.unopened -= usize::from(sum.flows == 0 && counts.flows > 0);
                 sum += counts;
                 *found = slot_of(key, sum);
+                self.add_down(at, counts);
                 return true;
             }
             if found[0] == 0 {
@@ -140,20 +151,42 @@ impl Cells {
                 self.used += 1;
                 self.unopened += usize::from(is_unopened);
                 *found = slot_of(key, counts);
+                self.add_down(at, counts);
                 return true;
             }
             at = (at + 1) & mask;
         }
     }
 
+    #[inline]
+    fn add_down(&mut self, at: usize, counts: Counts) {
+        if counts.down_packets == 0 {
+            return;
+        }
+        if self.down.is_empty() {
+            self.down.resize(self.slots.len(), [0; 2]);
+        }
+        let [bytes, packets] = &mut self.down[at];
+        *bytes = bytes.saturating_add(counts.down_bytes);
+        *packets = packets.saturating_add(counts.down_packets);
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (PackedKey, Counts)> {
-        let used = self.slots.iter().filter(|slot| slot[0] != 0);
-        used.map(|slot| (PackedKey(slot[0]), counts_of(slot)))
+        let used = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot[0] != 0);
+        used.map(|(at, slot)| {
+            let down = self.down.get(at).copied().unwrap_or_default();
+            (PackedKey(slot[0]), counts_of(slot, down))
+        })
     }
 
     pub(super) fn clear(&mut self) {
         if self.used > 0 {
             self.slots.fill([0; 4]);
+            self.down.fill([0; 2]);
             (self.used, self.unopened) = (0, 0);
         }
     }
@@ -161,6 +194,7 @@ impl Cells {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::cell::Direction;
     use super::*;
 
     fn key(port: u16) -> PackedKey {
@@ -169,6 +203,37 @@ mod tests {
 
     fn counts(flows: u64) -> Counts {
         [flows, 100 + flows, 10 + flows].into()
+    }
+
+    #[test]
+    fn memory_for_what_comes_down_is_allocated_when_something_does() {
+        let mut cells = Cells::new(4, 4);
+        assert!(cells.add(key(1), 0, counts(1)));
+        assert!(cells.down.is_empty());
+        let down = |bytes| Counts {
+            down_bytes: bytes,
+            down_packets: 1,
+            ..Counts::default()
+        };
+        // Of a known cell, and of two new ones behind it.
+        for (port, bytes) in [(1, 7), (1, 8), (2, 9), (3, u64::MAX), (3, 1)] {
+            assert!(cells.add(key(port), 0, down(bytes)));
+        }
+        let found: Vec<_> = cells
+            .iter()
+            .map(|(key, counts)| (key.port(), counts))
+            .collect();
+        let sums = [
+            (1, [1, 101, 11, 15, 2].into()),
+            (2, [0, 0, 0, 9, 1].into()),
+            (3, [0, 0, 0, u64::MAX, 2].into()),
+        ];
+        assert_eq!(found, sums);
+        assert_eq!(cells.unopened, 2);
+        cells.clear();
+        assert!(cells.add(key(1), 0, counts(0)));
+        let found: Vec<_> = cells.iter().map(|(_, counts)| counts).collect();
+        assert_eq!(found, [counts(0)]);
     }
 
     #[test]
@@ -251,7 +316,8 @@ mod tests {
         let mut lane = Lane::<u32>::default();
         for port in [443, 80] {
             lane.put(crate::filter::PacketFields {
-                destination: 1,
+                direction: Direction::Up,
+                remote: 1,
                 port,
                 bytes: 40,
                 flow: None,

@@ -1,6 +1,6 @@
 //! The packets of one IP version in a batch, between the stages.
 
-use super::super::cell::Counts;
+use super::super::cell::{Counts, Direction};
 use super::super::filter::PacketFields;
 use super::super::places::Address;
 use super::super::places::Tree;
@@ -9,26 +9,28 @@ use zeroize::{DefaultIsZeroes, Zeroize};
 /// Packets that are staged together: their scratch fits into the L1 cache.
 pub(super) const STAGED: usize = 64;
 
-/// Parsed properties of packets, and their destinations.
+/// Parsed properties of packets, and their remote addresses.
 pub(super) struct Lane<A> {
-    destinations: [A; STAGED],
+    remotes: [A; STAGED],
     /// During a look-up the node numbers in the tree, which reveal as much as an address; then the
     /// numbers of places.
     places: [u32; STAGED],
     bytes: [u32; STAGED],
     ports: [u16; STAGED],
     flows: [bool; STAGED],
+    is_down: [bool; STAGED],
     pub(super) len: usize,
 }
 
 impl<A: DefaultIsZeroes> Default for Lane<A> {
     fn default() -> Self {
         Self {
-            destinations: [A::default(); STAGED],
+            remotes: [A::default(); STAGED],
             places: [0; STAGED],
             bytes: [0; STAGED],
             ports: [0; STAGED],
             flows: [false; STAGED],
+            is_down: [false; STAGED],
             len: 0,
         }
     }
@@ -39,19 +41,29 @@ impl<A: DefaultIsZeroes> Lane<A> {
     #[inline(always)]
     pub(super) fn put(&mut self, fields: PacketFields<A>) {
         let at = self.len % STAGED;
-        self.destinations[at] = fields.destination;
+        self.remotes[at] = fields.remote;
         self.bytes[at] = fields.bytes;
         self.ports[at] = fields.port;
         self.flows[at] = fields.flow == Some(true);
+        self.is_down[at] = fields.direction == Direction::Down;
         self.len = at + 1;
     }
 
     #[inline]
     pub(super) fn counts(&self, index: usize) -> Counts {
-        Counts {
-            flows: self.flows[index].into(),
-            bytes: self.bytes[index].into(),
-            packets: 1,
+        let bytes = self.bytes[index].into();
+        match self.is_down[index] {
+            false => Counts {
+                flows: self.flows[index].into(),
+                bytes,
+                packets: 1,
+                ..Counts::default()
+            },
+            true => Counts {
+                down_bytes: bytes,
+                down_packets: 1,
+                ..Counts::default()
+            },
         }
     }
 
@@ -65,7 +77,7 @@ impl<A: DefaultIsZeroes> Lane<A> {
     /// Removes the packets and wipes their addresses.
     #[inline]
     pub(super) fn wipe(&mut self) {
-        self.destinations[..self.len].zeroize();
+        self.remotes[..self.len].zeroize();
         self.len = 0;
     }
 }
@@ -74,7 +86,7 @@ impl<A: Address + DefaultIsZeroes> Lane<A> {
     #[inline]
     pub(super) fn look_up<const FANOUT: usize>(&mut self, tree: &Tree<A, FANOUT>) {
         let len = self.len;
-        tree.find(&self.destinations[..len], &mut self.places[..len]);
+        tree.find(&self.remotes[..len], &mut self.places[..len]);
     }
 }
 
@@ -84,7 +96,8 @@ mod tests {
 
     fn part(number: u16) -> PacketFields<u32> {
         PacketFields {
-            destination: u32::from(number),
+            direction: Direction::Up,
+            remote: u32::from(number),
             port: number,
             bytes: 2 * u32::from(number),
             flow: Some(number % 2 == 1),
@@ -106,7 +119,19 @@ mod tests {
         assert!(lane.found().map(|(port, _)| port).eq(1..=all));
         lane.wipe();
         assert_eq!((lane.len, lane.found().count()), (0, 0));
-        assert_eq!(lane.destinations, [0; STAGED]);
+        assert_eq!(lane.remotes, [0; STAGED]);
+    }
+
+    #[test]
+    fn a_packet_down_has_no_flow() {
+        let mut lane = Lane::<u32>::default();
+        lane.put(PacketFields {
+            direction: Direction::Down,
+            ..part(7)
+        });
+        lane.put(part(7));
+        assert_eq!(lane.counts(0), [0, 0, 0, 14, 1].into());
+        assert_eq!(lane.counts(1), [1, 14, 1].into());
     }
 
     #[test]

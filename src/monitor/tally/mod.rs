@@ -27,7 +27,6 @@ use exitmark_policy::packet::{Ecn, Version};
 use lane::{Lane, STAGED};
 use spilled::Spill;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use zeroize::DefaultIsZeroes;
 
@@ -43,7 +42,7 @@ pub struct Counter {
     flagless: u64,
     v4: Box<Lane<u32>>,
     v6: Box<Lane<u128>>,
-    made_up: [Vec<u8>; 4],
+    made_up: Vec<Vec<u8>>,
 }
 
 /// The counts of a period or of a batch.
@@ -106,7 +105,12 @@ impl Counter {
 
     /// Whether a packet would count.
     pub fn counts(&self, packet: &Arrived<'_>) -> bool {
-        self.filter.judge(packet).is_ok()
+        self.unwrapped(packet).is_some()
+    }
+
+    /// The packet that would count: this one, or the one that it carries.
+    pub fn unwrapped<'p>(&self, packet: &Arrived<'p>) -> Option<Arrived<'p>> {
+        self.filter.unwrapped(packet)
     }
 
     /// Sends made-up packets through the stages, so that registers and the stack hold nothing of
@@ -115,10 +119,7 @@ impl Counter {
         let (refusals, flagless) = (self.refusals, self.flagless);
         let made_up = std::mem::take(&mut self.made_up);
         for frame in &made_up {
-            let arrived = Arrived {
-                bytes: frame,
-                whole: frame.len(),
-            };
+            let arrived = Arrived { bytes: frame };
             self.read(&[arrived; STAGED]);
             self.look_up();
             self.v4.wipe();
@@ -402,18 +403,26 @@ const fn index(version: Version) -> usize {
     }
 }
 
-/// Packets that take each code path, with zeroed addresses of destinations.
-fn made_up(filter: &Filter) -> [Vec<u8>; 4] {
+/// Packets that take each code path, with zeroed remote addresses: to them, and from them.
+fn made_up(filter: &Filter) -> Vec<Vec<u8>> {
+    let up = made_up_from(filter);
+    let down = up.clone().map(|mut frame| {
+        let (source, bytes) = match frame[12] {
+            0x08 => (26, 4),
+            _ => (22, 16),
+        };
+        frame[source..source + 2 * bytes].rotate_left(bytes);
+        frame
+    });
+    [up, down].concat()
+}
+
+fn made_up_from(filter: &Filter) -> [Vec<u8>; 4] {
     let tos = filter.dscp.with_ecn(Ecn::of(0));
-    let from = |is_v4: bool| filter.clearnet.iter().find(|one| one.is_ipv4() == is_v4);
-    let source_v4 = match from(true) {
-        Some(IpAddr::V4(address)) => address.octets(),
-        _ => [0; 4],
-    };
-    let source_v6 = match from(false) {
-        Some(IpAddr::V6(address)) => address.octets(),
-        _ => [0; 16],
-    };
+    let v4 = filter.clearnet.v4_ranges().first();
+    let v6 = filter.clearnet.v6_ranges().first();
+    let source_v4 = v4.map_or(0, |&(first, _)| first).to_be_bytes();
+    let source_v6 = v6.map_or(0, |&(first, _)| first).to_be_bytes();
     let v4 = |words: u8| {
         let header = usize::from(words) * 4;
         let mut frame = vec![0; 14 + header + 20];
@@ -440,17 +449,21 @@ fn made_up(filter: &Filter) -> [Vec<u8>; 4] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cell::{Direction, Directions};
     use super::super::filter::PacketFields;
     use super::*;
+    use exitmark_policy::PrefixSet;
     use exitmark_policy::packet::Dscp;
 
     #[test]
     fn made_up_packets_pass_the_filter() {
-        let clearnet = ["2001:db8::10", "192.0.2.10"].map(|text| text.parse().unwrap());
+        let clearnet = ["2001:db8::10/127", "192.0.2.10/32"].map(|text| text.parse().unwrap());
+        let clearnet = PrefixSet::new(clearnet);
         // TCP without SYN, ports 0, destination 0: plain, then with an option or extension header.
-        fn part<A: Default>(bytes: u32) -> PacketFields<A> {
+        fn part<A: Default>(direction: Direction, bytes: u32) -> PacketFields<A> {
             PacketFields {
-                destination: A::default(),
+                direction,
+                remote: A::default(),
                 port: 0,
                 bytes,
                 flow: Some(false),
@@ -458,31 +471,27 @@ mod tests {
         }
         for dscp in [Dscp::AF11, Dscp::of(0xff)] {
             let filter = Filter {
-                dscp,
-                clearnet: clearnet.into(),
+                directions: Directions::Both,
+                ..Filter::outbound(dscp, clearnet.clone())
             };
-            let fields = made_up(&filter).map(|frame| {
-                let whole = frame.len();
-                let bytes = &frame;
-                filter.judge(&Arrived { bytes, whole })
+            let made_up = made_up(&filter);
+            let fields = made_up.iter().map(|bytes| filter.judge(&Arrived { bytes }));
+            let expected = [Direction::Up, Direction::Down].map(|direction| {
+                [
+                    CountedPacket::V4(part(direction, 40)),
+                    CountedPacket::V6(part(direction, 40 + 28)),
+                    CountedPacket::V4(part(direction, 44)),
+                    CountedPacket::V6(part(direction, 40 + 28)),
+                ]
             });
-            let expected = [
-                CountedPacket::V4(part(40)),
-                CountedPacket::V6(part(40 + 28)),
-                CountedPacket::V4(part(44)),
-                CountedPacket::V6(part(40 + 28)),
-            ];
-            assert_eq!(fields, expected.map(Ok));
+            assert!(fields.eq(expected.concat().into_iter().map(Ok)));
         }
     }
 
     #[test]
     fn one_made_up_packet_of_each_ip_version_takes_the_slow_path() {
-        let filter = Filter {
-            dscp: Dscp::AF11,
-            clearnet: Vec::new(),
-        };
-        let [fast_path_v4, fast_path_v6, options, extension] = made_up(&filter);
+        let filter = Filter::outbound(Dscp::AF11, PrefixSet::default());
+        let [fast_path_v4, fast_path_v6, options, extension] = made_up_from(&filter);
         // The header length, and the next header.
         assert_eq!([fast_path_v4[14], options[14]], [0x45, 0x46]);
         assert_eq!([fast_path_v6[20], extension[20]], [6, 60]);

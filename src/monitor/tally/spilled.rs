@@ -109,8 +109,8 @@ impl Spill {
 
     pub(super) fn packets(&self) -> u64 {
         self.versions[0]
-            .packets
-            .saturating_add(self.versions[1].packets)
+            .all_packets()
+            .saturating_add(self.versions[1].all_packets())
     }
 
     /// The spilled counts by dimension, sorted.

@@ -1,6 +1,6 @@
 //! Errors of opening and reading a tap, each with its remedy.
 
-use super::program::MAX_SOURCES;
+use super::program::MAX_RANGES;
 use super::{MAX_FRAMES, MIN_RING};
 use exitmark_bpf::BpfError;
 use exitmark_nic::NicError;
@@ -17,9 +17,9 @@ pub enum TapError {
         "a ring of {0} packets is not possible: give a power of two, {MIN_RING} to {MAX_FRAMES}"
     )]
     Ring(u32),
-    /// More clearnet addresses than the filter's table holds.
-    #[error("{0} clearnet addresses of one IP version are too many: {MAX_SOURCES} are possible")]
-    Sources(usize),
+    /// More ranges of clearnet addresses than the filter's table holds.
+    #[error("{0} address ranges of one IP version are too many: {MAX_RANGES} are possible")]
+    Ranges(usize),
     /// No clearnet address is configured; nothing would be counted.
     #[error(
         "no clearnet address is configured: name the addresses from which the Tor host sends exit \

@@ -4,7 +4,7 @@
 //! clearnet source address, truncates these behind the transport header, and redirects them to
 //! AF_XDP sockets, one for each receive queue. The sockets are bound in copy mode, so that only
 //! truncated packets are ever in the process's memory; in zero-copy mode the NIC would write whole
-//! frames there. The sockets have no transmit ring.
+//! frames there. The sockets have no transmit ring. Several NICs have a filter, and sockets, each.
 //!
 //! A frame in several buffers (a jumbo frame) is one packet: the filter accepts such frames, and
 //! what remains of them is in the first buffer.
@@ -15,27 +15,27 @@
 mod error;
 mod listening;
 mod program;
+mod several;
 mod sys;
 
-use super::filter::Arrived;
+use super::filter::{Arrived, Filter};
 use exitmark_nic::{Nic, possible_cpus};
-use exitmark_policy::packet::Dscp;
 use listening::{Listening, attach_prepared};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{getsockopt, sockopt::SocketError};
-use nix::sys::time::TimeSpec;
 use std::ffi::CString;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 use sys::{BATCH, CHUNK_BYTES, Queue};
 
 pub use error::TapError;
-pub use program::{MAX_SOURCES, Program, Sorted};
+pub use program::{MAX_RANGES, Program, Sorted};
+pub use several::Taps;
 pub(super) use sys::return_large_blocks;
 
+/// NICs at most: each gets an equal share of [`MAX_FRAMES`].
+pub const MAX_TAPS: usize = 8;
 /// Packets that all queues together can hold. With many queues, each gets an equal share of this
 /// instead of `ring`.
 pub const MAX_FRAMES: u32 = 8192;
@@ -52,10 +52,8 @@ const BIND_PAUSE: Duration = Duration::from_millis(1);
 pub struct TapSettings {
     /// The name of the NIC, or an alternative name.
     pub interface: String,
-    /// The DSCP value that marks exit traffic.
-    pub dscp: Dscp,
-    /// Clearnet addresses of the host, at most [`MAX_SOURCES`] of each IP version.
-    pub clearnet: Vec<IpAddr>,
+    /// The packets to receive; its addresses are at most [`MAX_RANGES`] ranges of each IP version.
+    pub filter: Filter,
     /// Ring size of each queue, in packets: a power of two, [`MIN_RING`] to [`MAX_FRAMES`]. A
     /// packet takes 2 KiB.
     pub ring: u32,
@@ -65,9 +63,9 @@ impl TapSettings {
     /// The default ring size, in packets: 8 ms at 0.5 Mpps.
     pub const RING: u32 = 4096;
 
-    /// Ring size of each queue for this number of queues.
-    fn ring_of(&self, queues: u32) -> u32 {
-        let share = MAX_FRAMES / queues.max(1).next_power_of_two();
+    /// Ring size of each queue for this number of queues, which share room for `frames` packets.
+    fn ring_of(&self, frames: u32, queues: u32) -> u32 {
+        let share = frames / queues.max(1).next_power_of_two();
         self.ring.min(share)
     }
 }
@@ -119,25 +117,29 @@ impl Tap {
     /// # Errors
     /// The NIC is not a passive tap, is in use, or lacks support; or a capability is missing.
     pub fn open(settings: &TapSettings) -> Result<Self, TapError> {
+        Self::open_with(settings, MAX_FRAMES)
+    }
+
+    /// As [`Tap::open`], with room for this many packets in all queues, a power of two.
+    fn open_with(settings: &TapSettings, frames: u32) -> Result<Self, TapError> {
         let ring = settings.ring;
         if !ring.is_power_of_two() || !(MIN_RING..=MAX_FRAMES).contains(&ring) {
             return Err(TapError::Ring(ring));
         }
         let nic = Nic::look(&settings.interface)?;
         listening::refuse_speakers(&nic)?;
-        let most = MAX_FRAMES / MIN_RING;
+        let most = frames / MIN_RING;
         if nic.queues > most {
             let advice = nic.queues_advice(most.min(nic.most_queues_with_xdp(possible_cpus())));
             return Err(TapError::Queues(nic.name, nic.queues, advice));
         }
         let program = Program::load(
-            settings.dscp,
-            &settings.clearnet,
+            &settings.filter,
             // Some drivers add receive queues for an XDP program.
             nic.most_queues,
             nic.may_need_several_buffers(),
         )?;
-        let ring = settings.ring_of(nic.queues);
+        let ring = settings.ring_of(frames, nic.queues);
         let opened = (0..nic.queues).map(|number| open_queue(&nic, number, ring));
         let queues = opened.collect::<Result<Vec<_>, _>>()?;
         for (number, queue) in (0..).zip(&queues) {
@@ -178,24 +180,16 @@ impl Tap {
     pub fn receive(
         &mut self,
         timeout: Duration,
-        mut each: impl FnMut(&[Arrived<'_>]),
+        each: impl FnMut(&[Arrived<'_>]),
     ) -> Result<usize, TapError> {
-        let waiting = self.take(&mut each);
-        if waiting > 0 {
-            return Ok(waiting);
-        }
-        self.wait(timeout)?;
-        Ok(self.take(&mut each))
+        several::receive(std::slice::from_mut(self), timeout, each)
     }
 
     fn take(&mut self, each: &mut impl FnMut(&[Arrived<'_>])) -> usize {
         let mut taken = 0;
         for queue in &mut self.queues {
             let batch = queue.take();
-            let mut arrived = [Arrived {
-                bytes: &[],
-                whole: usize::MAX,
-            }; BATCH];
+            let mut arrived = [Arrived { bytes: &[] }; BATCH];
             let mut count = 0;
             for (slot, bytes) in arrived.iter_mut().zip(batch.packets()) {
                 slot.bytes = bytes;
@@ -207,20 +201,6 @@ impl Tap {
             taken += count;
         }
         taken
-    }
-
-    /// Returns when packets are there, after `timeout`, or at a signal.
-    fn wait(&mut self, timeout: Duration) -> Result<(), TapError> {
-        let fds = self.queues.iter();
-        let mut fds: Vec<_> = fds
-            .map(|queue| PollFd::new(queue.as_fd(), PollFlags::POLLIN))
-            .collect();
-        match ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None) {
-            Ok(0) => self.look_whether_it_is_gone(),
-            Ok(_) if fds.iter().any(has_failed) => self.look_whether_it_is_gone(),
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(error) => Err(TapError::Wait(error.into())),
-        }
     }
 
     /// A socket reports once that its NIC is gone, and does not report that it is down.
@@ -280,12 +260,6 @@ impl Tap {
     }
 }
 
-fn has_failed(fd: &PollFd<'_>) -> bool {
-    let failures = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
-    fd.revents()
-        .is_some_and(|events| events.intersects(failures))
-}
-
 fn open_queue(nic: &Nic, number: u32, ring: u32) -> Result<Queue, TapError> {
     let bytes = u64::from(ring) * u64::from(CHUNK_BYTES);
     let mut queue = Queue::new(ring).map_err(|error| TapError::Memory(bytes, error))?;
@@ -305,22 +279,24 @@ fn open_queue(nic: &Nic, number: u32, ring: u32) -> Result<Queue, TapError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use exitmark_policy::PrefixSet;
+    use exitmark_policy::packet::Dscp;
 
     #[test]
     fn many_queues_share_the_memory_bound() {
         let settings = TapSettings {
             interface: "tap0".to_owned(),
-            dscp: Dscp::AF11,
-            clearnet: Vec::new(),
+            filter: Filter::outbound(Dscp::AF11, PrefixSet::default()),
             ring: TapSettings::RING,
         };
         for queues in 1..=MAX_FRAMES / MIN_RING {
-            let ring = settings.ring_of(queues);
+            let ring = settings.ring_of(MAX_FRAMES, queues);
             let is_possible = ring.is_power_of_two() && ring >= MIN_RING;
             assert!(is_possible, "{queues} queues");
             assert!(ring * queues <= MAX_FRAMES, "{queues} queues");
         }
-        let rings = [1, 2, 3, 128].map(|queues| settings.ring_of(queues));
+        let rings = [1, 2, 3, 128].map(|queues| settings.ring_of(MAX_FRAMES, queues));
         assert_eq!(rings, [4096, 4096, 2048, 64]);
+        assert_eq!(settings.ring_of(MAX_FRAMES / 8, 3), 256);
     }
 }

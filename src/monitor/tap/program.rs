@@ -2,21 +2,23 @@
 
 use super::TapError;
 use super::sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, create_link};
+use crate::cell::Directions;
+use crate::filter::Filter;
 use exitmark_nic::Nic;
-use exitmark_policy::packet::Dscp;
 use libbpf_rs::{Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 const COMPILED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor.bpf.o"));
 
-/// Clearnet addresses of one IP version at most. Must match bpf/monitor.bpf.c, like the names and
-/// structures here.
-pub const MAX_SOURCES: usize = 64;
+/// Ranges of clearnet addresses of one IP version at most. Must match bpf/monitor.bpf.c, like the
+/// names and structures here.
+pub const MAX_RANGES: usize = 1024;
 
-/// 64-bit words of the rule: the mark, the two address counts, and the addresses.
-const RULE_WORDS: usize = 3 + MAX_SOURCES + 2 * MAX_SOURCES;
+/// 64-bit words of the rule in front of the ranges,
+const FIXED_WORDS: usize = 6;
+/// and of the whole rule.
+const RULE_WORDS: usize = FIXED_WORDS + MAX_RANGES + 4 * MAX_RANGES;
 const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 
 /// Frames by decision of the filter; `received` is the sum of the others.
@@ -24,7 +26,8 @@ const ONLY: [u8; 4] = 0_u32.to_ne_bytes();
 pub struct Sorted {
     /// All frames that the NIC received while the filter was attached.
     pub received: u64,
-    /// Redirected to a socket: with the mark, and from a clearnet address.
+    /// Redirected to a socket: with the mark, and from or, in both directions, to a clearnet
+    /// address.
     pub passed: u64,
     /// Neither IPv4 nor IPv6, or a runt.
     pub not_ip: u64,
@@ -32,8 +35,10 @@ pub struct Sorted {
     pub malformed: u64,
     /// IP, but without the mark.
     pub unmarked: u64,
-    /// With the mark, but without a clearnet source address.
+    /// With the mark, but neither from nor to a clearnet address.
     pub other_source: u64,
+    /// With the mark, to a clearnet address, and only one direction is counted.
+    pub inbound: u64,
     /// To be redirected, but the queue has no socket.
     pub no_socket: u64,
 }
@@ -50,17 +55,12 @@ impl Program {
     /// # Errors
     /// The number of addresses is 0 or too large, a capability is missing, or the kernel rejects the
     /// filter.
-    pub fn load(
-        dscp: Dscp,
-        clearnet: &[IpAddr],
-        queues: u32,
-        multi_buffer: bool,
-    ) -> Result<Self, TapError> {
+    pub fn load(filter: &Filter, queues: u32, multi_buffer: bool) -> Result<Self, TapError> {
         // The layout of the object's constants: the number of bpf/frame.h, padded to the alignment
         // of the rule (8 bytes), and the rule.
         let mut constants = u32::from(multi_buffer).to_ne_bytes().to_vec();
         constants.resize(size_of::<u64>(), 0);
-        constants.extend(rule(dscp, clearnet)?);
+        constants.extend(rule(filter)?);
         let load = || {
             let mut object = ObjectBuilder::default().open_memory(COMPILED)?;
             for mut map in object.maps_mut() {
@@ -165,7 +165,7 @@ impl Program {
             .map("counters")?
             .lookup_percpu(&ONLY, MapFlags::ANY)
             .map_err(TapError::Map)?;
-        let mut sums = [0_u64; 7];
+        let mut sums = [0_u64; 8];
         for value in values.iter().flatten() {
             for (sum, number) in sums.iter_mut().zip(value.as_chunks().0) {
                 *sum += u64::from_ne_bytes(*number);
@@ -179,6 +179,7 @@ impl Program {
             unmarked: sums[4],
             other_source: sums[5],
             no_socket: sums[6],
+            inbound: sums[7],
         })
     }
 
@@ -199,32 +200,32 @@ fn missing(what: &str) -> TapError {
 }
 
 /// The rule in the filter's layout.
-fn rule(dscp: Dscp, clearnet: &[IpAddr]) -> Result<Vec<u8>, TapError> {
-    if clearnet.is_empty() {
+fn rule(filter: &Filter) -> Result<Vec<u8>, TapError> {
+    let (v4, v6) = (filter.clearnet.v4_ranges(), filter.clearnet.v6_ranges());
+    if filter.clearnet.is_empty() {
         return Err(TapError::NoSource);
     }
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for address in clearnet {
-        match address {
-            IpAddr::V4(address) => v4.push(u64::from(address.to_bits())),
-            IpAddr::V6(address) => {
-                let [high, low] = halves(address.to_bits());
-                v6.extend([high, low]);
-            }
-        }
-    }
-    let count = v4.len().max(v6.len() / 2);
-    if count > MAX_SOURCES {
-        return Err(TapError::Sources(count));
+    let count = v4.len().max(v6.len());
+    if count > MAX_RANGES {
+        return Err(TapError::Ranges(count));
     }
     let mut words = vec![
-        u64::from(dscp.bits() << 2),
+        u64::from(filter.dscp.bits() << 2),
+        u64::from(filter.directions == Directions::Both),
+        u64::from(filter.unwrap.erspan),
+        filter.unwrap.vxlan.map_or(0, u64::from),
         v4.len() as u64,
-        (v6.len() / 2) as u64,
+        v6.len() as u64,
     ];
-    words.extend(v4);
-    words.resize(3 + MAX_SOURCES, 0);
-    words.extend(v6);
+    words.extend(
+        v4.iter()
+            .map(|&(first, last)| u64::from(first) << 32 | u64::from(last)),
+    );
+    words.resize(FIXED_WORDS + MAX_RANGES, 0);
+    words.extend(
+        v6.iter()
+            .flat_map(|&(first, last)| [halves(first), halves(last)].concat()),
+    );
     words.resize(RULE_WORDS, 0);
     Ok(words.into_iter().flat_map(u64::to_ne_bytes).collect())
 }

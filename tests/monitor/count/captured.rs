@@ -1,13 +1,14 @@
 //! Captured files: pcap and pcapng of all kinds, their faults, and their times.
 
+use super::directions::{both, stream};
 use super::written::{END, IF_TSRESOL, NOW, Written, micros};
-use super::{HOST, MARKED, count, counter, many};
+use super::{HOST, MARKED, PLACES, count, counter, many};
 use crate::says;
 use exitmark_lab::Random;
 use exitmark_lab::frames::udp;
 use exitmark_monitor::ledger::Ledger;
 use exitmark_monitor::pcap::{Capture, CaptureError, Progress};
-use exitmark_monitor::tally::DEFAULT_CELLS;
+use exitmark_monitor::tally::{Counter, DEFAULT_CELLS};
 use exitmark_pcap::ReadError;
 use jiff::{SignedDuration, Timestamp};
 use pcap_file::pcap::{PcapHeader, PcapWriter, RawPcapPacket};
@@ -15,9 +16,10 @@ use pcap_file::{DataLink, Endianness, TsResolution};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Writes packets, at these seconds after [`NOW`], to a pcap file.
-pub(super) fn pcap(
+pub(crate) fn pcap(
     path: &Path,
     seconds: &[i32],
     frames: &[Vec<u8>],
@@ -39,7 +41,7 @@ pub(super) fn pcap(
     }
 }
 
-pub(super) fn of_link(number: u32) -> PcapHeader {
+pub(crate) fn of_link(number: u32) -> PcapHeader {
     PcapHeader {
         datalink: DataLink::from(number),
         endianness: Endianness::Little,
@@ -47,7 +49,7 @@ pub(super) fn of_link(number: u32) -> PcapHeader {
     }
 }
 
-pub(super) fn ever() -> Range<Timestamp> {
+pub(crate) fn ever() -> Range<Timestamp> {
     Timestamp::UNIX_EPOCH..Timestamp::MAX
 }
 
@@ -121,6 +123,21 @@ fn counts_pcap_of_every_byte_order_resolution_and_link_type_alike() {
     }
     pcap(&path, &[], &frames, of_link(105), usize::MAX);
     refuses_link(Capture::open(&path).err().unwrap(), 105);
+}
+
+#[test]
+fn a_capture_of_both_directions_counts_like_its_packets() {
+    let (frames, by_cell, unattributed) = stream(&mut Random::new(22), 5000);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("both.pcap");
+    pcap(&path, &[], &frames, of_link(1), usize::MAX);
+    let mut counter = Counter::new(both(), Arc::clone(&PLACES), DEFAULT_CELLS);
+    let mut capture = Capture::open(&path).unwrap();
+    let progress = capture.count_until(ever(), &mut counter);
+    assert_eq!(progress.unwrap(), Progress::End);
+    let ledger = counter.tally().ledger();
+    assert_eq!(ledger.cells, Vec::from_iter(by_cell));
+    assert_eq!(ledger.all_unattributed(), unattributed);
 }
 
 /// Writes a pcapng file. Every tenth packet has no time; the others have the same number of ticks,

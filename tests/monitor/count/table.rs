@@ -1,6 +1,8 @@
 //! The table of cells: full, restored, and without traces of the last packet.
 
-use super::{ACK, PLACES, SYN, cell, count, counter, counts, filter, many, segment, whole};
+use super::{
+    ACK, PLACES, SYN, addresses, cell, count, counter, counts, filter, many, segment, whole,
+};
 use exitmark_monitor::cell::{Cell, Country, Counts};
 use exitmark_monitor::filter::Filter;
 use exitmark_monitor::ledger::{Ledger, Spilled};
@@ -151,7 +153,7 @@ fn a_ledger_of_other_databases_and_of_a_larger_table_is_kept() {
 #[test]
 fn a_rinse_counts_nothing() {
     let v4_alone = Filter {
-        clearnet: vec!["192.0.2.10".parse().unwrap()],
+        clearnet: addresses(["192.0.2.10"]),
         ..filter()
     };
     for filter in [filter(), v4_alone] {

@@ -1,7 +1,7 @@
 //! Generated periods with known content.
 
 use exitmark_monitor::cell::Counts;
-use exitmark_monitor::row::{About, Dimension, Encryption, Row};
+use exitmark_monitor::row::{About, Dimension, Encryption, FORMAT, Row};
 use exitmark_monitor::services;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -80,6 +80,7 @@ const MIB: u64 = 1 << 20;
 /// The further columns of a total.
 pub(super) fn about() -> About {
     About {
+        format: FORMAT,
         monitor: "0.1.0".to_owned(),
         part: 1,
         watched_seconds: 86_400,
@@ -111,6 +112,7 @@ pub(super) fn counted(row: Row, bytes: u64) -> Row {
             flows: bytes / MIB * 2,
             bytes,
             packets: bytes / MIB * 1024,
+            ..Counts::default()
         },
         ..row
     }

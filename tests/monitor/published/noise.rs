@@ -138,7 +138,7 @@ fn large() -> Ledger {
 /// The noise that was added to a row of the large ledger, over many periods.
 fn added(draws: usize, settings: &PublishSettings, of: impl Fn(&Row) -> Option<i128>) -> Vec<i128> {
     let noise = settings.noise.as_ref().unwrap();
-    let mut noise = Noise::new(noise, settings.tables()).unwrap();
+    let mut noise = Noise::new(noise, settings.tables(), settings.directions).unwrap();
     let ledger = large();
     let mut draw = || {
         let rows = publish(&ledger, &period(), &origin(), settings, Some(&mut noise));
@@ -189,7 +189,12 @@ fn epsilon_is_divided_over_all_tables_and_measures() {
 #[test]
 fn other_is_the_noisy_total_minus_the_rows() {
     let settings = noisy(1.0, 3);
-    let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
+    let mut noise = Noise::new(
+        settings.noise.as_ref().unwrap(),
+        settings.tables(),
+        settings.directions,
+    )
+    .unwrap();
     let mut ledger = large();
     let rare = (1001..1200).map(|port| cell(port, 3, "FR", Version::V6));
     let rare = rare.map(|cell| (cell, counts(30, 1 << 20, 90)));
@@ -207,7 +212,12 @@ fn other_is_the_noisy_total_minus_the_rows() {
 #[test]
 fn a_row_that_noise_brings_below_the_threshold_joins_other() {
     let settings = noisy(1.0, 4);
-    let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
+    let mut noise = Noise::new(
+        settings.noise.as_ref().unwrap(),
+        settings.tables(),
+        settings.directions,
+    )
+    .unwrap();
     let mut ledger = large();
     let barely = counts(100, 1 << 20, 1 << 10);
     ledger.cells.push((cell(22, 1, "US", Version::V4), barely));
@@ -230,7 +240,12 @@ fn a_row_that_noise_brings_below_the_threshold_joins_other() {
 fn negative_noisy_counts_become_zero() {
     let mut settings = noisy(0.01, 5);
     settings.noise.as_mut().unwrap().user = counts(1, 1 << 29, 1);
-    let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
+    let mut noise = Noise::new(
+        settings.noise.as_ref().unwrap(),
+        settings.tables(),
+        settings.directions,
+    )
+    .unwrap();
     let ledger = of_cells([(cell(443, 1, "US", Version::V4), counts(1_000_000, 10, 10))]);
     let mut draw = || publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
     let draws: Vec<_> = (0..200).map(|_| draw()[0].counts.bytes).collect();
@@ -244,7 +259,12 @@ fn only_a_seed_gives_the_same_noise() {
     let rows = |seed: Option<u64>| {
         let mut settings = noisy(1.0, 0);
         settings.noise.as_mut().unwrap().seed = seed;
-        let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
+        let mut noise = Noise::new(
+            settings.noise.as_ref().unwrap(),
+            settings.tables(),
+            settings.directions,
+        )
+        .unwrap();
         publish(&large(), &period(), &origin(), &settings, Some(&mut noise))
     };
     assert_eq!(rows(Some(1)), rows(Some(1)));

@@ -1,7 +1,7 @@
 //! Properties of published rows, for any counts.
 
-use super::{CROSS, cell, counts, origin, period, plain, rows, text};
-use exitmark_monitor::cell::Counts;
+use super::{CROSS, cell, origin, period, plain, rows, text};
+use exitmark_monitor::cell::{Counts, Directions};
 use exitmark_monitor::ledger::{Ledger, Spilled};
 use exitmark_monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
 use exitmark_monitor::row::{Dimension, Row};
@@ -32,8 +32,10 @@ struct Packet {
 
 fn amounts() -> impl Strategy<Value = Counts> {
     let flows = prop_oneof![Just(0_u64), 1_u64..5, 5_u64..500];
-    (flows, 0_u64..100_000, 0_u64..300)
-        .prop_map(|(flows, bytes, packets)| counts(flows, bytes, packets))
+    let volume = || (0_u64..100_000, 0_u64..300);
+    (flows, volume(), volume()).prop_map(|(flows, (bytes, packets), (down, down_packets))| {
+        [flows, bytes, packets, down, down_packets].into()
+    })
 }
 
 /// Spilled counts have a connection, or belong to one.
@@ -124,6 +126,7 @@ fn exact(packets: &[Packet], of: &Columns) -> Counts {
 fn crossed(threshold: u64, top: u32) -> PublishSettings {
     PublishSettings {
         cross: CROSS.into(),
+        directions: Directions::Both,
         ..plain(threshold, top)
     }
 }
@@ -170,7 +173,7 @@ proptest! {
             }
             prop_assert_eq!(sum(of.iter().copied()), total);
             // The largest rows that may be shown, in order.
-            prop_assert!(shown.is_sorted_by(|a, b| a.counts.bytes >= b.counts.bytes));
+            prop_assert!(shown.is_sorted_by(|a, b| a.counts.all_bytes() >= b.counts.all_bytes()));
             // What the rows leave of any row of another table that contains them.
             let mut coarser: BTreeSet<Columns> = BTreeSet::from([Columns::new()]);
             for packet in &packets {
@@ -282,7 +285,7 @@ proptest! {
     ) {
         let exact = crossed(threshold, 5);
         let epsilon = Epsilon::try_from(f64::from(thousandths) / 1000.0).unwrap();
-        let user = counts(threshold - 1, 5000, 100);
+        let user = [threshold - 1, 5000, 100, 9000, 200].into();
         let settings = PublishSettings {
             noise: Some(NoiseSettings { epsilon, user, seed: Some(seed) }),
             ..exact.clone()
@@ -290,7 +293,7 @@ proptest! {
         let of = |row: &Row| (row.dimension, columns(row));
         let without_noise: BTreeSet<_> = rows(&ledger, &exact).iter().map(of).collect();
         settings.check().unwrap();
-        let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables()).unwrap();
+        let mut noise = Noise::new(settings.noise.as_ref().unwrap(), settings.tables(), settings.directions).unwrap();
         let published = publish(&ledger, &period(), &origin(), &settings, Some(&mut noise));
         for row in published.iter().filter(|row| !row.other) {
             let is_enough = self::exact(&packets, &columns(row)).flows >= threshold;
@@ -319,7 +322,7 @@ proptest! {
     fn every_number_is_rounded_up_to_its_bin_and_no_further(
         (ledger, _) in ledgers(),
         threshold in 1_u64..100,
-        bins in prop::array::uniform3(1_u64..5000),
+        bins in prop::array::uniform5(1_u64..5000),
     ) {
         let exact = crossed(threshold, 5);
         let sizes = bins.map(|bin| NonZeroU64::new(bin).unwrap());
@@ -330,7 +333,7 @@ proptest! {
         prop_assert_eq!(rounded.len(), exact.len());
         for row in &rounded {
             let exact = exact[&key(row)];
-            let pairs: [_; 3] = row.counts.zip(exact).into();
+            let pairs: [_; 5] = row.counts.zip(exact).into();
             for ((shown, exact), bin) in pairs.into_iter().zip(bins) {
                 prop_assert!(shown % bin == 0 && shown >= exact && shown - exact < bin);
             }
@@ -338,7 +341,7 @@ proptest! {
         for pair in rounded.windows(2) {
             let [first, second] = pair else { unreachable!() };
             if first.dimension == second.dimension && !second.other {
-                let order = second.counts.bytes.cmp(&first.counts.bytes);
+                let order = second.counts.all_bytes().cmp(&first.counts.all_bytes());
                 prop_assert!(order.is_le(), "by the bytes shown");
             }
         }

@@ -37,7 +37,7 @@ fn file(parts: u32, flows: u64, settings: &PublishSettings) -> Vec<u8> {
     let mut noise = settings
         .noise
         .as_ref()
-        .map(|noise| Noise::new(noise, settings.tables()).unwrap());
+        .map(|noise| Noise::new(noise, settings.tables(), settings.directions).unwrap());
     let mut lines = Vec::new();
     for part in 1..=parts {
         let mut period = period();

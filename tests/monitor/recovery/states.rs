@@ -2,7 +2,7 @@
 
 use super::{Place, at, cell, counts, ledger};
 use crate::says;
-use exitmark_monitor::cell::{Country, DEFAULT_CELLS, MAX_CELLS};
+use exitmark_monitor::cell::{Country, Counts, DEFAULT_CELLS, MAX_CELLS};
 use exitmark_monitor::ledger::{Ledger, MAX_JSON_BYTES};
 use exitmark_monitor::period::{Disk, Notice, PeriodError, StateError};
 use exitmark_policy::packet::Version;
@@ -22,6 +22,11 @@ fn saved() -> (Place, PathBuf) {
 fn put(path: &Path, content: &[u8], mode: u32) {
     fs::write(path, content).unwrap();
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+fn with_digest(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    format!("{text}\n{:x}\n", Sha256::digest(text))
 }
 
 /// Checks that a state is set aside with this message, and its period begins anew.
@@ -72,17 +77,41 @@ fn sets_aside_a_truncated_state() {
 }
 
 #[test]
+fn continues_a_state_of_the_format_before() {
+    let (place, file) = saved();
+    let text = fs::read_to_string(&file).unwrap();
+    let body = text.lines().next().unwrap();
+    let before = body.replace("\"format\":2", "\"format\":1");
+    assert_ne!(before, body);
+    put(&file, with_digest(&before).as_bytes(), 0o600);
+    let (_, restored, notices) = place.open(at(70));
+    assert_eq!(restored, Some(ledger(5)));
+    assert!(matches!(notices[..], [Notice::Restored(_)]), "{notices:?}");
+}
+
+#[test]
+fn both_directions_survive_a_restart() {
+    let place = Place::new();
+    let (mut periods, ..) = place.open(at(0));
+    let mut ledger = ledger(5);
+    ledger.cells[0].1 = [5, 5000, 50, 70_000, 60].into();
+    ledger.unattributed = vec![(Version::V4, [0, 0, 0, 900, 1].into())];
+    periods.save(&ledger, at(60));
+    drop(periods);
+    let (_, restored, _) = place.open(at(70));
+    assert_eq!(restored, Some(ledger));
+}
+
+#[test]
 fn sets_aside_an_invalid_state() {
-    let with_digest = |text: &str| {
-        use sha2::{Digest, Sha256};
-        format!("{text}\n{:x}\n", Sha256::digest(text))
-    };
     let (place, file) = saved();
     let text = fs::read_to_string(&file).unwrap();
     let body = text.lines().next().unwrap();
     for (from, to, reason) in [
-        ("\"format\":1", "\"format\":2", "another version"),
-        ("\"format\":1", "\"format\":1,\"more\":1", "another version"),
+        ("\"format\":2", "\"format\":3", "another version"),
+        ("\"format\":2", "\"format\":0", "another version"),
+        ("\"format\":2", "\"format\":2,\"more\":1", "another version"),
+        ("[5,5000,50]", "[5,5000,50,7]", "another version"),
         ("2026-11-22T", "2026-11-23T", "another period"),
         ("_seconds\":86400", "_seconds\":0", "no length"),
     ] {
@@ -204,7 +233,7 @@ fn a_full_table_is_the_same_after_a_restart() {
 
 #[test]
 fn the_largest_ledger_is_no_larger_than_a_state_may_be() {
-    let counts = counts(u64::MAX, u64::MAX, u64::MAX);
+    let counts = Counts::from([u64::MAX; 5]);
     let cell = cell(u16::MAX, u32::MAX, "??", Version::V6);
     // Each with a comma.
     let bytes = |text: String| text.len() + 1;

@@ -1,16 +1,19 @@
 //! What arrives and with which bytes, and what is visible from outside.
 
-use super::{HOST_V4, HOST_V6, MARK, Rig, SECOND_V4, TIMEOUT, receive, wait_for};
+use super::{HOST_V4, HOST_V6, MARK, Rig, SECOND_V4, TIMEOUT, receive, settings, wait_for};
+use crate::mirrored::{self, Outer};
 use exitmark_lab::frames::{Frame, extension, of_protocol, tcp, udp};
-use exitmark_lab::{RawPort, needs_root};
-use exitmark_monitor::tap::{Sorted, TapError};
+use exitmark_lab::tap::{SPAN, TAP};
+use exitmark_lab::{RawPort, VethEnd, eventually, needs_root, veth};
+use exitmark_monitor::cell::Directions;
+use exitmark_monitor::tap::{Sorted, TapCounters, TapError, TapSettings, Taps};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 use std::fs::{self, File};
 use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const ETHERNET: usize = 14;
 const TAG: usize = 4;
@@ -31,6 +34,7 @@ const NOT_IP: Fate = Dropped(|sorted| sorted.not_ip);
 const MALFORMED: Fate = Dropped(|sorted| sorted.malformed);
 const UNMARKED: Fate = Dropped(|sorted| sorted.unmarked);
 const OTHER_SOURCE: Fate = Dropped(|sorted| sorted.other_source);
+const INBOUND: Fate = Dropped(|sorted| sorted.inbound);
 
 fn v4(destination: &str) -> Frame {
     tcp(&format!("{HOST_V4}:40000"), destination).tos(MARK)
@@ -106,13 +110,21 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Fate)> {
         ("another mark", v6(web6).tos(0x2c).build(), UNMARKED),
         ("an unmarked jumbo frame", v4(web).tos(0).payload(8_900).build(), UNMARKED),
         ("another source", from("192.0.2.12:40000").build(), OTHER_SOURCE),
-        ("the way back", from(web).build(), OTHER_SOURCE),
+        ("the way back", tcp(web, &format!("{HOST_V4}:40000")).tos(MARK).build(), INBOUND),
+        ("the way back of IPv6", tcp(web6, &format!("[{HOST_V6}]:40000")).tos(MARK).build(),
+         INBOUND),
+        ("the way back, unmarked", tcp(web, &format!("{HOST_V4}:40000")).build(), UNMARKED),
+        ("another host's", from(web).build(), OTHER_SOURCE),
         ("another source of IPv6", tcp("[2001:db8:1::11]:40000", web6).tos(MARK).build(),
          OTHER_SOURCE),
         ("ARP", arp(), NOT_IP),
         ("a runt", v4(web).build()[..14].to_vec(), MALFORMED),
         ("a header cut off", v4(web).build()[..33].to_vec(), MALFORMED),
-        ("longer than its frame", damaged(&v4(web), |frame| frame[16] = 1), MALFORMED),
+        ("cut behind its transport header", v4(web).payload(900).build()[..54].to_vec(),
+         Cut(ETHERNET + V4 + TCP)),
+        ("cut behind its transport header, of IPv6", v6(web6).payload(900).build()[..74].to_vec(),
+         Cut(ETHERNET + V6 + TCP)),
+        ("cut in its transport header", v4(web).payload(900).build()[..53].to_vec(), MALFORMED),
         ("another version", damaged(&v4(web), |frame| frame[14] = 0x65), MALFORMED),
         ("no ports", v4(web).payload(3).build(), MALFORMED),
         ("five tags", (0..5).fold(v4(web), |frame, _| frame.tag(0x8100, 1)).build(), NOT_IP),
@@ -162,6 +174,116 @@ fn receives_exactly_the_wanted_packets_and_sends_nothing() {
     let captured = watch.finish().unwrap();
     let captured: Vec<_> = captured.iter().map(|frame| &frame.bytes).collect();
     assert_eq!(captured, [&last]);
+}
+
+#[test]
+fn receives_both_directions_and_mirrored_frames() {
+    needs_root!();
+    let rig = Rig::new(1, 1600);
+    let mut filter = settings().filter;
+    filter.directions = Directions::Both;
+    filter.unwrap = mirrored::ALL;
+    let mut tap = rig
+        .open_with(TapSettings {
+            filter,
+            ..settings()
+        })
+        .unwrap();
+    let port = rig.port();
+    let web = "198.51.100.7:443";
+    let up = v4(web).payload(800).build();
+    let down = tcp(web, &format!("{HOST_V4}:40000"))
+        .tos(MARK)
+        .payload(1400)
+        .build();
+    let foreign = tcp(web, "192.0.2.99:40000").tos(MARK).build();
+    let headers = ETHERNET + V4 + TCP;
+    let mut expected = Vec::new();
+    for frame in [&up, &down] {
+        port.send(frame).unwrap();
+        expected.push(frame[..headers].to_vec());
+        for kind in mirrored::KINDS {
+            for is_v6 in [false, true] {
+                let outer = Outer {
+                    is_v6,
+                    tags: 1,
+                    ..Outer::default()
+                };
+                let packet = mirrored::wrapped(kind, outer, frame);
+                port.send(&packet).unwrap();
+                expected.push(packet[..packet.len() - frame.len() + headers].to_vec());
+                port.send(&mirrored::wrapped(kind, outer, &foreign))
+                    .unwrap();
+            }
+        }
+    }
+    assert_eq!(receive(&mut tap, expected.len()), expected);
+    let sorted = tap.counters().unwrap().sorted;
+    assert_eq!((sorted.passed, sorted.other_source), (18, 16));
+}
+
+#[test]
+fn receives_from_several_nics() {
+    needs_root!();
+    let rig = Rig::new(1, 1500);
+    let end = |netns, name, mac| VethEnd::new(netns, name, mac);
+    veth(
+        &end(&rig.monitor, "tap1", "02:00:00:00:09:11"),
+        &end(&rig.network, "span1", "02:00:00:00:09:12"),
+        1500,
+    )
+    .unwrap();
+    let all = [TAP, "tap1"].map(|interface| TapSettings {
+        interface: interface.to_owned(),
+        ..settings()
+    });
+    let mut taps = rig.monitor.run(move || Taps::open(&all)).unwrap();
+    let ports = [SPAN, "span1"].map(|name| RawPort::open(&rig.network, name).unwrap());
+    let frame = v4("198.51.100.7:443").build();
+    for (port, times) in ports.iter().zip([3, 5]) {
+        for _ in 0..times {
+            port.send(&frame).unwrap();
+        }
+    }
+    let mut received = 0;
+    let deadline = Instant::now() + TIMEOUT;
+    while received < 8 && Instant::now() < deadline {
+        let taken = taps.receive(Duration::from_millis(20), |_| ());
+        received += taken.unwrap();
+    }
+    let passed = |taps: &Taps| -> Vec<u64> {
+        let counters = taps.counters(&[]);
+        counters.iter().map(|each| each.sorted.passed).collect()
+    };
+    assert_eq!((received, passed(&taps)), (8, vec![3, 5]));
+    // Losses are those of one NIC.
+    let [first, second] = ports;
+    for _ in 0..300 {
+        second.send(&frame).unwrap();
+    }
+    eventually("300 frames", || match &passed(&taps)[..] {
+        [3, 305] => Ok(()),
+        passed => Err(format!("{passed:?}")),
+    });
+    let lost: Vec<_> = taps.counters(&[]).iter().map(TapCounters::lost).collect();
+    assert_eq!(lost, [0, 44]);
+    // The one that disappears is named, and its last counters stay.
+    let last = taps.counters(&[]);
+    drop((first, second));
+    rig.network.ip("link del span1").unwrap();
+    let gone = loop {
+        if let Err(error) = taps.receive(Duration::from_millis(20), |_| ()) {
+            break error;
+        }
+        assert!(Instant::now() < deadline, "it is not noticed");
+    };
+    assert!(
+        matches!(&gone, TapError::Gone(name, _) if name == "tap1"),
+        "{gone}"
+    );
+    assert_eq!(taps.counters(&last), last);
+    rig.monitor.run(move || taps.close()).unwrap();
+    crate::says(&rig.link(), "promiscuity 0");
 }
 
 #[test]

@@ -3,9 +3,12 @@
 use super::{Rig, TIMEOUT, settings};
 use crate::says;
 use exitmark_lab::{contained, needs_root, wait_until};
+use exitmark_monitor::filter::Filter;
 use exitmark_monitor::tap::{Tap, TapSettings};
+use exitmark_policy::PrefixSet;
 use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 
 const HOLDER: &str = "EXITMARK_TAP_HOLDER";
@@ -172,14 +175,21 @@ fn refuses_invalid_settings() {
         assert_eq!(message, format!("a ring of {ring} {expected}"));
     }
     let of = |clearnet| TapSettings {
-        clearnet,
+        filter: Filter {
+            clearnet,
+            ..settings().filter
+        },
         ..settings()
     };
-    let addresses = |count: u32| (1..=count).map(|number| std::net::Ipv4Addr::from(number).into());
-    assert!(refusal(&rig, of(Vec::new())).starts_with("no clearnet address is configured"));
-    let expected = "65 clearnet addresses of one IP version are too many: 64 are possible";
-    assert_eq!(refusal(&rig, of(addresses(65).collect())), expected);
-    rig.open_with(of(addresses(64).collect())).unwrap();
+    let addresses = |count: u32| {
+        let numbers = (1..=count).map(|number| Ipv4Addr::from(2 * number).into());
+        numbers.collect::<PrefixSet>()
+    };
+    let none = PrefixSet::default();
+    assert!(refusal(&rig, of(none)).starts_with("no clearnet address is configured"));
+    let expected = "1025 address ranges of one IP version are too many: 1024 are possible";
+    assert_eq!(refusal(&rig, of(addresses(1025))), expected);
+    rig.open_with(of(addresses(1024))).unwrap();
 }
 
 #[test]

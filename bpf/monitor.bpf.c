@@ -334,8 +334,12 @@ static __always_inline __u64 ethernet(const struct frame *frame, __u64 at, __u64
 #define OUTER_MASK 0x1f
 #define INNER_MASK 0xff
 
-/* Parses a frame's headers; returns the bytes to pass on, NOT_IP or MALFORMED. */
-static __always_inline __s64 read_headers(struct frame *frame, struct fields *fields)
+/*
+ * Parses a frame's headers; returns the bytes to pass on, NOT_IP or MALFORMED. The pointers of a
+ * frame that is not a copy are reloaded, or the verifier would verify what follows once for each
+ * combination of tags and headers.
+ */
+static __always_inline __s64 read_headers(struct frame *frame, struct fields *fields, bool is_copy)
 {
 	__u64 ip, bytes, whole = frame->end - frame->data;
 	bool is_whole;
@@ -347,16 +351,23 @@ static __always_inline __s64 read_headers(struct frame *frame, struct fields *fi
 		return NOT_IP;
 	if (rule.erspan || rule.vxlan_port) {
 		__u64 reach = whole;
-		__s64 inner = mirrored(frame, type, ip, &reach);
+		__s64 inner;
 
+		if (!is_copy)
+			*frame = frame_again(frame);
+		inner = mirrored(frame, type, ip, &reach);
 		if (inner < 0)
 			return inner;
+		if (!is_copy)
+			*frame = frame_again(frame);
 		if (inner) {
 			fields->reach = reach;
 			ip = ethernet(frame, inner & INNER_MASK, INNER_MASK, &type);
 			/* Behind the end of the packet is padding. */
 			if (!ip || ip > reach || (type != ETH_P_IP && type != ETH_P_IPV6))
 				return NOT_IP;
+			if (!is_copy)
+				*frame = frame_again(frame);
 		}
 	}
 	fields->family = type == ETH_P_IP ? V4 : V6;
@@ -370,7 +381,7 @@ static __noinline __s64 read_scattered(struct frame *frame, struct fields *field
 {
 	struct frame whole;
 
-	return gather(frame, &whole) ? read_headers(&whole, fields) : MALFORMED;
+	return gather(frame, &whole) ? read_headers(&whole, fields, true) : MALFORMED;
 }
 
 SEC("xdp")
@@ -386,7 +397,7 @@ int exitmark_tap(struct xdp_md *ctx)
 	if (!counts)
 		return XDP_DROP;
 	counts->received++;
-	bytes = read_headers(&frame, &fields);
+	bytes = read_headers(&frame, &fields, false);
 	if (bytes < 0 && frame.end - frame.data < LONGEST_HEADERS) {
 		measure(&frame);
 		if (frame.bytes > (__u64)(frame.end - frame.data))

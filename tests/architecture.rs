@@ -43,7 +43,7 @@ monitor/filter: cell mirror
 monitor/places: cell
 monitor/tally: cell filter ledger places
 monitor/pcap: filter tally
-monitor/tap: filter
+monitor/tap: cell filter
 monitor/publish: cell clock ledger row services
 monitor/period: clock ledger publish row
 monitor/report: cell row services

@@ -17,9 +17,9 @@ LIMIT = 60_000
 # The flags of bpf/compile.rs.
 FLAGS = ("-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-D__TARGET_ARCH_x86")
 # Constants that user space sets before it loads an object, with the most work for the verifier. The
-# monitor's are multi_buffer, the mark, and the number of the host's addresses of each family, as in
-# src/monitor/tap/program.rs.
-CONSTANTS = {"monitor": (1, 0x28, 64, 64)}
+# monitor's are multi_buffer, the mark, both directions, ERSPAN, the port of VXLAN, and the number of
+# ranges of the host's addresses of each family, as in src/monitor/tap/program.rs.
+CONSTANTS = {"monitor": (1, 0x28, 1, 1, 4789, 1024, 1024)}
 # The timeout for all objects in one guest, in seconds.
 LOAD_TIMEOUT = 400
 

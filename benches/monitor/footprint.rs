@@ -2,7 +2,7 @@
 //! a state, continuous traffic, and a save.
 
 use crate::systems::{self, Databases};
-use crate::traffic::{Kind, Traffic, clearnet, filter};
+use crate::traffic::{Kind, Traffic, clearnet};
 use crate::{Row, Sample, Unit};
 use exitmark_lab::tap::{TAP, TapSite, state_file};
 use exitmark_lab::{LabError, RunningBox};

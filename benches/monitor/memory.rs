@@ -51,7 +51,7 @@ pub(crate) fn rows(databases: &Databases) -> impl Iterator<Item = Row> {
 
 struct Set {
     bytes: Vec<u8>,
-    /// Offset, captured length and full length of each frame.
+    /// Offset and captured length of each frame.
     frames: Vec<(usize, usize)>,
     counter: Counter,
 }

@@ -189,6 +189,39 @@ fn counts_captured_files_into_periods_and_a_page() {
 }
 
 #[test]
+fn counts_both_directions_of_a_capture_on_request() {
+    let directory = TempDir::new().unwrap();
+    let here = directory.path();
+    // Cut behind its transport header, as at the tap port of exitmark.
+    let down = tcp("8.8.8.8:443", "192.0.2.10:40000")
+        .tos(0x28)
+        .payload(1420);
+    let down = down.build()[..54].to_vec();
+    let frames = [segment(443, SYN, 0x28), down.clone(), down];
+    capture(&here.join("a.pcap"), &frames.map(|frame| (MIDNIGHT, frame)));
+    let (status, said) = counted(here, &["a.pcap"]);
+    assert_eq!(status, Some(0), "{said}");
+    says(&said, "counted: 1 packets, 40 bytes, 1 connections\n");
+    says(&said, "not counted, inbound: 2\n");
+    says(&said, "set `tap.directions = \"both\"`");
+    fs::write(here.join("both.toml"), "[tap]\ndirections = \"both\"\n").unwrap();
+    let prefix = [
+        "capture",
+        "--config",
+        "both.toml",
+        "--address",
+        "192.0.2.0/28",
+    ];
+    let rest = ["--out", "both", "--pcap", "a.pcap"];
+    let output = run(here, &[&prefix[..], &rest].concat());
+    let said = output_text(&output);
+    assert!(output.status.success(), "{said}");
+    says(&said, "counted: 1 packets, 40 bytes, 1 connections\n");
+    says(&said, "counted down: 2 packets, 2880 bytes\n");
+    assert!(!said.contains("inbound"), "{said}");
+}
+
+#[test]
 fn counts_a_broken_capture_up_to_its_fault() {
     let directory = TempDir::new().unwrap();
     let here = directory.path();

@@ -175,6 +175,62 @@ fn a_day_is_published_as_computed_by_hand() {
 }
 
 #[test]
+fn what_comes_down_is_published_on_request_and_decides_no_row() {
+    let cells = |down: u64| {
+        [
+            (443, [400, 3_000_000, 3000, 9_000_000, 6000]),
+            (22, [200, 1_000_000, 1000, 2_000_000, 2000]),
+            // Few connections, and most of the volume.
+            (80, [10, 1000, 10, 1 << 40, 1 << 20]),
+        ]
+        .map(|(port, counts)| {
+            let [flows, bytes, packets, down_bytes, down_packets] = counts;
+            let counts = [
+                flows,
+                bytes,
+                packets,
+                down * down_bytes,
+                down * down_packets,
+            ];
+            (cell(port, 1, "US", Version::V4), counts.into())
+        })
+    };
+    let ledger = |down| Ledger {
+        unattributed: vec![(Version::V4, [0, 700, 7, 5000 * down, 5 * down].into())],
+        ..of_cells(cells(down))
+    };
+    let settings = |directions| PublishSettings {
+        directions,
+        ..plain(100, 50)
+    };
+    let both = rows(&ledger(1), &settings(Directions::Both));
+    let out = rows(&ledger(1), &settings(Directions::Out));
+    let without = rows(&ledger(0), &settings(Directions::Out));
+    // The same rows with the same numbers up.
+    let up = |rows: &[Row]| rows.iter().map(text).collect::<Vec<_>>();
+    assert_eq!(up(&both), up(&without));
+    assert_eq!(out, without);
+    assert!(!both.iter().any(|row| row.port == Some(80)));
+    let port = |port| both.iter().find(|row| row.port == Some(port)).unwrap();
+    let down = |row: &Row| (row.counts.down_bytes, row.counts.down_packets);
+    assert_eq!(down(port(443)), (9_000_000, 6000));
+    let sum = (11_000_000 + (1 << 40) + 5000, 8000 + (1 << 20) + 5);
+    assert_eq!(down(&both[0]), sum);
+    let about = both[0].about.as_ref().unwrap();
+    let unattributed = (
+        about.unattributed_down_bytes,
+        about.unattributed_down_packets,
+    );
+    assert_eq!(
+        (unattributed, about.directions),
+        ((5000, 5), Directions::Both)
+    );
+    // In the file, too: nothing of what came down.
+    let line = serde_json::to_string(&out[1]).unwrap();
+    assert!(!line.contains("down"), "{line}");
+}
+
+#[test]
 fn encryption_is_summed_up_by_port() {
     let mut expected = BTreeMap::<_, u64>::new();
     for (cell, counts) in day().cells {

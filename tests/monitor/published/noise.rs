@@ -10,6 +10,7 @@
 
 use super::{cell, counts, of_cells, origin, period, plain};
 use crate::says;
+use exitmark_monitor::cell::{Counts, Directions};
 use exitmark_monitor::ledger::Ledger;
 use exitmark_monitor::publish::laplace::Laplace;
 use exitmark_monitor::publish::{Epsilon, Noise, NoiseSettings, PublishSettings, publish};
@@ -137,11 +138,20 @@ fn large() -> Ledger {
 
 /// The noise that was added to a row of the large ledger, over many periods.
 fn added(draws: usize, settings: &PublishSettings, of: impl Fn(&Row) -> Option<i128>) -> Vec<i128> {
+    added_to(&large(), draws, settings, of)
+}
+
+/// Something of a row, over many periods with this ledger.
+fn added_to<T>(
+    ledger: &Ledger,
+    draws: usize,
+    settings: &PublishSettings,
+    of: impl Fn(&Row) -> Option<T>,
+) -> Vec<T> {
     let noise = settings.noise.as_ref().unwrap();
     let mut noise = Noise::new(noise, settings.tables(), settings.directions).unwrap();
-    let ledger = large();
     let mut draw = || {
-        let rows = publish(&ledger, &period(), &origin(), settings, Some(&mut noise));
+        let rows = publish(ledger, &period(), &origin(), settings, Some(&mut noise));
         rows.iter().find_map(&of).unwrap()
     };
     (0..draws).map(|_| draw()).collect()
@@ -184,6 +194,37 @@ fn epsilon_is_divided_over_all_tables_and_measures() {
     };
     let packets = added(2000, &noisy(1.0, 9), of_v4);
     fits(&packets, 1800.0);
+}
+
+#[test]
+fn what_comes_down_has_a_bound_and_a_share_of_its_own() {
+    const DOWN: [u64; 2] = [1 << 50, 1 << 45];
+    let mut ledger = large();
+    for (_, counts) in &mut ledger.cells {
+        [counts.down_bytes, counts.down_packets] = DOWN;
+    }
+    let mut settings = noisy(1.0, 11);
+    settings.directions = Directions::Both;
+    settings.noise.as_mut().unwrap().user = [20, 5000, 100, 70_000, 300].into();
+    let of_port = |row: &Row| (row.port == Some(443)).then_some(row.counts);
+    let drawn = added_to(&ledger, 2000, &settings, of_port);
+    let of = |exact: u64, of: fn(&Counts) -> u64| -> Vec<i128> {
+        let drawn = drawn.iter().map(of);
+        drawn
+            .map(|shown| i128::from(shown) - i128::from(exact))
+            .collect()
+    };
+    // A user's bound, five measures, six tables.
+    fits(&of(1 << 40, |counts| counts.flows), 600.0);
+    fits(&of(1 << 50, |counts| counts.bytes), 150_000.0);
+    fits(&of(1 << 45, |counts| counts.packets), 3000.0);
+    fits(&of(DOWN[0], |counts| counts.down_bytes), 2_100_000.0);
+    fits(&of(DOWN[1], |counts| counts.down_packets), 9000.0);
+    // Nothing is drawn for a direction that is not published.
+    settings.directions = Directions::Out;
+    let drawn = added_to(&ledger, 100, &settings, of_port);
+    let is_up = |counts: &Counts| (counts.down_bytes, counts.down_packets) == (0, 0);
+    assert!(drawn.iter().all(is_up));
 }
 
 #[test]

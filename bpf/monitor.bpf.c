@@ -362,6 +362,7 @@ static __always_inline __s64 read_headers(struct frame *frame, struct fields *fi
 			*frame = frame_again(frame);
 		if (inner) {
 			fields->reach = reach;
+			barrier_var(inner);
 			ip = ethernet(frame, inner & INNER_MASK, INNER_MASK, &type);
 			/* Behind the end of the packet is padding. */
 			if (!ip || ip > reach || (type != ETH_P_IP && type != ETH_P_IPV6))
@@ -387,7 +388,12 @@ static __noinline __s64 read_scattered(struct frame *frame, struct fields *field
 SEC("xdp")
 int exitmark_tap(struct xdp_md *ctx)
 {
-	struct frame frame = frame_of(ctx);
+	/* The length is read only if the headers are not all in the first buffer. */
+	struct frame frame = {
+		.ctx = ctx,
+		.data = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+	};
 	struct fields fields = {};
 	struct counts *counts;
 	__u32 only = 0;

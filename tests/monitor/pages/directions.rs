@@ -1,8 +1,8 @@
 //! Both directions in the report: sums, tables, and what the page says beside volumes of one.
 
-use super::{MIB, made, november, read};
+use super::{made, november, read};
 use crate::says;
-use exitmark_monitor::cell::{Counts, Directions};
+use exitmark_monitor::cell::Counts;
 use exitmark_monitor::report;
 use exitmark_monitor::row::{Dimension, Row};
 use jiff::civil::date;
@@ -25,13 +25,7 @@ const FORMAT_1: &str = concat!(
 /// Rows of a day in which ten times as much came down as went up.
 fn both(day: i8) -> Vec<Row> {
     let mut rows = made::day("alder", date(2026, 11, day), 1 << 36);
-    let about = rows[0].about.as_mut().unwrap();
-    about.directions = Directions::Both;
-    (about.bin_down_bytes, about.bin_down_packets) = (8 * MIB, 8192);
-    for row in &mut rows {
-        row.counts.down_bytes = 10 * row.counts.bytes;
-        row.counts.down_packets = 2 * row.counts.packets;
-    }
+    made::add_down(&mut rows);
     rows
 }
 

@@ -1,6 +1,6 @@
 //! Generated periods with known content.
 
-use exitmark_monitor::cell::Counts;
+use exitmark_monitor::cell::{Counts, Directions};
 use exitmark_monitor::row::{About, Dimension, Encryption, FORMAT, Row};
 use exitmark_monitor::services;
 use jiff::civil::Date;
@@ -203,6 +203,17 @@ pub(super) fn day(exit: &str, date: Date, bytes: u64) -> Vec<Row> {
     rows
 }
 
+/// Ten times as many bytes came down as went up, in twice as many packets.
+pub(super) fn add_down(rows: &mut [Row]) {
+    let about = rows[0].about.as_mut().unwrap();
+    about.directions = Directions::Both;
+    (about.bin_down_bytes, about.bin_down_packets) = (8 * MIB, 8192);
+    for row in rows {
+        row.counts.down_bytes = 10 * row.counts.bytes;
+        row.counts.down_packets = 2 * row.counts.packets;
+    }
+}
+
 pub(super) fn text(rows: &[Row]) -> String {
     let lines = rows.iter();
     lines
@@ -217,7 +228,7 @@ pub(super) fn put(directory: &Path, name: &str, rows: &[Row]) -> PathBuf {
     path
 }
 
-/// Days of three exits, a few weeks around the end of a year.
+/// Days of three exits, one of them with both directions, a few weeks around the end of a year.
 pub(super) fn some_weeks(directory: &Path) {
     for (exit, base) in [("alder", 1_310), ("birch", 940), ("cedar \"south\"", 420)] {
         let mut date = Date::constant(2026, 9, 12);
@@ -226,6 +237,9 @@ pub(super) fn some_weeks(directory: &Path) {
             let wave = (u64::from(date.day().unsigned_abs()) * 37 + base) % 23;
             let bytes = base * (88 + wave - weekday * 3) * 10_000_000;
             let mut rows = day(exit, date, bytes);
+            if exit == "birch" {
+                add_down(&mut rows);
+            }
             let about = rows[0].about.as_mut().unwrap();
             about.lost_packets = if date.day() == 5 { 2048 } else { 0 };
             if date.day() == 13 {

@@ -124,7 +124,7 @@ fn judge_whole<F: Family>(
 }
 
 #[inline(always)]
-fn judge_packet<F: Family>(
+pub(super) fn judge_packet<F: Family>(
     packet: &Packet<F>,
     snapshot: &Snapshot,
     fragments: &mut FragmentTable,

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod connection;
 mod endpoint;
 mod family;
@@ -22,6 +23,7 @@ mod verdict;
 use family::Family;
 use std::sync::Arc;
 
+pub use answer::{Answers, judge_answer};
 pub use connection::{ConnectionVerdict, judge_connection};
 pub use endpoint::{Endpoint, EndpointSet, EndpointSetError, MAX_ENDPOINTS};
 pub use fragments::{FRAGMENT_LIFETIME, FragmentTable};
@@ -32,7 +34,7 @@ pub use owners::{AddressKind, Owner};
 pub use prefix::{MAX_PREFIXES, PrefixSet};
 pub use rules::{
     Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, Listener, MAX_LISTENERS, MAX_RESOLVERS,
-    Mode, Rules, SocketRules, Steer,
+    Mode, Rules, SocketRules, Steer, Tap,
 };
 use rules::{Leaves, Listeners};
 pub use verdict::{Class, Egress, Remark, Rule, Verdict};

@@ -24,6 +24,7 @@ pub struct Rules {
     groups: Box<[Group]>,
     owners: ByFamily,
     clears: DscpSet,
+    tap: Tap,
 }
 
 /// How engine `connect` changes the sockets of outgoing connections, besides the mark.
@@ -52,7 +53,25 @@ impl Rules {
             owners: ByFamily::new(&groups),
             clears: DscpSet::of_marks(classify_by, &groups),
             groups: groups.into_boxed_slice(),
+            tap: Tap::Off,
         }
+    }
+
+    /// The same rules, with these exit frames copied to the tap. Without the relay set, answers
+    /// cannot be recognised: then only frames of the hosts are copied.
+    #[must_use]
+    pub fn tapping(self, tap: Tap) -> Self {
+        let tap = match (tap, self.classify_by) {
+            (Tap::Both, ClassifyBy::HostMark(_)) => Tap::Out,
+            (tap, _) => tap,
+        };
+        Self { tap, ..self }
+    }
+
+    /// Which exit frames are copied to the tap.
+    #[inline]
+    pub const fn tap(&self) -> Tap {
+        self.tap
     }
 
     /// The groups of hosts, at most [`MAX_GROUPS`].
@@ -112,7 +131,7 @@ impl Rules {
             .map_or_else(Mode::default, |group| group.actions.mode())
     }
 
-    /// The same rules with [`Actions::passing`].
+    /// The same rules with [`Actions::passing`], and without copies to the tap.
     pub fn passing(&self) -> Self {
         let groups = self.groups.iter().map(Group::passing).collect();
         Self::new(self.classify_by, groups, self.sockets)
@@ -125,7 +144,31 @@ impl Rules {
             exempt: group.exempt.with(prefixes.iter().copied()),
             ..group.clone()
         });
-        Self::new(self.classify_by, groups.collect(), self.sockets)
+        Self::new(self.classify_by, groups.collect(), self.sockets).tapping(self.tap)
+    }
+}
+
+/// Which exit frames are copied to the tap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tap {
+    /// None.
+    #[default]
+    Off,
+    /// Those of the hosts.
+    Out,
+    /// Those of the hosts, and the answers to them.
+    Both,
+}
+
+impl Tap {
+    /// Whether exit frames of the hosts are copied.
+    pub const fn copies_out(self) -> bool {
+        !matches!(self, Self::Off)
+    }
+
+    /// Whether answers to exit frames are copied.
+    pub const fn copies_answers(self) -> bool {
+        matches!(self, Self::Both)
     }
 }
 

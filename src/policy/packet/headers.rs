@@ -223,6 +223,11 @@ pub(super) fn transport(
 }
 
 impl<A: Address> Packet<A> {
+    /// The IP version.
+    pub const fn version(&self) -> Version {
+        A::VERSION
+    }
+
     /// Whether the transport ports are needed to classify this packet but are in another fragment:
     /// it is a later fragment of TCP, UDP, or an incomplete IPv6 header chain.
     #[inline]

@@ -23,7 +23,7 @@ pub use ethernet::{
 pub use fast_path::{fast_path_v4, fast_path_v6};
 pub use headers::{Address, Fragment, Headers, Malformed, Packet, Ports, Tcp, Version, protocol};
 pub use ipv6::MAX_EXTENSION_HEADERS;
-pub use parse::{destination, parse, source, tags, transport};
+pub use parse::{destination, headers_end, parse, source, tags, transport};
 pub use rewrite::{set_destination_mac, set_dscp, set_macs};
 pub use vlan::{Retagged, VlanTags};
 

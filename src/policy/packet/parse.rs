@@ -2,7 +2,7 @@
 
 use super::ethernet::{self, ETHERNET_HEADER_BYTES, Payload};
 use super::vlan::VlanTags;
-use super::{Address, Headers, Packet, Version, ipv4, ipv6};
+use super::{Address, Headers, Packet, Version, be16, ipv4, ipv6, protocol};
 use std::net::IpAddr;
 
 /// Parses a frame's headers.
@@ -62,6 +62,40 @@ pub fn transport<A: Address>(frame: &[u8], packet: &Packet<A>) -> Option<usize> 
         Version::V6 => ipv6::transport(frame, packet.l3),
     }
 }
+
+/// The length of a frame up to the end of its headers: behind the TCP header with its options, 8 bytes
+/// of UDP, or the IP headers of any other packet and of a later fragment. At most the end of the
+/// packet, and of the bytes in `frame`.
+pub fn headers_end<A: Address>(frame: &[u8], packet: &Packet<A>) -> usize {
+    let (behind_ip, end) = match A::VERSION {
+        Version::V4 => {
+            let total = be16(frame, packet.l3 + ipv4::TOTAL_LENGTH);
+            let end = packet.l3 + usize::from(total.unwrap_or_default());
+            (ipv4::transport(frame, packet.l3), end)
+        }
+        Version::V6 => {
+            let payload = be16(frame, packet.l3 + ipv6::PAYLOAD_LENGTH);
+            let end = packet.l3 + ipv6::HEADER_BYTES + usize::from(payload.unwrap_or_default());
+            (ipv6::transport(frame, packet.l3), end)
+        }
+    };
+    let l4 = behind_ip.unwrap_or(packet.l3);
+    let transport = match (transport(frame, packet), packet.protocol) {
+        (Some(_), protocol::TCP) => {
+            let words = frame.get(l4 + TCP_DATA_OFFSET).map_or(0, |byte| byte >> 4);
+            (usize::from(words) * 4).max(TCP_BYTES)
+        }
+        (Some(_), protocol::UDP) => UDP_BYTES,
+        _ => 0,
+    };
+    (l4 + transport).min(end).min(frame.len())
+}
+
+/// The offset of the byte whose upper half is the length of a TCP header (RFC 9293, section 3.1).
+const TCP_DATA_OFFSET: usize = 12;
+/// The lengths of a TCP header without options and of a UDP header.
+const TCP_BYTES: usize = 20;
+const UDP_BYTES: usize = 8;
 
 #[cfg(test)]
 mod tests {

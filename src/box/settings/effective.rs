@@ -3,7 +3,7 @@
 use super::raw::{Host, Listener, Resolvers};
 use super::{Settings, TorHost, WhenStale};
 use exitmark_policy::packet::{Version, VlanTags};
-use exitmark_policy::{AtUplink, ClassifyBy, ExitProtocols, Group, Mode, Steer};
+use exitmark_policy::{AtUplink, ClassifyBy, ExitProtocols, Group, Mode, Steer, Tap};
 use exitmark_relays::Trust;
 use std::net::IpAddr;
 
@@ -153,9 +153,11 @@ impl Settings {
             let incoming = ports.incoming.as_ref();
             let incoming = incoming.map(|incoming| format!(", incoming {}", incoming.interface));
             let (host, uplink) = (&ports.host, &ports.uplink);
+            let tap = ports.tap.as_ref().map(|tap| format!(", tap {tap}"));
             let nics = format!(
-                "host {host}, uplink {uplink}{}",
-                incoming.unwrap_or_default()
+                "host {host}, uplink {uplink}{}{}",
+                incoming.unwrap_or_default(),
+                tap.unwrap_or_default()
             );
             match self.table_of_nics() {
                 "ports" => blocks.line("ports", nics),
@@ -164,6 +166,11 @@ impl Settings {
                     format!("{nics}, link_loss {}", wire.link_loss.name()),
                 ),
             }
+        }
+        match self.rules.tap() {
+            Tap::Off => {}
+            Tap::Out => blocks.line("tap", "exit packets of the hosts"),
+            Tap::Both => blocks.line("tap", "exit packets of the hosts, and answers to them"),
         }
         if let Some(incoming) = self.incoming() {
             let treatment = match incoming.drops_unsteered {

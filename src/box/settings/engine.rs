@@ -48,7 +48,7 @@ const fn refused(key: &'static str, reason: &'static str) -> Refused {
     }
 }
 
-const OF_A_BOX: [Refused; 23] = [
+const OF_A_BOX: [Refused; 24] = [
     refused(
         "ports",
         "are the NICs of a box in front of the Tor host, and engine = \"connect\" uses no NIC: \
@@ -152,6 +152,11 @@ const OF_A_BOX: [Refused; 23] = [
         "steer.on_unavailable",
         "is about frames that a box cannot steer; engine = \"connect\" never refuses a connection, \
          and counts those that it could not steer: remove the key",
+    ),
+    refused(
+        "tap",
+        "is about the copies of frames that a box forwards, and engine = \"connect\" forwards none: \
+         remove [tap]",
     ),
     refused(
         "uplink",

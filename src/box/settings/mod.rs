@@ -13,6 +13,7 @@ mod host;
 mod objections;
 mod raw;
 mod steer;
+mod tap;
 mod tor;
 mod wires;
 
@@ -90,6 +91,8 @@ pub struct Ports {
     pub uplink: String,
     /// The egress of relay traffic, if it is steered.
     pub incoming: Option<Incoming>,
+    /// The name of the NIC that gets copies of the exit packets, if there is one.
+    pub tap: Option<String>,
 }
 
 impl Ports {
@@ -102,7 +105,9 @@ impl Ports {
             ),
             None => "relay traffic is not steered".to_owned(),
         };
-        format!("{} and {} are a wire, {steering}", self.host, self.uplink)
+        let (host, uplink) = (&self.host, &self.uplink);
+        let copies = tap::summary(self.tap.as_deref());
+        format!("{host} and {uplink} are a wire, {steering}{copies}")
     }
 }
 
@@ -317,6 +322,11 @@ impl Settings {
         self.ports.as_ref()?.incoming.as_ref()
     }
 
+    /// The NIC that gets copies of the exit packets of the first wire, if there is one.
+    pub fn tap(&self) -> Option<&str> {
+        self.ports.as_ref()?.tap.as_deref()
+    }
+
     /// A one-line summary: mode, NICs or users, groups if there are several, steering, marks.
     /// Contains no address of a host.
     pub fn summary(&self) -> String {
@@ -415,7 +425,8 @@ impl Settings {
             incoming.next_hops.clone_from(&groups.next_hops);
         }
         wires::refuse_long_frames(&wires)?;
-        let rules = Rules::new(classify_by, groups.groups, sockets);
+        let tap = tap::copies(&raw, &wires)?;
+        let rules = Rules::new(classify_by, groups.groups, sockets).tapping(tap);
         let relays = check::relays(raw.relays, base)?;
         let sources = &relays.sources;
         let has_no_source = !sources.names_documents() && sources.extra.is_empty();

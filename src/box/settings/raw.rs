@@ -30,6 +30,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) uplink: Uplink,
     #[serde(default)]
+    pub(super) tap: Tap,
+    #[serde(default)]
     pub(super) relays: Relays,
     #[serde(default)]
     pub(super) datapath: Datapath,
@@ -55,6 +57,7 @@ pub(super) struct Ports {
     pub(super) host: String,
     pub(super) uplink: String,
     pub(super) incoming: Option<String>,
+    pub(super) tap: Option<String>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -65,6 +68,7 @@ pub(super) struct Wire {
     pub(super) host: String,
     pub(super) uplink: String,
     pub(super) incoming: Option<String>,
+    pub(super) tap: Option<String>,
     /// `None` only until the defaults are set.
     pub(super) link_loss: Option<LinkLoss>,
 }
@@ -136,6 +140,28 @@ pub(super) struct HostSteer {
     pub(super) next_hop: Option<NextHops>,
     pub(super) vlan: Option<Tags>,
     pub(super) pcp: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tap {
+    pub(super) directions: Option<Directions>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Directions {
+    Out,
+    Both,
+}
+
+impl Directions {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::Both => "both",
+        }
+    }
 }
 
 /// The network of the uplink, of a group or of all.

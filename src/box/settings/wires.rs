@@ -2,7 +2,7 @@
 
 use super::check::quoted;
 use super::forms::Wires;
-use super::{Incoming, Ports, Settings, SettingsError, raw};
+use super::{Incoming, Ports, Settings, SettingsError, raw, tap};
 use exitmark_service::config::{interface, value};
 use serde::{Deserialize, Serialize};
 
@@ -48,18 +48,21 @@ struct Keys {
     host: &'static str,
     uplink: &'static str,
     incoming: &'static str,
+    tap: &'static str,
 }
 
 const OF_PORTS: Keys = Keys {
     host: "ports.host",
     uplink: "ports.uplink",
     incoming: "ports.incoming",
+    tap: "ports.tap",
 };
 
 const OF_WIRE: Keys = Keys {
     host: "wire.host",
     uplink: "wire.uplink",
     incoming: "wire.incoming",
+    tap: "wire.tap",
 };
 
 impl Settings {
@@ -111,7 +114,8 @@ impl Settings {
         }
         let wire = |wire: &Wire| {
             let Ports { host, uplink, .. } = &wire.ports;
-            format!("{} ({host} and {uplink})", wire.name)
+            let copies = tap::summary(wire.ports.tap.as_deref());
+            format!("{} ({host} and {uplink}{copies})", wire.name)
         };
         let wires: Vec<_> = self.wires.iter().map(wire).collect();
         let steering = match self.incoming() {
@@ -177,13 +181,20 @@ pub(super) fn wires(raw: &raw::Raw) -> Result<Vec<Wire>, SettingsError> {
                           set engine = \"connect\"";
             return Err(value("ports", "{}", reason));
         };
-        let names = (&*raw.host, &*raw.uplink, raw.incoming.as_deref());
+        let names = Names {
+            host: &raw.host,
+            uplink: &raw.uplink,
+            incoming: raw.incoming.as_deref(),
+            tap: raw.tap.as_deref(),
+        };
         let ports = ports(&OF_PORTS, names, drops_unsteered)?;
-        return Ok(vec![Wire {
+        let wires = vec![Wire {
             name: ports.host.clone(),
             ports,
             link_loss: LinkLoss::Ignore,
-        }]);
+        }];
+        tap::check(&wires, OF_PORTS.tap)?;
+        return Ok(wires);
     };
     let count = wires.len();
     if raw.ports.is_some() {
@@ -200,7 +211,12 @@ pub(super) fn wires(raw: &raw::Raw) -> Result<Vec<Wire>, SettingsError> {
         return Err(value("wire", counted(count), reason));
     }
     let checked = |raw: &raw::Wire| {
-        let names = (&*raw.host, &*raw.uplink, raw.incoming.as_deref());
+        let names = Names {
+            host: &raw.host,
+            uplink: &raw.uplink,
+            incoming: raw.incoming.as_deref(),
+            tap: raw.tap.as_deref(),
+        };
         let ports = ports(&OF_WIRE, names, drops_unsteered);
         ports
             .map_err(|error| located(error, raw.name()))
@@ -217,6 +233,7 @@ pub(super) fn wires(raw: &raw::Raw) -> Result<Vec<Wire>, SettingsError> {
             .map_err(|error| located(error, &wire.name))?;
     }
     all_have_incoming(&checked)?;
+    tap::check(&checked, OF_WIRE.tap)?;
     for wire in &checked {
         let incoming = wire.ports.incoming.as_ref();
         let is_one_nic = incoming.is_some_and(|one| one.interface == wire.ports.uplink);
@@ -362,19 +379,23 @@ fn all_have_incoming(wires: &[Wire]) -> Result<(), SettingsError> {
     }
 }
 
-/// Checks the names of a wire's NICs: host, uplink, incoming.
-fn ports(
-    keys: &Keys,
-    (host, uplink, incoming): (&str, &str, Option<&str>),
-    drops_unsteered: bool,
-) -> Result<Ports, SettingsError> {
-    let host = interface(keys.host, host)?;
-    let uplink = interface(keys.uplink, uplink)?;
+/// The NICs of a wire in the file.
+struct Names<'a> {
+    host: &'a str,
+    uplink: &'a str,
+    incoming: Option<&'a str>,
+    tap: Option<&'a str>,
+}
+
+/// Checks the names of a wire's NICs.
+fn ports(keys: &Keys, names: Names<'_>, drops_unsteered: bool) -> Result<Ports, SettingsError> {
+    let host = interface(keys.host, names.host)?;
+    let uplink = interface(keys.uplink, names.uplink)?;
     if uplink == host {
         let reason = format!("is the same NIC as {}; a wire has two ends", keys.host);
         return Err(quoted(keys.uplink, host, reason));
     }
-    let incoming = incoming.map(|name| {
+    let incoming = names.incoming.map(|name| {
         let interface = interface(keys.incoming, name)?;
         if interface == host {
             let reason = format!(
@@ -389,7 +410,9 @@ fn ports(
             drops_unsteered,
         })
     });
+    let tap = names.tap.map(|name| interface(keys.tap, name));
     Ok(Ports {
+        tap: tap.transpose()?,
         incoming: incoming.transpose()?,
         host,
         uplink,

@@ -35,6 +35,8 @@ const volatile __u32 guard_bytes = sizeof(struct exitmark_guard);
 const volatile __u32 sample_bytes = sizeof(struct exitmark_sample);
 /* The box has several wires. Otherwise next_wire does not exist. */
 const volatile __u32 has_siblings = 1;
+/* The wire has a tap. Otherwise taps does not exist. */
+const volatile __u32 has_tap = 1;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -88,13 +90,14 @@ struct {
 } counters SEC(".maps");
 
 /*
- * The workers' counters, one tally and the counts of all groups each. This program does not use them; they are pinned with its
- * maps, so that another process that takes over continues the counts.
+ * The workers' counters, one tally and the counts of all groups each, and those of the tap's sender.
+ * This program does not use them; they are pinned with its maps, so that another process that takes
+ * over continues the counts.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, MAX_QUEUES);
+	__uint(max_entries, MAX_QUEUES + 1);
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, __builtin_offsetof(struct exitmark_counts, stack) +
 				   MAX_GROUPS * sizeof(struct exitmark_group_counts));
@@ -117,6 +120,7 @@ static __always_inline bool find_state(struct exitmark_links **found_links,
 #include "sample.h"
 #include "hosts.h"
 #include "guard.h"
+#include "tap.h"
 
 /* The generation of the policy in force; 0 without one. */
 static __noinline __u64 generation(void)
@@ -150,7 +154,6 @@ static __always_inline int action_of(__u32 outcome)
  * The result of parsing and judging a frame, packed into one number. hidden() makes it unknown to
  * the verifier, which then verifies the code that follows once, not once per result.
  */
-#define RULE_OF(known) ((known) & 0xff)
 #define IS_SLOW 0x200
 #define IS_V6 0x400
 #define GROUP_OF(known) ((known) >> GROUP_AT & 0xff)
@@ -456,6 +459,8 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 				return XDP_REDIRECT;
 		counts->spilled[role]++;
 	}
+	if (has_tap)
+		copy_answer(ctx);
 	/* Merges the verifier's states: the code that follows is verified once. */
 	*frame = frame_again(frame);
 	arrived = begin_sample(ctx, links, counts->received[role] + 1);
@@ -529,6 +534,8 @@ int exitmark_host(struct xdp_md *ctx)
 	}
 	if (known & DISAGREES)
 		counts->disagreed++;
+	if (has_tap && image->policy.tap & TAP_OUT && is_exit(RULE_OF(known)))
+		copy_to_tap(ctx, about_copy(frame.bytes, TAP_OUT, group->mark));
 	frame = frame_again(&frame);
 	outcome = conclude(&frame, known, key, &image->policy, links, counts);
 	end_sample(ctx, arrived, ROLE_HOST, outcome, RULE_OF(known), image->policy.generation);

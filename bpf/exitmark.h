@@ -11,7 +11,7 @@
 #define EXITMARK_H
 
 /* Incremented whenever the layout or meaning of a pinned map changes. */
-#define LAYOUT_VERSION 9
+#define LAYOUT_VERSION 10
 
 /* The role of a NIC; Role in user space. */
 enum exitmark_role {
@@ -175,7 +175,8 @@ struct exitmark_policy {
 	__u64 clears; /* one bit per code point: the marks of all groups, and the host's mark */
 	__u8 host_mark; /* as `mark` of a group: identifies exit traffic; 0: the relay set does */
 	__u8 several; /* more than one group: frames are also counted by group */
-	__u8 unused[6];
+	__u8 tap; /* TAP_OUT and TAP_IN: which exit frames are copied */
+	__u8 unused[5];
 	struct exitmark_owners owners[FAMILIES];
 	struct exitmark_table relays[FAMILIES];
 	/*
@@ -279,6 +280,37 @@ struct exitmark_guard {
 	} handed[ROLES];
 };
 
+/*
+ * Copies of exit frames for the tap: the beginning of each frame as it arrived, and what user space
+ * needs to finish the copy, which cuts it after its headers, marks it and sends it. A ring has one
+ * writer: a CPU or a worker.
+ */
+#define TAP_OUT 1 /* of a host */
+#define TAP_IN 2 /* an answer to a host */
+#define TAP_UNJUDGED 4 /* a slow-path frame to a host: user space judges it */
+#define TAP_FLAGS_AT 24
+#define TAP_MARK_AT 16
+#define TAP_LENGTH_AT 32
+#define TAP_SLOTS 2048
+#define TAP_BYTES 184
+
+struct exitmark_tap_copy {
+	/*
+	 * Length of the whole frame << TAP_LENGTH_AT | flags << TAP_FLAGS_AT | mark << TAP_MARK_AT |
+	 * number of bytes in `frame`.
+	 */
+	__u64 about;
+	__u8 frame[TAP_BYTES];
+};
+
+struct exitmark_tap {
+	__u64 written; /* copies written since the start; by the writer */
+	__u64 unused[7];
+	__u64 read; /* copies read since the start; by user space */
+	__u64 unused_too[7];
+	struct exitmark_tap_copy copies[TAP_SLOTS];
+};
+
 /* What is counted for each group, if there are several. */
 struct exitmark_group_counts {
 	__u64 rules[RULES];
@@ -311,6 +343,10 @@ struct exitmark_counts {
 	__u64 steer_unavailable;
 	__u64 tx_down[ROLES];
 	__u64 tx_refused[ROLES];
+	__u64 tap_copied[2]; /* sent by the tap: frames of hosts, answers */
+	__u64 tap_full; /* not copied: user space had not sent the earlier copies */
+	__u64 tap_down; /* not sent: the tap has no NIC or no link */
+	__u64 tap_refused; /* not sent: the tap did not take them */
 	__u64 stack[ROLES]; /* passed to the box's own network stack */
 	__u64 handed[ROLES]; /* handed to user space */
 	__u64 spilled[ROLES]; /* meant for a worker, but decided by this program */

@@ -72,7 +72,7 @@ static __always_inline __u32 judge_group(const struct exitmark_image *image,
 		if (is_listener(image, family, owner & ~OWNER_OF_RELAY, packet->source,
 				packet->source_port))
 			return RULE_FROM_LISTENER;
-		if (packet->answer)
+		if (packet->answer >= ACCEPTS)
 			return packet->answer == ACCEPTS ? RULE_ACCEPTS : RULE_REFUSES;
 		/* With a host mark, the relay set is not needed. */
 		listed = !policy->host_mark &&
@@ -97,6 +97,7 @@ static __always_inline __u32 judge_group(const struct exitmark_image *image,
 
 /* A verdict is the rule, perhaps with DISAGREES, and the group of the source address above it. */
 #define GROUP_AT 16
+#define RULE_OF(known) ((known) & 0xff)
 
 static __always_inline __u32 judge_family(const struct exitmark_image *image,
 					  const struct packet *packet, int family)

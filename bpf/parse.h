@@ -30,6 +30,7 @@
 /* What a TCP segment answers, by its control bits. */
 enum answer {
 	ANSWERS_NOTHING,
+	OPENS, /* SYN, neither ACK nor RST: no answer */
 	ACCEPTS, /* SYN and ACK */
 	REFUSES, /* RST, and no ACK or sequence number 0 */
 };
@@ -72,7 +73,7 @@ static __always_inline enum answer answer_of(const __u8 *tcp)
 		return ACCEPTS;
 	if (control & TCP_RST && (!(control & TCP_ACK) || !be32(tcp + 4)))
 		return REFUSES;
-	return ANSWERS_NOTHING;
+	return (control & (TCP_SYN | TCP_ACK)) == TCP_SYN ? OPENS : ANSWERS_NOTHING;
 }
 
 /* Reads TCP and UDP ports and TCP control bits at `at`, `left` bytes before the packet's end. */

@@ -7,6 +7,7 @@
 
 use super::contract::{MAX_GROUPS, index_of};
 use super::groups::{ALL_GROUP_SLOTS, GROUP_SLOTS, GroupCounts};
+use super::tap::Direction;
 use super::{Cells, Role};
 use exitmark_policy::packet::{Dscp, Malformed};
 use exitmark_policy::{Class, Rule};
@@ -119,6 +120,14 @@ pub enum Counter {
     NoUserSpace,
     /// Frames that were dropped for this reason, in either direction.
     Dropped(DropReason),
+    /// Copies that the tap has sent.
+    Tapped(Direction),
+    /// Copies that were not made, because those before them had not been sent yet.
+    TapFull,
+    /// Copies that were not sent, because the tap has no NIC or no link.
+    TapDown,
+    /// Copies that the tap's NIC or socket did not take, or whose headers are too long.
+    TapRefused,
 }
 
 impl Counter {
@@ -153,7 +162,12 @@ impl Counter {
             .chain(dropped(DropReason::TxRefused))
             .chain(Class::ALL.map(Self::ClassBytes))
             .chain(Role::ALL.map(Self::ReceivedBytes))
+            .chain(Direction::ALL.map(Self::Tapped))
+            .chain(Self::LOST_COPIES)
     }
+
+    /// The copies for the tap that were lost, by reason.
+    pub const LOST_COPIES: [Self; 3] = [Self::TapFull, Self::TapDown, Self::TapRefused];
 
     /// The slots whose sum this counter is.
     fn slots(self) -> impl Iterator<Item = usize> {
@@ -184,6 +198,10 @@ impl Counter {
             Self::UnroutedFamily => Some(slot!(unrouted_family)),
             Self::HostByUplink => Some(slot!(host_by_uplink)),
             Self::Dropped(reason) => Some(reason.slot()),
+            Self::Tapped(direction) => Some(slot!(tap_copied) + direction as usize),
+            Self::TapFull => Some(slot!(tap_full)),
+            Self::TapDown => Some(slot!(tap_down)),
+            Self::TapRefused => Some(slot!(tap_refused)),
             Self::Class(_)
             | Self::ClassBytes(_)
             | Self::Malformed(_)
@@ -221,6 +239,10 @@ impl fmt::Display for Counter {
                 Some(role) => write!(f, "dropped_{role}_{}", reason.name()),
                 None => write!(f, "dropped_{}", reason.name()),
             },
+            Self::Tapped(direction) => write!(f, "tapped_{}", direction.name()),
+            Self::TapFull => f.write_str("tap_full"),
+            Self::TapDown => f.write_str("tap_down"),
+            Self::TapRefused => f.write_str("tap_refused"),
         }
     }
 }
@@ -292,6 +314,27 @@ impl Tally {
 
     pub(super) const fn dropped(&mut self, reason: DropReason, frames: u64) {
         self.0[reason.slot()] += frames;
+    }
+
+    pub(super) const fn tapped(&mut self, direction: Direction, copies: u64) {
+        self.0[slot!(tap_copied) + direction as usize] += copies;
+    }
+
+    /// Takes back a copy that was counted as sent.
+    pub(super) const fn untapped(&mut self, direction: Direction) {
+        self.0[slot!(tap_copied) + direction as usize] -= 1;
+    }
+
+    pub(super) const fn tap_full(&mut self) {
+        self.0[slot!(tap_full)] += 1;
+    }
+
+    pub(super) const fn tap_down(&mut self, copies: u64) {
+        self.0[slot!(tap_down)] += copies;
+    }
+
+    pub(super) const fn tap_refused(&mut self, copies: u64) {
+        self.0[slot!(tap_refused)] += copies;
     }
 
     /// The value of one counter: the sum of its slots.

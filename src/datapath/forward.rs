@@ -6,12 +6,15 @@ use super::groups::{GroupCounts, GroupTallies};
 use super::sent::{NO_HOST, SentBy, SentPacket, replaced, retag, source_end};
 use super::{
     Counters, DecidedBy, DropReason, Excerpt, Frame, FrameMemory, Links, PerRole, Role,
-    SAMPLE_BYTES, Sample, Samples, Tally, links::Steering, sample::SamplingRate,
+    SAMPLE_BYTES, Sample, Samples, Tally, TapRing,
+    contract::{TAP_IN, TAP_OUT},
+    links::Steering,
+    sample::SamplingRate,
 };
 use exitmark_policy::packet::{self, Headers, MacAddr, MacPair, Retagged, VlanTags};
 use exitmark_policy::{
-    Egress, FragmentTable, GroupNumber, Rule, Snapshot, Verdict, judge, judge_whole_v4,
-    judge_whole_v6,
+    Answers, Class, Egress, FragmentTable, GroupNumber, Rule, Snapshot, Tap, Verdict, judge,
+    judge_answer, judge_whole_v4, judge_whole_v6,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +60,11 @@ pub struct Forwarder {
     retagged: Option<(Retagged, GroupNumber)>,
     /// Whether frames by `uplink` from an address of the host are counted.
     seeks_host: bool,
+    /// Where copies of exit frames go, and which are copied.
+    tap: Option<TapRing>,
+    copies: Tap,
+    /// The first fragments of answers.
+    answers: Answers,
     /// Where sampled decisions go.
     samples: Option<Arc<Samples>>,
     /// The sampling phase of the last decision, see [`SamplingRate::next`].
@@ -76,6 +84,9 @@ impl Forwarder {
             last_host: NO_HOST,
             retagged: None,
             seeks_host: false,
+            tap: None,
+            copies: Tap::Off,
+            answers: Answers::default(),
             samples: None,
             phase: 0,
         }
@@ -88,6 +99,14 @@ impl Forwarder {
         self
     }
 
+    /// Copies exit frames into this ring, as the rules say.
+    #[must_use]
+    pub fn tapped_into(mut self, ring: TapRing) -> Self {
+        self.tap = Some(ring);
+        self.copies = self.snapshot.rules.tap();
+        self
+    }
+
     /// Where sampled decisions go, if anywhere.
     pub fn samples(&self) -> Option<&Samples> {
         self.samples.as_deref()
@@ -97,6 +116,9 @@ impl Forwarder {
     /// it off the packet path.
     pub fn follow(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         self.groups.follow(&snapshot);
+        if self.tap.is_some() {
+            self.copies = snapshot.rules.tap();
+        }
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 
@@ -289,8 +311,7 @@ impl Forwarder {
                     forwarder.queue(outcome, outbox)
                 });
             }
-            Role::Uplink => self.inbound_by_uplink(frame),
-            Role::Incoming => self.inbound_by_incoming(frame),
+            Role::Uplink | Role::Incoming => self.inbound(ingress, frame, frame.len(), now),
         };
         self.queue(outcome, outbox)
     }
@@ -325,8 +346,7 @@ impl Forwarder {
             Role::Host => self.outbound(frame, frame_bytes, now, |_, outcome, verdict| {
                 (outcome, Some(verdict))
             }),
-            Role::Uplink => (self.inbound_by_uplink(frame), None),
-            Role::Incoming => (self.inbound_by_incoming(frame), None),
+            Role::Uplink | Role::Incoming => (self.inbound(ingress, frame, frame_bytes, now), None),
         }
     }
 
@@ -453,6 +473,9 @@ impl Forwarder {
         verdict: Verdict,
         end: impl FnOnce(&mut Self, Outcome, Verdict) -> T,
     ) -> T {
+        if self.copies.copies_out() && verdict.class() == Class::Exit {
+            self.copy_to_tap(frame, frame_bytes, TAP_OUT, verdict.group);
+        }
         if let Some(remark) = verdict.remark {
             packet::set_dscp(frame, remark.l3, remark.version, remark.dscp);
             self.tally.remarked(remark.dscp);
@@ -543,6 +566,58 @@ impl Forwarder {
         self.tally.unsteered();
         self.groups.unsteered(group);
         Outcome::Forward(Role::Uplink)
+    }
+
+    /// Decides an inbound frame, and copies it if it answers exit traffic.
+    #[inline(always)]
+    fn inbound(
+        &mut self,
+        ingress: Role,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        now: Duration,
+    ) -> Outcome {
+        if self.copies.copies_answers() {
+            return self.inbound_tapped(ingress, frame, frame_bytes, now);
+        }
+        match ingress {
+            Role::Incoming => self.inbound_by_incoming(frame),
+            Role::Host | Role::Uplink => self.inbound_by_uplink(frame),
+        }
+    }
+
+    #[inline(never)]
+    fn inbound_tapped(
+        &mut self,
+        ingress: Role,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        now: Duration,
+    ) -> Outcome {
+        // As it arrived: the MAC addresses and the tags are those of its network.
+        let headers = packet::parse(frame, frame_bytes);
+        let group = judge_answer(&headers, &self.snapshot, &mut self.answers, now);
+        let answer = group.map(|group| (group, Excerpt::of(frame)));
+        let outcome = match ingress {
+            Role::Incoming => self.inbound_by_incoming(frame),
+            Role::Host | Role::Uplink => self.inbound_by_uplink(frame),
+        };
+        if let Some((group, excerpt)) = answer
+            && outcome != Outcome::Stack
+        {
+            self.copy_to_tap(&excerpt, frame_bytes, TAP_IN, group);
+        }
+        outcome
+    }
+
+    #[inline(never)]
+    fn copy_to_tap(&mut self, frame: &[u8], frame_bytes: usize, flags: u32, group: GroupNumber) {
+        let (Some(ring), Some(group)) = (&self.tap, self.snapshot.rules.group(group)) else {
+            return;
+        };
+        if !ring.push(frame, frame_bytes, flags, group.actions.mark()) {
+            self.tally.tap_full();
+        }
     }
 
     /// The wire's other direction: frames are forwarded unchanged. If this NIC is `incoming` too,

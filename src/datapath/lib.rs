@@ -19,6 +19,7 @@ mod links;
 pub mod memory;
 mod sample;
 mod sent;
+mod tap;
 mod worker;
 mod xsk;
 
@@ -38,12 +39,13 @@ pub use guard::{GUARD_NUMBERS, Guard};
 pub use hosts::{ActiveHost, HostAges, KnownHost};
 pub use kernel::contract::{self, MAX_QUEUES, SAMPLE_BYTES};
 pub use kernel::{
-    AttachMode, Attachment, Buffers, DropCounters, Kernel, KernelCounts, KernelError,
+    AttachMode, Attachment, Buffers, DropCounters, Form, Kernel, KernelCounts, KernelError,
     KernelSamples, PinError, Pins, Ran, Undo, XdpFeatures, XdpState, kernel_version, run_live,
     xdp_state,
 };
 pub use links::{IncomingLink, Links, TakeoverLimits};
 pub use sample::{DecidedBy, Excerpt, Sample, Samples};
+pub use tap::{Direction, TAP_BYTES, TapChange, TapControl, TapCopy, TapRing, TapSender};
 pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{
     Bound, FilledRings, PacketPort, QueueGauge, Rings, SharedRings, Troubles, Umem, WorkerPort,

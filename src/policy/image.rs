@@ -24,6 +24,10 @@ pub const ACTION_STEER: u8 = 1;
 pub const ACTION_SET: u8 = 2;
 /// The frame carries neither the mark nor the host's mark.
 pub const ACTION_CLEAR: u8 = 4;
+/// Exit frames of the hosts are copied to the tap.
+pub const TAP_OUT: u8 = 1;
+/// Answers to exit frames are copied to the tap.
+pub const TAP_IN: u8 = 2;
 /// In place of a priority: that of the frame is kept.
 pub const KEEP_PRIORITY: u8 = 0xff;
 const ACTIONS: usize = 24;
@@ -41,7 +45,8 @@ pub struct Fixed {
     pub clears: u64,
     pub host_mark: u8,
     pub several: u8,
-    pub unused: [u8; 6],
+    pub tap: u8,
+    pub unused: [u8; 5],
     pub owners: [OwnerIndex; 2],
     pub relays: [HashTable; 2],
     pub listeners: [HashTable; 2],
@@ -142,6 +147,9 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     bytes.resize(POLICY_BYTES, 0_u8);
     bytes[offset_of!(Fixed, host_mark)] = tos(host_mark);
     bytes[offset_of!(Fixed, several)] = u8::from(rules.groups().len() > 1);
+    let tap = rules.tap();
+    bytes[offset_of!(Fixed, tap)] =
+        u8::from(tap.copies_out()) * TAP_OUT + u8::from(tap.copies_answers()) * TAP_IN;
     let mut draft = Draft(bytes);
     draft.put(offset_of!(Fixed, generation), &[snapshot.generation]);
     draft.put(offset_of!(Fixed, clears), &[rules.clears().to_u64()]);

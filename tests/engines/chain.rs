@@ -2,7 +2,8 @@
 
 use crate::rig::{Rig, in_namespace};
 use exitmark_datapath::{
-    Buffers, Counter, DropReason, Kernel, KernelError, KnownHost, Links, PerRole, Pins, Ran, Role,
+    Buffers, Counter, DropReason, Form, Kernel, KernelError, KnownHost, Links, PerRole, Pins, Ran,
+    Role,
 };
 use exitmark_lab::cases::{HOST4, HOST6, WEB4, WEB6};
 use exitmark_lab::differential::Scenario;
@@ -225,7 +226,15 @@ fn frames_from_the_nic_of_the_first_wire_leave_by_a_port_of_the_second() {
         let netns = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
         let wires = ["host0", "host1"].map(|name| {
             let pins = Pins::open(&Path::new("/sys/fs/bpf").join(name)).unwrap();
-            let (kernel, _) = Kernel::load_pinned(&pins, Buffers::Several, true).unwrap();
+            let (kernel, _) = Kernel::load_pinned(
+                &pins,
+                Form {
+                    buffers: Buffers::Several,
+                    has_siblings: true,
+                    has_tap: false,
+                },
+            )
+            .unwrap();
             let scenario = scenario();
             kernel.publish(&scenario.snapshot().unwrap()).unwrap();
             let links = Links::over(kernel.links().unwrap(), scenario.incoming);

@@ -12,7 +12,7 @@ use super::{DaemonError, Event, detach};
 use crate::settings::{Engine, Settings};
 use crossbeam::channel::Sender;
 use exitmark_datapath::{
-    AttachMode, Attachment, DropCounters, IncomingLink, Kernel, Links, PerRole, Pins, Role,
+    AttachMode, Attachment, DropCounters, Form, IncomingLink, Kernel, Links, PerRole, Pins, Role,
     TakeoverLimits, XdpState, xdp_state,
 };
 use exitmark_nic::Nic;
@@ -56,8 +56,12 @@ impl Loaded {
         snapshot: &Snapshot,
         pins: &Pins,
     ) -> Result<Self, DaemonError> {
-        let buffers = nics.buffers(settings.datapath.frags);
-        let (kernel, counts_on) = Kernel::load_pinned(pins, buffers, nics.has_siblings)?;
+        let form = Form {
+            buffers: nics.buffers(settings.datapath.frags),
+            has_siblings: nics.has_siblings,
+            has_tap: false,
+        };
+        let (kernel, counts_on) = Kernel::load_pinned(pins, form)?;
         kernel.publish(snapshot)?;
         Ok(Self { kernel, counts_on })
     }

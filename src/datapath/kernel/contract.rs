@@ -70,7 +70,7 @@ same_layout!(
 );
 same_layout!(
     Fixed, exitmark_policy:
-    generation clears host_mark several unused owners relays listeners sockets groups listens
+    generation clears host_mark several tap unused owners relays listeners sockets groups listens
     listens_everywhere
 );
 
@@ -79,6 +79,8 @@ const _: () = {
     assert!(image::ACTION_STEER as u32 == ACTION_STEER);
     assert!(image::ACTION_SET as u32 == ACTION_SET);
     assert!(image::ACTION_CLEAR as u32 == ACTION_CLEAR);
+    assert!(image::TAP_OUT as u32 == TAP_OUT);
+    assert!(image::TAP_IN as u32 == TAP_IN);
     assert!(image::BITS_PER_SLOT == BITS_PER_SLOT as usize);
     assert!(image::MAX_PROBES == MAX_PROBES as usize);
     assert!(MAX_PREFIXES < 1 << RANGE_STEPS);
@@ -137,7 +139,7 @@ mod tests {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         assert_eq!(
-            hash, 0x8480_8911_1104_590e,
+            hash, 0x9c3e_792f_a61a_4342,
             "bpf/exitmark.h has changed. Increment LAYOUT_VERSION if a pinned map has; then \
              expect {hash:#x} here"
         );

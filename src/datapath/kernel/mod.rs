@@ -20,7 +20,8 @@ mod undo;
 use super::counters::QUEUE_SLOTS;
 use super::guard::GUARD_NUMBERS;
 use super::links::LINK_NUMBERS;
-use super::{Cells, KnownHost, Links, Role};
+use super::tap::RING_NUMBERS;
+use super::{Cells, KnownHost, Links, Role, TapRing};
 use contract::{MAX_QUEUES, exitmark_counts, exitmark_sample};
 use exitmark_bpf::{BpfError, Refusal};
 use exitmark_policy::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, Snapshot, image};
@@ -30,6 +31,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
+use std::sync::Arc;
 use sys::skeleton::{ExitmarkSkel, ExitmarkSkelBuilder};
 
 pub use attach::{
@@ -128,6 +130,8 @@ pub struct Kernel {
     buffers: Buffers,
     /// Whether it can pass frames on to the program of another wire.
     has_siblings: bool,
+    /// Whether it can copy frames for the tap.
+    has_tap: bool,
 }
 
 /// Whether the program is loaded for frames in one buffer or in several.
@@ -140,6 +144,26 @@ pub enum Buffers {
     Several,
 }
 
+/// What a program is loaded for. What it is not loaded for takes neither time nor memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// For frames in one buffer or in several.
+    pub buffers: Buffers,
+    /// The box has several wires, so that [`Kernel::chain_to`] can be used.
+    pub has_siblings: bool,
+    /// The wire has a tap, so that [`Kernel::tap_rings`] are filled.
+    pub has_tap: bool,
+}
+
+impl Form {
+    /// For everything.
+    const WHOLE: Self = Self {
+        buffers: Buffers::Several,
+        has_siblings: true,
+        has_tap: true,
+    };
+}
+
 impl Kernel {
     /// Loads the programs of a running box and unloads them, without attaching or pinning. Returns
     /// the error of the drop-counting programs, which are optional.
@@ -147,7 +171,7 @@ impl Kernel {
     /// # Errors
     /// A capability is missing, or the kernel rejects a program.
     pub fn try_to_load() -> Result<Option<KernelError>, KernelError> {
-        let (_, uncounted) = Self::load_counting(layout()?, None, (Buffers::Several, true))?;
+        let (_, uncounted) = Self::load_counting(layout()?, None, Form::WHOLE)?;
         Ok(uncounted)
     }
 
@@ -164,27 +188,25 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::load`].
     pub fn load_for(buffers: Buffers) -> Result<Self, KernelError> {
-        Self::load_with(layout()?, None, false, (buffers, true))
+        let form = Form {
+            buffers,
+            ..Form::WHOLE
+        };
+        Self::load_with(layout()?, None, false, form)
     }
 
     /// Loads the program to be attached. It reuses the pinned counters if they have its layout;
     /// all other maps are new, so that the attached program continues undisturbed until it is
-    /// replaced. `has_siblings` is whether the box has several wires, so that [`Kernel::chain_to`] can
-    /// be used. The second value is whether pinned counters were reused. Frames dropped by NICs
+    /// replaced. The second value is whether pinned counters were reused. Frames dropped by NICs
     /// are counted if the kernel allows it.
     ///
     /// # Errors
     /// A capability is missing, or the kernel rejects the program.
-    pub fn load_pinned(
-        pins: &Pins,
-        buffers: Buffers,
-        has_siblings: bool,
-    ) -> Result<(Self, bool), KernelError> {
+    pub fn load_pinned(pins: &Pins, form: Form) -> Result<(Self, bool), KernelError> {
         let layout = layout()?;
         let maps = pins.maps(layout);
         let load = |counters: Option<&Path>| {
-            let (kernel, uncounted) =
-                Self::load_counting(layout, counters, (buffers, has_siblings))?;
+            let (kernel, uncounted) = Self::load_counting(layout, counters, form)?;
             if let Some(error) = uncounted {
                 tracing::warn!("redirected frames that a NIC drops are not counted: {error}");
             }
@@ -203,7 +225,7 @@ impl Kernel {
     fn load_counting(
         layout: u32,
         counters: Option<&Path>,
-        form: (Buffers, bool),
+        form: Form,
     ) -> Result<(Self, Option<KernelError>), KernelError> {
         match Self::load_with(layout, counters, true, form) {
             Ok(kernel) => Ok((kernel, None)),
@@ -218,19 +240,31 @@ impl Kernel {
         layout: u32,
         counters: Option<&Path>,
         counts_drops: bool,
-        (buffers, has_siblings): (Buffers, bool),
+        form: Form,
     ) -> Result<Self, KernelError> {
+        let Form {
+            buffers,
+            has_siblings,
+            has_tap,
+        } = form;
         // The skeleton borrows its object for `'static`; a daemon loads one, once.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = exitmark_bpf::load(|| ExitmarkSkelBuilder::default().open(storage))?;
         let constants = open.maps.rodata_data.as_mut().ok_or(KernelError::Layout)?;
         constants.multi_buffer = u32::from(buffers == Buffers::Several);
         constants.has_siblings = u32::from(has_siblings);
+        constants.has_tap = u32::from(has_tap);
         if !has_siblings {
             // The kernel may leak such a map that is looked up by its ID while it is freed:
             // prog_array_map_clear in kernel/bpf/arraymap.c takes a reference for work that is
             // pending already.
             exitmark_bpf::load(|| open.maps.next_wire.set_autocreate(false))?;
+        }
+        if has_tap {
+            let cpus = cpus()?;
+            exitmark_bpf::load(|| open.maps.taps.set_max_entries(cpus))?;
+        } else {
+            exitmark_bpf::load(|| open.maps.taps.set_autocreate(false))?;
         }
         if buffers == Buffers::Several {
             for program in [
@@ -259,6 +293,7 @@ impl Kernel {
             counts_drops,
             buffers,
             has_siblings,
+            has_tap,
         })
     }
 
@@ -308,14 +343,15 @@ impl Kernel {
         Ok(Cells::shared(mapped))
     }
 
-    /// The workers' counters, in a map that is pinned with the program's.
+    /// The counters of the workers and of the tap's sender, in a map that is pinned with the
+    /// program's.
     ///
     /// # Errors
     /// The map cannot be mapped.
     pub fn worker_counters(&self) -> Result<Cells, KernelError> {
         let map = self.skeleton.maps.worker_counters.as_fd();
         let mapped =
-            Mapped::new(map, MAX_QUEUES * QUEUE_SLOTS).map_err(map_error(WORKER_COUNTERS))?;
+            Mapped::new(map, (MAX_QUEUES + 1) * QUEUE_SLOTS).map_err(map_error(WORKER_COUNTERS))?;
         Ok(Cells::shared(mapped))
     }
 
@@ -327,6 +363,23 @@ impl Kernel {
         let map = self.skeleton.maps.guards.as_fd();
         let mapped = Mapped::new(map, MAX_QUEUES * GUARD_NUMBERS).map_err(map_error("guards"))?;
         Ok(Cells::shared(mapped))
+    }
+
+    /// The rings into which the program copies frames for the tap, one for each CPU; none if it is
+    /// not loaded for a tap.
+    ///
+    /// # Errors
+    /// The map cannot be mapped.
+    pub fn tap_rings(&self) -> Result<Vec<TapRing>, KernelError> {
+        if !self.has_tap {
+            return Ok(Vec::new());
+        }
+        let cpus = cpus()? as usize;
+        let map = self.skeleton.maps.taps.as_fd();
+        let mapped = Mapped::new(map, cpus * RING_NUMBERS).map_err(map_error("taps"))?;
+        let cells = Arc::new(Cells::shared(mapped));
+        let ring = |cpu| TapRing::over(Arc::clone(&cells), cpu);
+        Ok((0..cpus).map(ring).collect())
     }
 
     /// Publishes a snapshot atomically: every frame from now on is judged by all of it. Returns
@@ -403,6 +456,12 @@ impl Kernel {
     pub fn tidy(&self, pins: &Pins) -> Result<Vec<String>, KernelError> {
         Ok(pins.remove_other_maps(self.layout)?)
     }
+}
+
+/// How many CPUs the machine can have.
+fn cpus() -> Result<u32, KernelError> {
+    let cpus = libbpf_rs::num_possible_cpus().map_err(map_error("taps"))?;
+    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
 }
 
 /// Checks the sizes of the program's structures, and returns their layout version.

@@ -29,8 +29,9 @@ pub struct PacketPort {
     room: usize,
     /// Frames that were sent and not taken back yet.
     sent: Vec<Frame>,
-    /// Frames of this call that the kernel has refused.
+    /// Frames of this call that the kernel has refused, and the error of the last one.
     refused: Vec<Frame>,
+    failure: Option<Errno>,
 }
 
 impl PacketPort {
@@ -55,6 +56,7 @@ impl PacketPort {
             room,
             sent: Vec::with_capacity(room),
             refused: Vec::with_capacity(room),
+            failure: None,
         })
     }
 
@@ -69,19 +71,35 @@ impl PacketPort {
             match send(&self.socket, memory, frames.as_slice()) {
                 Ok(count) => self.sent.extend(frames.by_ref().take(count)),
                 // This packet is too long or too short; the next may not be.
-                Err(Errno::EMSGSIZE | Errno::EINVAL) => {
+                Err(error @ (Errno::EMSGSIZE | Errno::EINVAL)) => {
+                    self.failure = Some(error);
                     let count = parts_of_first(frames.as_slice());
                     self.refused.extend(frames.by_ref().take(count));
                 }
                 // The socket's buffer or the NIC's ring is full, the NIC is down, or it is gone.
-                Err(_) => self.refused.extend(frames.by_ref()),
+                Err(error) => {
+                    self.failure = Some(error);
+                    self.refused.extend(frames.by_ref());
+                }
             }
         }
         drop(frames);
         leaving.append(&mut self.refused);
     }
 
-    fn complete(&mut self, pool: &mut FramePool) {
+    /// Sends frames; what the kernel refuses stays in `leaving`. Returns the error of the last one
+    /// that it refused.
+    pub(crate) fn send_all(
+        &mut self,
+        memory: &impl FrameMemory,
+        leaving: &mut Vec<Frame>,
+    ) -> Option<Errno> {
+        self.failure = None;
+        self.transmit(memory, leaving);
+        self.failure
+    }
+
+    pub(crate) fn complete(&mut self, pool: &mut FramePool) {
         self.sent.drain(..).for_each(|frame| pool.put(frame));
     }
 

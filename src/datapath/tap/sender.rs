@@ -1,0 +1,177 @@
+//! The thread that sends the copies.
+
+use super::{Direction, TapCopy, TapRing};
+use crate::memory::HeapMemory;
+use crate::{Counters, FramePool, PacketPort, Tally, clock};
+use crossbeam::channel::Receiver;
+use exitmark_policy::{Answers, Snapshot};
+use nix::errno::Errno;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// The most copies of one system call.
+const BATCH: u32 = 64;
+/// Bytes of the memory of one copy.
+const CHUNK: u16 = 256;
+/// The pause between two looks at empty rings, which together hold the copies of this time. At once
+/// after a copy it is short: a ring for 2,048 copies is full after 2 ms at a million frames a second.
+const PAUSE: Duration = Duration::from_micros(500);
+const IDLE_PAUSE: Duration = Duration::from_millis(5);
+/// How many short pauses without a copy precede the long ones.
+const SHORT_PAUSES: u32 = 200;
+
+/// The handles by which other threads control a sender.
+pub struct TapControl {
+    /// What has changed.
+    pub changes: Receiver<TapChange>,
+    /// Set to stop the sender. It then sends what is in the rings.
+    pub stop: Arc<AtomicBool>,
+    /// The sender sets this when the NIC of its port is gone: the port is of no more use.
+    pub is_lost: Arc<AtomicBool>,
+    /// The snapshot in force, for slow-path frames of the XDP program.
+    pub snapshot: Arc<Mutex<Arc<Snapshot>>>,
+}
+
+/// A change for a running sender.
+pub enum TapChange {
+    /// The port of the tap's NIC; `None` while the tap has no NIC or no link.
+    Port(Option<PacketPort>),
+    /// The rings of other workers, in place of the earlier ones.
+    Workers(Vec<TapRing>),
+}
+
+/// Takes the copies out of the rings, finishes and sends them.
+pub struct TapSender {
+    /// The rings of the XDP program, and of the workers.
+    rings: [Vec<TapRing>; 2],
+    memory: HeapMemory,
+    pool: FramePool,
+    port: Option<PacketPort>,
+    counters: Counters,
+    tally: Tally,
+    answers: Answers,
+}
+
+impl TapSender {
+    /// A sender of the copies in these rings of the XDP program, which counts into these counters.
+    pub fn new(rings: Vec<TapRing>, counters: Counters) -> Self {
+        let rings = [rings, Vec::new()];
+        let (memory, pool) = HeapMemory::new(BATCH, CHUNK);
+        Self {
+            rings,
+            memory,
+            pool,
+            port: None,
+            counters,
+            tally: Tally::default(),
+            answers: Answers::default(),
+        }
+    }
+
+    /// The most frames that a port of a sender holds.
+    pub const ROOM: u32 = BATCH;
+
+    /// Sends until [`TapControl::stop`] is set.
+    pub fn run(mut self, control: &TapControl) {
+        let mut pauses = SHORT_PAUSES;
+        loop {
+            // Read first: copies from before the stop are sent.
+            let stops = control.stop.load(Ordering::Acquire);
+            while let Ok(change) = control.changes.try_recv() {
+                match change {
+                    TapChange::Port(port) => self.port = port,
+                    TapChange::Workers(rings) => {
+                        while self.turn(control) {}
+                        self.rings[1] = rings;
+                    }
+                }
+            }
+            if self.turn(control) {
+                pauses = 0;
+                continue;
+            }
+            if stops {
+                return;
+            }
+            pauses = (pauses + 1).min(SHORT_PAUSES);
+            thread::sleep(if pauses < SHORT_PAUSES {
+                PAUSE
+            } else {
+                IDLE_PAUSE
+            });
+        }
+    }
+
+    /// Sends a batch of each ring. Returns whether there was a copy.
+    pub fn turn(&mut self, control: &TapControl) -> bool {
+        let mut had_copy = false;
+        let rings = std::mem::take(&mut self.rings);
+        for ring in rings.iter().flatten() {
+            let batch: Vec<_> = std::iter::from_fn(|| ring.take())
+                .take(BATCH as usize)
+                .collect();
+            if !batch.is_empty() {
+                had_copy = true;
+                self.send(batch, control);
+            }
+        }
+        self.rings = rings;
+        if had_copy {
+            self.counters.publish(&mut self.tally);
+        }
+        had_copy
+    }
+
+    fn send(&mut self, batch: Vec<TapCopy>, control: &TapControl) {
+        let mut leaving = Vec::with_capacity(batch.len());
+        let mut directions = [Direction::Out; BATCH as usize];
+        for mut copy in batch {
+            if copy.is_unjudged() && !self.is_exit(&mut copy, control) {
+                continue;
+            }
+            if self.port.is_none() {
+                self.tally.tap_down(1);
+                continue;
+            }
+            if !copy.finish() {
+                self.tally.tap_refused(1);
+                continue;
+            }
+            for frame in self.memory.load(copy.bytes(), &mut self.pool) {
+                directions[frame.chunk()] = copy.direction();
+                leaving.push(frame);
+            }
+        }
+        let Some(port) = &mut self.port else {
+            return;
+        };
+        for frame in &leaving {
+            self.tally.tapped(directions[frame.chunk()], 1);
+        }
+        let failure = port.send_all(&self.memory, &mut leaving);
+        port.complete(&mut self.pool);
+        let is_down = matches!(
+            failure,
+            Some(Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV)
+        );
+        for frame in leaving {
+            self.tally.untapped(directions[frame.chunk()]);
+            match is_down {
+                true => self.tally.tap_down(1),
+                false => self.tally.tap_refused(1),
+            }
+            self.pool.put(frame);
+        }
+        if matches!(failure, Some(Errno::ENXIO | Errno::ENODEV)) {
+            control.is_lost.store(true, Ordering::Release);
+        }
+    }
+
+    fn is_exit(&mut self, copy: &mut TapCopy, control: &TapControl) -> bool {
+        let snapshot = control.snapshot.lock();
+        let snapshot = Arc::clone(&snapshot.unwrap_or_else(PoisonError::into_inner));
+        copy.is_exit(&snapshot, &mut self.answers, clock())
+    }
+}

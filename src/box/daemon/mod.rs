@@ -33,6 +33,7 @@ mod roaming;
 mod sides;
 mod starting;
 mod steering;
+mod tap;
 mod topology;
 mod wire;
 mod wires;
@@ -243,9 +244,11 @@ impl Daemon {
         self.wires.watch(&events)?;
         self.control = Some(serve(relay_service, listeners, events)?);
         // The sockets of a port that comes back are opened later. Those of AF_PACKET, by which several
-        // wires send, are used by the workers.
-        let (calls, families): (&[_], &[_]) = match self.in_force.settings.wires.len() {
-            0 | 1 => (&[], &[nix::libc::AF_XDP]),
+        // wires and taps send, are used by other threads.
+        let settings = &self.in_force.settings;
+        let has_tap = settings.wires.iter().any(|wire| wire.ports.tap.is_some());
+        let (calls, families): (&[_], &[_]) = match settings.wires.len() {
+            0 | 1 if !has_tap => (&[], &[nix::libc::AF_XDP]),
             _ => (
                 &[nix::libc::SYS_sendmmsg],
                 &[nix::libc::AF_XDP, nix::libc::AF_PACKET],

@@ -6,6 +6,7 @@ use super::bound::{BoundPort, BoundState};
 use super::nics::{Nics, configured};
 use super::record::Record;
 use super::steering::Steering;
+use super::tap::Tap;
 use super::workers::{self, Base, Sockets, Workers};
 use super::zero_copy::Lossy;
 use super::{DaemonError, Event, detach};
@@ -32,6 +33,7 @@ pub(super) struct Parts {
     pub(super) links: Arc<Links>,
     pub(super) audit: AuditHandle,
     pub(super) drop_counters: DropCounters,
+    pub(super) tap: Option<Tap>,
 }
 
 /// The parts that depend on the NICs; made again when a removed NIC is back.
@@ -59,7 +61,7 @@ impl Loaded {
         let form = Form {
             buffers: nics.buffers(settings.datapath.frags),
             has_siblings: nics.has_siblings,
-            has_tap: false,
+            has_tap: settings.tap().is_some(),
         };
         let (kernel, counts_on) = Kernel::load_pinned(pins, form)?;
         kernel.publish(snapshot)?;
@@ -108,6 +110,7 @@ impl Parts {
         let of_workers = assembly.workers.samples();
         let (samples, one_in) = (kernel.samples()?, settings.datapath.sample);
         let audit = AuditHandle::start(Arc::clone(&links), snapshot, samples, of_workers, one_in)?;
+        let tap = Tap::start(base, &assembly.workers)?;
         let steering = Steering::start(settings, nics, &links, &audit, events, due)?;
         assembly.attach(base, nics, kept)?;
         let drop_counters = match count_drops(&kernel, pins) {
@@ -134,6 +137,7 @@ impl Parts {
             links,
             audit,
             drop_counters,
+            tap,
         })
     }
 
@@ -143,6 +147,9 @@ impl Parts {
         self.assembly.workers.end();
         self.steering.end();
         self.audit.end();
+        if let Some(tap) = &mut self.tap {
+            tap.end();
+        }
         dismissed
     }
 }

@@ -119,6 +119,9 @@ impl Wire {
         due: Instant,
     ) -> Result<(), DaemonError> {
         self.carry_link_loss();
+        if let Some(tap) = &mut self.tap {
+            tap.follow(overview.as_ref().ok());
+        }
         let mut states = PerRole::<Option<LinkState>>::default();
         let mut found = PerRole::<Vec<PortFault>>::default();
         for port in &self.bound.ports {
@@ -392,6 +395,9 @@ impl Wire {
         assembly.attachments.iter_mut().for_each(Attachment::keep);
         assembly.workers.succeed(&self.workers);
         self.workers = assembly.workers;
+        if let Some(tap) = &self.tap {
+            tap.serve(&self.workers);
+        }
         self.bound = assembly.bound;
         self.attachments = assembly.attachments;
         self.sights = PerRole::default();

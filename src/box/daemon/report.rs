@@ -2,6 +2,7 @@
 
 mod site;
 
+use super::tap::Tap;
 use super::wire::Wire;
 use super::workers::Sums;
 use super::zero_copy::CUT;
@@ -202,6 +203,9 @@ impl Wire {
         if let Some(reason) = &self.following.retry.reason {
             let text = format!("the ports are not set up again yet: {reason}");
             warn("port_lost", true, text);
+        }
+        if let Some(fault) = self.tap.as_ref().and_then(Tap::fault) {
+            warn("tap_down", true, fault.to_owned());
         }
         if let Some(reason) = &self.unpinned {
             warn("unpinned", true, reason.clone());

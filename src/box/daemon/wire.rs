@@ -16,9 +16,10 @@ use super::record::Record;
 use super::rising::Rising;
 use super::sides::Sides;
 use super::steering::Steering;
+use super::tap::Tap;
 use super::topology::Topology;
 use super::workers::Workers;
-use super::{DaemonError, Event, detach};
+use super::{DaemonError, Event, detach, tap};
 use crate::settings::{OnStop, Settings};
 use caps::Capability;
 use crossbeam::channel::Sender;
@@ -73,6 +74,8 @@ pub(super) struct Wire {
     pub(super) steering: Steering,
     pub(super) links: Arc<Links>,
     pub(super) audit: AuditHandle,
+    /// The tap, if the wire has one.
+    pub(super) tap: Option<Tap>,
     /// The MAC addresses of the hosts behind the other wires; `None` until each of these is known
     /// to have a host.
     pub(super) other_macs: Option<Vec<MacAddr>>,
@@ -89,6 +92,7 @@ impl Prepared {
         detach::set_up_held(&settings)?;
         let nics = Nics::look(&settings)?;
         nics.remark(&settings);
+        tap::check(&settings, &nics)?;
         let pins = Pins::open(&settings.pin.directory)?;
         let record = Record::of(&settings.control.socket, &settings.pin.directory);
         if is_connect_attached(&pins)? {
@@ -160,6 +164,7 @@ impl Prepared {
             steering: parts.steering,
             links: parts.links,
             audit: parts.audit,
+            tap: parts.tap,
             other_macs: None,
             carrying: None,
             events: events.clone(),
@@ -227,6 +232,9 @@ impl Wire {
             return Err(error.into());
         }
         self.workers.publish(snapshot);
+        if let Some(tap) = &self.tap {
+            tap.publish(snapshot);
+        }
         Ok(())
     }
 
@@ -278,8 +286,15 @@ impl Wire {
         self.steering.end();
         let _ = self.workers.dismiss(&self.kernel);
         self.workers.end();
+        self.end_tap();
         self.audit.end();
         self.leave_to_kernel();
+    }
+
+    fn end_tap(&mut self) {
+        if let Some(tap) = &mut self.tap {
+            tap.end();
+        }
     }
 
     /// Undoes a failed start, after [`Self::end`].
@@ -295,6 +310,7 @@ impl Wire {
         self.steering.end();
         let dismissed = self.workers.dismiss(&self.kernel);
         let reports = self.workers.end();
+        self.end_tap();
         self.audit.end();
         if let Err(error) = self.kernel.forget_samples() {
             tracing::warn!("the last samples stay in the kernel's memory: {error}");

@@ -9,8 +9,8 @@ use crossbeam::channel::{self, Receiver, Sender};
 use exitmark_datapath::{
     BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, GroupCounts, Guard,
     Kernel, Links, MAX_QUEUES, PacketPort, PerRole, QueueGauge, Rings, Role, Samples, SharedRings,
-    Tally, Umem, Worker, WorkerLimits, WorkerPort, WorkerReport, XskError, XskPort, XskSettings,
-    clock,
+    Tally, TapRing, Umem, Worker, WorkerLimits, WorkerPort, WorkerReport, XskError, XskPort,
+    XskSettings, clock,
 };
 use exitmark_policy::Snapshot;
 use exitmark_service::process;
@@ -171,6 +171,7 @@ struct Running {
     sockets: Vec<Served>,
     gauge: Arc<BalanceGauge>,
     samples: Arc<Samples>,
+    tap: Option<TapRing>,
 }
 
 struct Served {
@@ -194,6 +195,8 @@ pub(super) struct Workers {
     closed: Sums,
     /// Whether the workers can replace the VLAN tags of a frame.
     replace_tags: bool,
+    /// Whether the workers copy frames for the tap.
+    have_tap: bool,
 }
 
 /// The counts of the workers, and those of their sockets since this process began.
@@ -223,6 +226,7 @@ impl Workers {
             stop: Arc::default(),
             closed: Sums::default(),
             replace_tags: matches!(sockets.queues, Queues::Filled(_)),
+            have_tap: base.settings.tap().is_some(),
         };
         let forwarder = || Forwarder::new(Arc::clone(base.snapshot), Arc::clone(base.links));
         let limits = limits(base.settings, sockets.rings);
@@ -270,7 +274,11 @@ impl Workers {
             ports[Role::Incoming] = Some(WorkerPort::SendOnly(port));
         }
         let samples = Arc::<Samples>::default();
-        let forwarder = forwarder.sampled_into(Arc::clone(&samples));
+        let mut forwarder = forwarder.sampled_into(Arc::clone(&samples));
+        let tap = self.have_tap.then(TapRing::own);
+        if let Some(ring) = &tap {
+            forwarder = forwarder.tapped_into(ring.clone());
+        }
         let worker = Worker::new(ports, share.memory, share.pool, forwarder, limits)
             .counting(Counters::over(Arc::clone(&self.counts), number))
             .guarded(Guard::new(Arc::clone(&self.guards), queue));
@@ -307,6 +315,7 @@ impl Workers {
             sockets: served,
             gauge,
             samples,
+            tap,
         });
         Ok(())
     }
@@ -319,6 +328,17 @@ impl Workers {
     pub(super) fn samples(&self) -> Vec<Arc<Samples>> {
         let each = self.running.iter().map(|worker| &worker.samples);
         each.cloned().collect()
+    }
+
+    /// The rings of the copies for the tap; none without a tap.
+    pub(super) fn tap_rings(&self) -> Vec<TapRing> {
+        let rings = self.running.iter().filter_map(|worker| worker.tap.clone());
+        rings.collect()
+    }
+
+    /// The counters of the tap's sender: those behind the last queue's.
+    pub(super) fn counters_of_tap(&self) -> Counters {
+        Counters::over(Arc::clone(&self.counts), MAX_QUEUES)
     }
 
     /// Adds the sockets to the XSKMAP: the XDP program may hand frames over.
@@ -355,8 +375,8 @@ impl Workers {
     pub(super) fn sums(&self, groups: usize) -> Sums {
         let mut sums = self.closed.clone();
         sums.groups.resize_with(groups, GroupCounts::default);
-        // Includes queues that are not served any more.
-        for queue in 0..MAX_QUEUES {
+        // Includes queues that are not served any more, and the tap.
+        for queue in 0..=MAX_QUEUES {
             let counters = Counters::over(Arc::clone(&self.counts), queue);
             sums.tally.add(&counters.read());
             for (sum, more) in sums.groups.iter_mut().zip(counters.read_groups(groups)) {

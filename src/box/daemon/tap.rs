@@ -1,0 +1,216 @@
+//! The tap of a wire: the NIC that gets copies of the exit packets, and the thread that sends them.
+//!
+//! The NIC may be missing, down or removed at any time. Nothing waits for it: the copies are then
+//! lost and counted, and the port is opened again by itself when the NIC is back.
+
+use super::nics::Nics;
+use super::workers::Base;
+use super::workers::Workers;
+use super::{DaemonError, capabilities};
+use crate::settings::Settings;
+use crossbeam::channel::{self, Sender};
+use exitmark_datapath::{PacketPort, TapChange, TapControl, TapSender};
+use exitmark_nic::{LinkState, Nic, NicError, Overview, index_of, is_link_local};
+use exitmark_policy::Snapshot;
+use exitmark_service::process;
+use nix::sys::signal::SigSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// What a fault of the tap causes.
+const LOSS: &str = "exit packets are not copied";
+/// How many changes the thread may be behind.
+const CHANGES: usize = 16;
+
+/// The tap of a wire.
+pub(super) struct Tap {
+    /// The configured name of the NIC.
+    name: String,
+    /// The interface index of the NIC by which the thread sends.
+    open: Option<u32>,
+    fault: Option<String>,
+    changes: Sender<TapChange>,
+    stop: Arc<AtomicBool>,
+    is_lost: Arc<AtomicBool>,
+    snapshot: Arc<Mutex<Arc<Snapshot>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Refuses a NIC that cannot be a tap. It may be missing.
+pub(super) fn check(settings: &Settings, nics: &Nics) -> Result<(), DaemonError> {
+    let Some(name) = settings.tap() else {
+        return Ok(());
+    };
+    let nic = match Nic::look(name) {
+        Ok(nic) => nic,
+        Err(NicError::Missing(_)) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let key = match settings.table_of_nics() {
+        "wire" => "wire.tap",
+        _ => "ports.tap",
+    };
+    let mut ports = nics.present();
+    if let Some((role, _)) = ports.find(|(_, port)| port.index == nic.index) {
+        return Err(DaemonError::Unmet(format!(
+            "{key} = \"{name}\" is the NIC {}, which is {role}: the tap gets copies only; name a \
+             NIC of its own",
+            nic.name
+        )));
+    }
+    nic.refuse_bundles()?;
+    let address = nic.addresses.iter().find(|one| !is_link_local(one));
+    if let Some(address) = address {
+        return Err(DaemonError::Unmet(format!(
+            "{0} ({key}) has the address {address}: the tap is for copies only, and this machine \
+             would send its own packets there; remove it with `ip addr del {address} dev {0}`",
+            nic.name
+        )));
+    }
+    Ok(())
+}
+
+impl Tap {
+    /// Starts the thread, if the wire has a tap. The NIC need not be there.
+    pub(super) fn start(base: Base<'_>, workers: &Workers) -> Result<Option<Self>, DaemonError> {
+        let Some(name) = base.settings.tap() else {
+            return Ok(None);
+        };
+        let sender = TapSender::new(base.kernel.tap_rings()?, workers.counters_of_tap());
+        let (changes, received) = channel::bounded(CHANGES);
+        let mut tap = Self {
+            name: name.to_owned(),
+            open: None,
+            fault: None,
+            changes,
+            stop: Arc::default(),
+            is_lost: Arc::default(),
+            snapshot: Arc::new(Mutex::new(Arc::clone(base.snapshot))),
+            thread: None,
+        };
+        tap.serve(workers);
+        tap.follow(None);
+        let control = TapControl {
+            changes: received,
+            stop: Arc::clone(&tap.stop),
+            is_lost: Arc::clone(&tap.is_lost),
+            snapshot: Arc::clone(&tap.snapshot),
+        };
+        let thread = thread::Builder::new()
+            .name("exitmark-tap".to_owned())
+            .spawn(move || {
+                let _ = SigSet::all().thread_block();
+                process::keep_or_say(capabilities::NONE);
+                sender.run(&control);
+            })
+            .map_err(|error| DaemonError::System("start the tap's thread", error))?;
+        tap.thread = Some(thread);
+        Ok(Some(tap))
+    }
+
+    /// Sends the copies of these workers too, in place of those of earlier ones.
+    pub(super) fn serve(&self, workers: &Workers) {
+        let _ = self
+            .changes
+            .try_send(TapChange::Workers(workers.tap_rings()));
+    }
+
+    /// Judges slow-path frames by this snapshot from now on.
+    pub(super) fn publish(&self, snapshot: &Arc<Snapshot>) {
+        let mut in_force = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        *in_force = Arc::clone(snapshot);
+    }
+
+    /// Why copies are lost, if they are.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// Looks at the NIC: opens a port of it if it is back, and notes what is wrong. `overview` is of
+    /// this machine's NICs, if it is known.
+    pub(super) fn follow(&mut self, overview: Option<&Overview>) {
+        let fault = self.look(overview).err();
+        if fault != self.fault {
+            match (&fault, &self.fault) {
+                (Some(text), _) => tracing::error!("ALARM: {text}"),
+                (None, Some(_)) => {
+                    tracing::info!("{} (tap): fault cleared: tap_down", self.name);
+                }
+                (None, None) => {}
+            }
+            self.fault = fault;
+        }
+    }
+
+    /// Opens a port of the NIC if it has a link, and closes it otherwise.
+    fn look(&mut self, overview: Option<&Overview>) -> Result<(), String> {
+        let found = self.usable(overview);
+        let is_lost = self.is_lost.swap(false, Ordering::AcqRel);
+        let wanted = found.as_ref().ok().copied();
+        if is_lost || self.open != wanted {
+            self.close();
+        }
+        let index = found?;
+        if self.open.is_none() {
+            let port = PacketPort::open(index, TapSender::ROOM).map_err(|error| {
+                format!("{} (tap) cannot be opened: {error}: {LOSS}", self.name)
+            })?;
+            let sent = self.changes.try_send(TapChange::Port(Some(port)));
+            self.open = sent.is_ok().then_some(index);
+        }
+        Ok(())
+    }
+
+    /// The interface index of the NIC if it can send, otherwise what is wrong with it.
+    fn usable(&self, overview: Option<&Overview>) -> Result<u32, String> {
+        let name = &self.name;
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            return Err(format!(
+                "the thread of the tap {name} has ended, a fault of exitmark: {LOSS}; report it, then \
+                 restart"
+            ));
+        }
+        let index = index_of(name).map_err(|error| error.to_string())?;
+        let state = index.and_then(|index| LinkState::of_index(index).ok().flatten());
+        let Some(state) = state else {
+            return Err(format!(
+                "{name} (tap) is missing: {LOSS} until a NIC of this name is there, which is then used \
+                 by itself"
+            ));
+        };
+        let bundle = state.master.zip(overview);
+        if let Some(bundle) = bundle.and_then(|(master, overview)| overview.bundle(master)) {
+            return Err(format!(
+                "{name} (tap) was made a port of {} ({}), which would forward the copies: {LOSS}; `ip \
+                 link set dev {name} nomaster`",
+                bundle.name, bundle.kind
+            ));
+        }
+        match (state.is_up, state.has_carrier) {
+            (false, _) => Err(format!(
+                "{name} (tap) is set down: {LOSS} until `ip link set dev {name} up`"
+            )),
+            (true, false) => Err(format!(
+                "{name} (tap) has no link: {LOSS}; check the cable and the other end"
+            )),
+            (true, true) => Ok(state.index),
+        }
+    }
+
+    fn close(&mut self) {
+        if self.open.is_some() && self.changes.try_send(TapChange::Port(None)).is_ok() {
+            self.open = None;
+        }
+    }
+
+    /// Sends what is left, and ends the thread.
+    pub(super) fn end(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the tap's thread has panicked");
+        }
+    }
+}

@@ -57,6 +57,8 @@ pub struct Config {
     pub top: String,
     /// The NIC, and the value of `steer.next_hop`.
     incoming: Option<(String, String)>,
+    /// The NIC of the tap.
+    tap: Option<String>,
     steer: String,
     /// The host's addresses.
     pub addresses: Vec<String>,
@@ -75,6 +77,7 @@ impl Default for Config {
         Self {
             top: String::new(),
             incoming: Some(("incoming0".to_owned(), format!("{TORNET_MAC:?}"))),
+            tap: None,
             steer: String::new(),
             addresses: vec![HOST_V4.to_string(), HOST_V6.to_string()],
             host: String::new(),
@@ -122,6 +125,12 @@ impl Config {
     /// Without an `incoming` port.
     pub fn without_incoming(mut self) -> Self {
         self.incoming = None;
+        self
+    }
+
+    /// With this NIC as the tap.
+    pub fn tap(mut self, nic: &str) -> Self {
+        self.tap = Some(nic.to_owned());
         self
     }
 
@@ -182,8 +191,10 @@ impl Config {
             ),
             None => (String::new(), String::new()),
         };
+        let tap = self.tap.as_ref().map(|nic| format!("tap = \"{nic}\"\n"));
+        let tap = tap.unwrap_or_default();
         let ports = match self.wires.is_empty() {
-            true => format!("[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}"),
+            true => format!("[ports]\nhost = \"host0\"\nuplink = \"uplink0\"\n{incoming}{tap}"),
             false => self.wires.concat(),
         };
         let host = match self.groups.is_empty() {

@@ -48,6 +48,7 @@ mod stacks;
 mod steering;
 mod swapped;
 mod takeover;
+mod tap;
 mod trunk;
 mod unnamed;
 mod unrouted;

@@ -20,6 +20,7 @@ pub mod memory;
 mod sample;
 mod sent;
 mod tap;
+mod tap_sender;
 mod worker;
 mod xsk;
 
@@ -45,7 +46,8 @@ pub use kernel::{
 };
 pub use links::{IncomingLink, Links, TakeoverLimits};
 pub use sample::{DecidedBy, Excerpt, Sample, Samples};
-pub use tap::{Direction, TAP_BYTES, TapChange, TapControl, TapCopy, TapRing, TapSender};
+pub use tap::{Direction, TAP_BYTES, TapCopy, TapRing};
+pub use tap_sender::{TapChange, TapControl, TapSender};
 pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{
     Bound, FilledRings, PacketPort, QueueGauge, Rings, SharedRings, Troubles, Umem, WorkerPort,

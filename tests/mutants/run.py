@@ -92,12 +92,12 @@ CUTS = [
             src/datapath/counters.rs src/datapath/cut.rs src/datapath/forward.rs
             src/datapath/frame.rs src/datapath/guard.rs src/datapath/hosts.rs
             src/datapath/links.rs src/datapath/memory.rs src/datapath/sample.rs
-            src/datapath/worker.rs tests/rule""".split(),
-        unused={"src/datapath/lib.rs": ["kernel", "xsk"]},
+            src/datapath/tap src/datapath/worker.rs tests/rule""".split(),
+        unused={"src/datapath/lib.rs": ["kernel", "tap_sender", "xsk"]},
         unit="exitmark-policy",
         stages=[
             ("--lib", []),
-            ("--test=rule", ["answers::", "connections::", "table::"]),
+            ("--test=rule", ["answers::", "connections::", "table::", "tap::"]),
             ("--test=rule", ["host_mark::", "oracle::"]),
         ],
         cases=2000,

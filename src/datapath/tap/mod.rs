@@ -1,12 +1,11 @@
 //! Copies of exit frames for the tap.
 //!
 //! A writer, which is the XDP program on one CPU or a worker, puts the beginning of each frame into
-//! a ring of its own. One thread, the [`TapSender`], takes the copies out, cuts them after their
+//! a ring of its own. One thread, the [`TapSender`](crate::TapSender), takes the copies out, cuts them after their
 //! headers, marks them, and sends them. So the frames themselves never wait for the tap: a full ring
 //! loses copies, which are counted.
 
 mod copy;
-mod sender;
 
 use super::Cells;
 use super::contract::{
@@ -17,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use copy::TapCopy;
-pub use sender::{TapChange, TapControl, TapSender};
 
 /// How many bytes of a frame's beginning a copy has.
 pub const TAP_BYTES: usize = super::contract::TAP_BYTES as usize;

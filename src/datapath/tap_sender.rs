@@ -1,8 +1,7 @@
-//! The thread that sends the copies.
+//! The thread that sends the copies of exit frames by a tap.
 
-use super::{Direction, TapCopy, TapRing};
-use crate::memory::HeapMemory;
-use crate::{Counters, FramePool, PacketPort, Tally, clock};
+use super::memory::HeapMemory;
+use super::{Counters, Direction, FramePool, PacketPort, Tally, TapCopy, TapRing, clock};
 use crossbeam::channel::Receiver;
 use exitmark_policy::{Answers, Snapshot};
 use nix::errno::Errno;

@@ -455,7 +455,13 @@ fn the_example_configurations_are_valid_and_have_every_key() {
     let twice = once.replacen("dscp = \"af11\"\n", "", 1);
     let refused = refusal(&twice);
     assert!(refused.contains("host.mark.tos"), "{refused}");
-    parse(&twice.replacen("dscp = \"le\"\n", "", 1)).unwrap();
+    let other = twice.replacen("dscp = \"le\"\n", "", 1);
+    assert!(
+        refusal(&other).contains("tap.directions"),
+        "{}",
+        refusal(&other)
+    );
+    parse(&other.replace("directions = \"both\"", "directions = \"out\"")).unwrap();
 
     // The same on a Tor host, except for the other way to name tor's connections.
     let example = self::example("exitmark-connect.example.toml");

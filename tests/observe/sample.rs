@@ -2,9 +2,9 @@
 
 use exitmark_box::observe::{
     AuditReport, ClassCount, ConnectionClass, ConnectionsReport, DocumentSignatures, DropCount,
-    EngineReport, FrameCount, GroupReport, HostReport, LatencyReport, MalformedCount,
+    EngineReport, FrameCount, GroupReport, HostReport, LatencyReport, LostCopies, MalformedCount,
     MismatchCount, NextHopReport, PortReport, RelaySetReport, RelaySource, Report, SourceState,
-    SteeringReport, SteeringState, Warning, WorkerReport,
+    SteeringReport, SteeringState, TapReport, Warning, WorkerReport,
 };
 
 /// More than an `f64` can represent exactly.
@@ -100,6 +100,18 @@ pub(crate) fn report() -> Report {
                 frames,
             })
             .into(),
+        taps: vec![TapReport {
+            interface: "tap0".to_owned(),
+            is_up: false,
+            copied_out: EXACT,
+            copied_in: 21,
+            lost: [("full", 22), ("down", 0), ("refused", 23)]
+                .map(|(reason, copies)| LostCopies {
+                    reason: reason.to_owned(),
+                    copies,
+                })
+                .into(),
+        }],
         groups: Vec::new(),
         steering: SteeringReport::new("uplink", 2, vec![next_hop()]),
         hosts: vec![host("192.0.2.10", 1, 0)],

@@ -82,6 +82,7 @@ fn every_part_is_there() {
         "marked 9.01 P",
         "malformed   bad_length 4\n",
         "drops       tx_full at uplink 12\n",
+        "tap         tap0 (down): 9.01 P copies of exit packets, 21 of answers; lost:\n            full 22, refused 23\n",
         "relay traffic leaves by `incoming`",
         "next hop 198.51.100.1 at 02:00:5e:10:00:09, changes: 2",
         "8123 endpoints: 8000 listed, 120 departed, 3 extra; stale, so",

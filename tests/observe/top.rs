@@ -207,6 +207,26 @@ fn a_box_that_stops_answering_is_reported() {
 }
 
 #[test]
+fn copies_and_lost_copies_have_rates() {
+    let mut report = sample::report();
+    let mut top = Top::default();
+    top.answered(report.clone(), SECOND);
+    let copies = |top: &Top| {
+        let lines = lines_of(top, 40);
+        let found = lines.iter().find(|line| line.starts_with("copies/s"));
+        found.cloned().unwrap_or_else(|| panic!("{lines:#?}"))
+    };
+    assert_eq!(
+        copies(&top).split_whitespace().collect::<Vec<_>>(),
+        ["copies/s", "tap0", "-"]
+    );
+    report.taps[0].copied_in += 10;
+    report.taps[0].lost[0].copies += 4;
+    top.answered(report, 3 * SECOND);
+    assert!(copies(&top).contains("tap0 5, lost 2"), "{}", copies(&top));
+}
+
+#[test]
 fn faults_are_red() {
     let mut report = sample::report();
     report.steering.state = SteeringState::NoCarrier;

@@ -8,11 +8,11 @@ use super::workers::Sums;
 use super::zero_copy::CUT;
 use super::{Daemon, detach, topology};
 use crate::observe::{
-    ClassCount, DropCount, EngineReport, FrameCount, MalformedCount, OWN_RESOLVER, PortReport,
-    Report, Warning,
+    ClassCount, DropCount, EngineReport, FrameCount, LostCopies, MalformedCount, OWN_RESOLVER,
+    PortReport, Report, TapReport, Warning,
 };
 use crate::settings::{OnStop, UNROUTED_FAMILY};
-use exitmark_datapath::{AttachMode, Counter, KernelCounts, KnownHost, Role, Tally};
+use exitmark_datapath::{AttachMode, Counter, Direction, KernelCounts, KnownHost, Role, Tally};
 use exitmark_nic::Nic;
 use exitmark_policy::Class;
 use exitmark_policy::packet::Malformed;
@@ -125,6 +125,7 @@ impl Wire {
             },
             groups,
             drops: drops(&tally),
+            taps: self.taps(&tally),
             steering: self.steering.report(settings),
             hosts: site::hosts(&hosts),
             workers: self.workers.balances(),
@@ -135,6 +136,26 @@ impl Wire {
         };
         report.warnings = self.warnings(&report, &hosts, audited.has_recursion);
         report
+    }
+
+    fn taps(&self, tally: &Tally) -> Vec<TapReport> {
+        let reason = |counter: Counter| {
+            let name = counter.to_string();
+            name.trim_start_matches("tap_").to_owned()
+        };
+        let tap = self.tap.iter().map(|tap| TapReport {
+            interface: tap.name().to_owned(),
+            is_up: tap.fault().is_none(),
+            copied_out: tally.of(Counter::Tapped(Direction::Out)),
+            copied_in: tally.of(Counter::Tapped(Direction::In)),
+            lost: Counter::LOST_COPIES
+                .map(|counter| LostCopies {
+                    reason: reason(counter),
+                    copies: tally.of(counter),
+                })
+                .into(),
+        });
+        tap.collect()
     }
 
     fn ports(&self, tally: &Tally, sums: &Sums, kernel: &KernelCounts) -> Vec<PortReport> {

@@ -127,6 +127,11 @@ impl Tap {
         self.fault.as_deref()
     }
 
+    /// The configured name of the NIC.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Looks at the NIC: opens a port of it if it is back, and notes what is wrong. `overview` is of
     /// this machine's NICs, if it is known.
     pub(super) fn follow(&mut self, overview: Option<&Overview>) {

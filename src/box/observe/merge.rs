@@ -50,6 +50,12 @@ impl Report {
                 None => self.drops.push(drop),
             }
         }
+        for tap in other.taps {
+            match (self.taps.iter_mut()).find(|one| one.interface == tap.interface) {
+                Some(sum) => sum.add(&tap),
+                None => self.taps.push(tap),
+            }
+        }
         self.steering.add(other.steering);
         self.hosts.extend(other.hosts);
         self.hosts.sort_by_cached_key(|host| {

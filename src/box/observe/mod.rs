@@ -10,6 +10,7 @@ mod metrics;
 mod report;
 mod request;
 mod site;
+mod tap;
 mod text;
 mod top;
 
@@ -21,5 +22,6 @@ pub use report::{
 };
 pub use request::CaptureRequest;
 pub use site::{GroupReport, HostReport, NextHopReport, SteeringReport, SteeringState};
+pub use tap::{LostCopies, TapReport};
 pub use text::Text;
 pub use top::{Top, watch};

@@ -4,7 +4,7 @@
 //! otherwise. Times are in seconds. Sizes are in bytes, from the Ethernet header to the end of the
 //! packet, without the frame check sequence.
 
-use super::{GroupReport, HostReport, SteeringReport};
+use super::{GroupReport, HostReport, SteeringReport, TapReport};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub struct Report {
     pub connections: Option<ConnectionsReport>,
     /// Frames that were not forwarded, for every drop reason.
     pub drops: Vec<DropCount>,
+    /// The taps, each NIC once; empty without one.
+    pub taps: Vec<TapReport>,
     /// The state of the next hops for relay traffic.
     pub steering: SteeringReport,
     /// The addresses of the hosts that have sent frames, each with its MAC address; in the order of

@@ -227,7 +227,9 @@ impl Text<'_> {
             };
             (name, drop.frames)
         });
-        item(f, "drops", &those_there_are(drops))
+        item(f, "drops", &those_there_are(drops))?;
+        let mut taps = self.0.taps.iter();
+        taps.try_for_each(|tap| item(f, "tap", &tap.text()))
     }
 
     fn relay_set(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

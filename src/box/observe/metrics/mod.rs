@@ -4,7 +4,7 @@
 mod connections;
 mod site;
 
-use super::{FrameCount, PortReport, Report, SourceState, WorkerReport};
+use super::{FrameCount, PortReport, Report, SourceState, WorkerReport, tap};
 use exitmark_service::prometheus::{Labels, Metrics, expose, labels, single};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -42,6 +42,7 @@ impl Collector for Collected {
             None => {
                 ports(&mut out, &report.ports)?;
                 frames(&mut out, report)?;
+                tap::metrics(&mut out, &report.taps)?;
                 site::site(&mut out, report)?;
                 workers(&mut out, report)?;
                 samples(&mut out, report)?;

@@ -2,7 +2,7 @@
 
 use crate::observe::human::as_f64;
 use crate::observe::metrics::socket_counts;
-use crate::observe::{ClassCount, ConnectionClass, GroupReport, Report};
+use crate::observe::{ClassCount, ConnectionClass, GroupReport, Report, TapReport};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(super) struct Rates {
     pub(super) groups: Vec<[Flow; 2]>,
     pub(super) ports: Vec<PortRates>,
     pub(super) drops: Vec<f64>,
+    /// Copies sent by each tap, and those lost.
+    pub(super) taps: Vec<(f64, f64)>,
     /// Frames decided by the XDP program, and by workers.
     pub(super) engines: (f64, f64),
     /// Connections of each class, when they were opened.
@@ -99,6 +101,7 @@ impl Rates {
             classes
                 .chain(report.ports.iter().map(|of| of.role.clone()))
                 .chain(report.drops.iter().map(|of| of.reason.clone()))
+                .chain(report.taps.iter().map(|of| of.interface.clone()))
                 .chain(report.groups.iter().map(|of| of.name.clone()))
                 .collect()
         };
@@ -118,6 +121,8 @@ impl Rates {
         let groups = now.groups.iter().zip(&before.groups);
         let ports = now.ports.iter().zip(&before.ports);
         let drops = now.drops.iter().zip(&before.drops);
+        let taps = now.taps.iter().zip(&before.taps);
+        let copied = |tap: &TapReport| tap.copied_out.saturating_add(tap.copied_in);
         let opened = connections(now).iter().zip(connections(before));
         let sockets = now.connections.iter().zip(&before.connections);
         let sockets = sockets
@@ -141,6 +146,12 @@ impl Rates {
                 .collect(),
             drops: drops
                 .map(|(now, before)| rate(before.frames, now.frames))
+                .collect(),
+            taps: taps
+                .map(|(now, before)| {
+                    let lost = rate(before.all_lost(), now.all_lost());
+                    (rate(copied(before), copied(now)), lost)
+                })
                 .collect(),
             engines: (
                 rate(before.engine.xdp_frames, now.engine.xdp_frames),

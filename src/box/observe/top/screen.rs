@@ -58,6 +58,7 @@ impl Top {
         lines.push(relay_set(report));
         lines.push(steering(report));
         lines.push(faults(report));
+        lines.extend(taps(report, self.rates.as_ref()));
         // Last: there may be more groups than a screen has lines.
         self.groups(&mut lines, report);
         lines
@@ -267,6 +268,25 @@ fn drops(report: &Report, rates: Option<&Rates>) -> Line<'static> {
     } else {
         item("drops/s", Span::from(dropped.join(", ")).red())
     }
+}
+
+/// The copies of each tap, and those lost.
+fn taps(report: &Report, rates: Option<&Rates>) -> Vec<Line<'static>> {
+    let taps = report.taps.iter().enumerate();
+    let lines = taps.map(|(index, tap)| {
+        let name = clean(&tap.interface);
+        let rates = rates.and_then(|rates| rates.taps.get(index));
+        let text = match rates {
+            None => format!("{name} -"),
+            Some((copied, lost)) => {
+                format!("{name} {}, lost {}", scaled(*copied, ""), scaled(*lost, ""))
+            }
+        };
+        let is_losing = !tap.is_up || rates.is_some_and(|(_, lost)| *lost > 0.0);
+        let text = Span::from(text);
+        item("copies/s", if is_losing { text.red() } else { text })
+    });
+    lines.collect()
 }
 
 fn relay_set(report: &Report) -> Line<'static> {

@@ -6,7 +6,8 @@
 )]
 
 use exitmark_lab::consensus::{ConsensusBuilder, hours_from};
-use exitmark_lab::frames::tcp;
+use exitmark_lab::frames::{Frame, tcp};
+use exitmark_policy::packet::Tcp;
 use exitmark_relays::Flavor;
 use pcap_file::pcap::PcapReader;
 use std::fs;
@@ -163,6 +164,22 @@ fn explains_frames_by_the_hosts_mark() {
             assert!(story.contains(words), "no `{words}` in: {story}");
         }
     }
+}
+
+#[test]
+fn says_which_frames_are_copied_to_the_tap() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = CONFIGURATION.replacen("[ports]\n", "[ports]\ntap = \"tap0\"\n", 1);
+    let copied = |frame: &Frame, port: &str| {
+        let hexadecimal = hexadecimal(&frame.build());
+        let output = explain_by(&text, directory.path(), &["--port", port, &hexadecimal]);
+        story(&output).contains("copied to the tap")
+    };
+    let (host, web) = ("192.0.2.10:40000", "198.51.100.7:443");
+    assert!(copied(&tcp(host, web), "host"));
+    assert!(copied(&tcp(web, host), "uplink"));
+    assert!(!copied(&tcp(web, host).control(Tcp::SYN), "uplink"));
+    assert!(!copied(&tcp(host, "198.18.0.1:9001"), "host"));
 }
 
 #[test]

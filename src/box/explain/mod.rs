@@ -6,7 +6,7 @@
 mod connections;
 
 use crate::settings::{Engine, Ports, Settings};
-use exitmark_datapath::{Forwarder, IncomingLink, Links, Outcome, Role};
+use exitmark_datapath::{Forwarder, IncomingLink, Links, Outcome, Role, TapRing};
 use exitmark_nic::{NextHop, Nic, NicError};
 use exitmark_pcap::{Link, ReadError, Reader};
 use exitmark_policy::packet::{self, Dscp, MacAddr};
@@ -83,6 +83,8 @@ pub(crate) struct Explanation {
     outcome: Outcome,
     /// `None` for inbound frames, which only have a direction.
     verdict: Option<Verdict>,
+    /// Whether the tap gets a copy.
+    is_copied: bool,
 }
 
 #[derive(Debug)]
@@ -121,7 +123,9 @@ pub(crate) fn explain(
     };
     let relays = load(settings)?.with(&settings.relays.sources.extra)?;
     let snapshot = Snapshot::new(1, Arc::clone(&settings.rules), relays);
-    let mut forwarder = Forwarder::new(Arc::new(snapshot), Arc::new(links(settings, incoming_mac)));
+    let tap = TapRing::own();
+    let mut forwarder = Forwarder::new(Arc::new(snapshot), Arc::new(links(settings, incoming_mac)))
+        .tapped_into(tap.clone());
     let frames = frames
         .into_iter()
         .enumerate()
@@ -135,6 +139,7 @@ pub(crate) fn explain(
                 after,
                 outcome,
                 verdict,
+                is_copied: tap.take().is_some(),
             }
         })
         .collect();
@@ -296,6 +301,9 @@ impl fmt::Display for Explanation {
             Some(remark) if remark.dscp == Dscp::DEFAULT => f.write_str(", mark cleared")?,
             Some(remark) => write!(f, ", marked {}", remark.dscp)?,
             None => {}
+        }
+        if self.is_copied {
+            f.write_str(", copied to the tap")?;
         }
         let mut separator = "; bytes ";
         let pairs = bytes.iter().zip(&self.after).enumerate();

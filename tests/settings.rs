@@ -14,6 +14,8 @@ mod effective;
 mod groups;
 #[path = "settings/steering.rs"]
 mod steering;
+#[path = "settings/tap.rs"]
+mod tap;
 #[path = "settings/together.rs"]
 mod together;
 #[path = "settings/wires.rs"]

@@ -8,6 +8,7 @@ pub mod connections;
 mod groups;
 mod host_mark;
 mod own;
+pub mod taps;
 mod unrouted;
 
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};

@@ -36,6 +36,7 @@ pub struct Frame {
     tos: u8,
     control: u8,
     sequence: u32,
+    words: u8,
     options: usize,
     extensions: Vec<u8>,
     fragment: Option<(u32, u16, bool)>,
@@ -78,6 +79,7 @@ pub fn of_protocol(protocol: u8, source: &str, destination: &str) -> Frame {
         tos: 0,
         control: Tcp::ACK,
         sequence: 0x0506_0708,
+        words: 5,
         options: 0,
         extensions: Vec::new(),
         fragment: None,
@@ -108,6 +110,12 @@ impl Frame {
     /// Sets the TCP sequence number; the default is not 0.
     pub const fn sequence(mut self, number: u32) -> Self {
         self.sequence = number;
+        self
+    }
+
+    /// Sets the length of the TCP header in words of 4 bytes, with its options; the default is 5.
+    pub const fn words(mut self, words: u8) -> Self {
+        self.words = words;
         self
     }
 
@@ -188,8 +196,7 @@ impl Frame {
             set(0, ports.as_flattened());
             if self.protocol == protocol::TCP {
                 set(4, &self.sequence.to_be_bytes());
-                // A data offset that other parsers accept as well.
-                set(12, &[0x50, self.control]);
+                set(12, &[self.words << 4, self.control]);
             }
             if self.protocol == protocol::UDP && self.payload >= 6 {
                 set(4, &be16(self.payload));

@@ -19,3 +19,4 @@ mod rig;
 mod sampled;
 mod send_only;
 mod table;
+mod tap;

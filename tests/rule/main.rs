@@ -11,3 +11,4 @@ mod connections;
 mod host_mark;
 mod oracle;
 mod table;
+mod tap;

@@ -37,6 +37,7 @@ const NO_GROUP: usize = GROUP
     + offset_of!(exitmark_group, actions);
 const CLEARS: usize = offset_of!(contract::exitmark_policy, clears);
 const HOST_MARK: usize = offset_of!(contract::exitmark_policy, host_mark);
+const TAP: usize = offset_of!(contract::exitmark_policy, tap);
 const SEVERAL: usize = offset_of!(contract::exitmark_policy, several);
 const OWNERS: usize = offset_of!(contract::exitmark_policy, owners);
 const OWNERS_V6: usize = OWNERS + size_of::<exitmark_owners>();
@@ -191,6 +192,8 @@ fn a_bit_in_the_kernel_is_found() {
         ("a configured MAC address", Flip::Bit(MAC, 1)),
         ("a mark is not cleared", Flip::Bit(CLEARS + 1, 4)),
         ("frames are counted by group", Flip::Bit(SEVERAL, 1)),
+        ("exit frames are copied", Flip::Bit(TAP, 1)),
+        ("answers are copied", Flip::Bit(TAP, 2)),
         ("an IPv4 address range", Flip::OwnedRange(OWNERS, 1)),
         ("an IPv6 address range", Flip::OwnedRange(OWNERS_V6, 4)),
         ("the kind of an address", Flip::Owner(OWNERS, 0x80)),

@@ -1,6 +1,7 @@
 //! Sends each frame through both engines and compares the results.
 
 use super::Scenario;
+use super::copies::Copies;
 use crate::kernel::{self, because};
 use crate::{LabError, Random};
 use exitmark_datapath::{
@@ -24,6 +25,7 @@ pub struct Engines {
     expected: Expected,
     counted: KernelCounts,
     frame: Vec<u8>,
+    copies: Copies,
 }
 
 /// The part of a scenario that is needed for every frame.
@@ -116,6 +118,7 @@ impl Engines {
         let mut scenario = Scenario::some(&mut Random::new(0));
         scenario.relays.clear();
         let snapshot = Arc::new(scenario.snapshot()?);
+        let copies = Copies::new(&kernel)?;
         let mut engines = Self {
             kernel,
             kernel_links,
@@ -125,6 +128,7 @@ impl Engines {
             expected: Expected::default(),
             counted: KernelCounts::default(),
             frame: Vec::new(),
+            copies,
         };
         engines.set(&scenario)?;
         Ok(engines)
@@ -160,7 +164,9 @@ impl Engines {
         self.rust_links.drop_unsteered(scenario.drops_unsteered);
         scenario.steer(&self.rust_links);
         self.rust_links.seek_host(scenario.seeks_host);
-        self.rust = Forwarder::new(Arc::new(snapshot), Arc::clone(&self.rust_links));
+        let snapshot = Arc::new(snapshot);
+        self.rust = Forwarder::new(Arc::clone(&snapshot), Arc::clone(&self.rust_links))
+            .tapped_into(self.copies.begin(&snapshot));
         self.scenario = Rules {
             clears: match scenario.mode {
                 Mode::Enforce => {
@@ -232,7 +238,7 @@ impl Engines {
         } else if !same {
             Some("the MAC addresses of the host's addresses".to_owned())
         } else {
-            None
+            self.copies.compare()
         };
         self.frame = after;
         Ok(difference)

@@ -4,6 +4,7 @@
 //! Scenarios and frames are derived from a seed. Frames are compared one by one, counters once per
 //! batch; a batch whose counters differ is replayed frame by frame.
 
+mod copies;
 mod counterexample;
 mod engines;
 mod generator;

@@ -8,7 +8,7 @@ use exitmark_datapath::{IncomingLink, Links, PerRole, Role, TakeoverLimits};
 use exitmark_policy::packet::{Dscp, MacAddr};
 use exitmark_policy::{
     ClassifyBy, Endpoint, EndpointSet, MAX_ENDPOINTS, MAX_GROUPS, Mode, Rules, Snapshot,
-    SocketRules,
+    SocketRules, Tap,
 };
 use ipnet::IpNet;
 use std::fmt::{self, Display};
@@ -215,7 +215,7 @@ impl Scenario {
         let by = self.host_mark;
         let by = by.map_or(ClassifyBy::RelaySet, ClassifyBy::HostMark);
         let groups = self.groups.iter().map(|group| group.group(self.mode));
-        let rules = Rules::new(by, groups.collect(), SocketRules::default());
+        let rules = Rules::new(by, groups.collect(), SocketRules::default()).tapping(Tap::Both);
         let relays = EndpointSet::new(self.relays.iter().copied())
             .map_err(|error| LabError(error.to_string()))?;
         Ok(Snapshot::new(1, Arc::new(rules), relays))

@@ -5,7 +5,7 @@
  * The frame itself is not touched and never waits. A copy without room in the ring is lost and
  * counted. The kernel could copy a redirected frame to a second NIC itself (BPF_F_BROADCAST), but
  * that takes several times as long as the whole program, fails for long frames, and then loses the
- * frame itself: docs/tuning.md has the measurements.
+ * frame itself: docs/tap.md has the measurements.
  */
 #ifndef EXITMARK_TAP_H
 #define EXITMARK_TAP_H

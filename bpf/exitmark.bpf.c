@@ -445,12 +445,12 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 				   struct exitmark_links *links, struct exitmark_counts *counts)
 {
 	bool meant = links->hand_over[role] == HAND_OVER_ALL || !links->decides[role];
+	struct packet packet;
 	__u64 arrived;
 	__u32 outcome;
 
 	measure_short(frame);
 	if (meant || frame->bytes > links->longest_redirect - host->grows) {
-		struct packet packet;
 		__u64 share = meant ? share_kept(ctx, role, links) : 0;
 
 		if (!share || (read_packet(frame, &packet) == SHAPE_PACKET ? part_of(&packet) :
@@ -460,7 +460,7 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 		counts->spilled[role]++;
 	}
 	if (has_tap)
-		copy_answer(ctx);
+		copy_answer(ctx, &packet);
 	/* Merges the verifier's states: the code that follows is verified once. */
 	*frame = frame_again(frame);
 	arrived = begin_sample(ctx, links, counts->received[role] + 1);

@@ -30,6 +30,39 @@ static __always_inline __u64 about_copy(__u64 bytes, __u64 flags, __u64 mark)
 	return bytes << TAP_LENGTH_AT | flags << TAP_FLAGS_AT | mark << TAP_MARK_AT;
 }
 
+/*
+ * Copies the beginning of a frame from its first buffer, in words: the helper of copy_beginning()
+ * takes 60 ns more for a short frame. Returns the number of bytes.
+ */
+static __always_inline __u64 copy_reachable(struct xdp_md *ctx, __u8 *to, __u64 unknown)
+{
+	__u8 *from = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u64 bytes = 0;
+
+	for (int word = 0; word < TAP_BYTES / 8; word++) {
+		if (from + 8 * word + 8 > end)
+			break;
+		*(__u64 *)(to + 8 * word) = *(__u64 *)(from + 8 * word);
+		bytes += 8;
+	}
+	/* Merges the verifier's states. */
+	bytes = hidden(bytes, unknown);
+	from = (void *)(long)*(volatile __u32 *)&ctx->data;
+	end = (void *)(long)*(volatile __u32 *)&ctx->data_end;
+	if (bytes > TAP_BYTES - 8)
+		return TAP_BYTES;
+	from += bytes;
+	to += bytes;
+	for (int byte = 0; byte < 7; byte++) {
+		if (from + byte + 1 > end)
+			break;
+		/* There is room: both numbers are multiples of 8. */
+		to[byte] = from[byte];
+		bytes++;
+	}
+	return bytes;
+}
+
 /* Copies the beginning of a frame. A global function: the verifier checks it once. */
 __noinline int copy_to_tap(struct xdp_md *ctx, __u64 about)
 {
@@ -54,7 +87,9 @@ __noinline int copy_to_tap(struct xdp_md *ctx, __u64 about)
 	}
 	barrier_var(at);
 	copy = &tap->copies[at & (TAP_SLOTS - 1)];
-	bytes = copy_beginning(ctx, about >> TAP_LENGTH_AT, copy->frame, TAP_BYTES);
+	bytes = copy_reachable(ctx, copy->frame, about);
+	if (bytes < TAP_BYTES && bytes < about >> TAP_LENGTH_AT)
+		bytes = copy_beginning(ctx, about >> TAP_LENGTH_AT, copy->frame, TAP_BYTES);
 	if (!bytes) {
 		counts->tap_refused++;
 		return 0;
@@ -65,14 +100,6 @@ __noinline int copy_to_tap(struct xdp_md *ctx, __u64 about)
 		return -1;
 	return 0;
 }
-
-/* Scratch of copy_answer(), whose callers leave little room on the stack. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct packet);
-} answers SEC(".maps");
 
 /* The packet as a host would send it to the remote address that this one came from. */
 static __always_inline void mirror(struct packet *packet)
@@ -93,23 +120,14 @@ static __always_inline void mirror(struct packet *packet)
 #define UNJUDGED 2
 
 /*
- * Reads an inbound packet into the scratch. Its result is unknown to the verifier, which then checks
- * the code that follows once, not once per kind of packet.
+ * Reads an inbound packet. A global function: its result is unknown to the verifier, which then
+ * checks the code that follows once, not once per kind of packet.
  */
-__noinline __u64 read_answer(struct xdp_md *ctx)
+__noinline __u64 read_answer(struct xdp_md *ctx, struct packet *packet)
 {
 	struct frame frame = frame_of(ctx);
-	const struct exitmark_image *image;
-	struct packet *packet;
-	__u32 only = 0;
 	int shape;
 
-	if (!has_tap)
-		return NO_ANSWER;
-	image = current_image();
-	if (!image || !(image->policy.tap & TAP_IN))
-		return NO_ANSWER;
-	packet = bpf_map_lookup_elem(&answers, &only);
 	if (!packet)
 		return NO_ANSWER;
 	shape = read_packet(&frame, packet);
@@ -123,40 +141,38 @@ __noinline __u64 read_answer(struct xdp_md *ctx)
 	return frame.bytes << 8 | MAY_ANSWER;
 }
 
-/*
- * Copies an inbound frame if it answers exit traffic: its mirror image, with addresses and ports
- * swapped, is exit traffic. Same logic as judge_answer() in src/policy/answer.rs.
- */
-__noinline int judge_answer(struct xdp_md *ctx, __u64 found)
+/* The verdict on the mirror image of an inbound packet. A global function, for its stack. */
+__noinline __u64 judge_mirrored(const struct exitmark_image *image, struct packet *packet)
 {
-	const struct exitmark_image *image;
-	const struct exitmark_group *group;
-	struct packet *packet;
-	__u32 only = 0;
-	__u64 verdict;
-
-	if (!has_tap)
-		return 0;
-	image = current_image();
-	packet = bpf_map_lookup_elem(&answers, &only);
 	if (!image || !packet)
 		return 0;
-	if ((found & 0xff) == UNJUDGED)
-		return copy_to_tap(ctx, about_copy(found >> 8, TAP_IN | TAP_UNJUDGED, 0));
 	mirror(packet);
-	verdict = hidden(judge(image, packet), found);
-	if (!is_exit(RULE_OF(verdict)))
-		return 0;
-	group = group_at(&image->policy, verdict >> GROUP_AT);
-	return copy_to_tap(ctx, about_copy(found >> 8, TAP_IN, group->mark));
+	return judge(image, packet);
 }
 
-static __always_inline void copy_answer(struct xdp_md *ctx)
+/*
+ * Copies an inbound frame if it answers exit traffic: its mirror image, with addresses and ports
+ * swapped, is exit traffic. Same logic as judge_answer() in src/policy/answer.rs. `packet` is
+ * scratch: the stacks of nested functions are limited to 512 bytes together.
+ */
+static __always_inline void copy_answer(struct xdp_md *ctx, struct packet *packet)
 {
-	__u64 found = read_answer(ctx);
+	const struct exitmark_image *image = current_image();
+	__u64 found, verdict;
 
-	if (found != NO_ANSWER)
-		judge_answer(ctx, found);
+	if (!image || !(image->policy.tap & TAP_IN))
+		return;
+	*packet = (struct packet){};
+	found = read_answer(ctx, packet);
+	if ((found & 0xff) == UNJUDGED) {
+		copy_to_tap(ctx, about_copy(found >> 8, TAP_IN | TAP_UNJUDGED, 0));
+	} else if ((found & 0xff) == MAY_ANSWER) {
+		verdict = judge_mirrored(image, packet);
+		if (is_exit(RULE_OF(verdict)))
+			copy_to_tap(ctx, about_copy(found >> 8, TAP_IN,
+						    group_at(&image->policy,
+							     verdict >> GROUP_AT)->mark));
+	}
 }
 
 #endif

@@ -72,7 +72,7 @@ impl TapSender {
     /// The most frames that a port of a sender holds.
     pub const ROOM: u32 = BATCH;
 
-    /// Sends until [`TapControl::stop`] is set.
+    /// Sends until [`TapControl::stop`] is set, and closes the rings.
     pub fn run(mut self, control: &TapControl) {
         let mut pauses = SHORT_PAUSES;
         loop {
@@ -92,6 +92,7 @@ impl TapSender {
                 continue;
             }
             if stops {
+                self.rings.iter().flatten().for_each(TapRing::close);
                 return;
             }
             pauses = (pauses + 1).min(SHORT_PAUSES);

@@ -3,8 +3,8 @@
 use caps::Capability;
 
 /// The thread that changes maps and NICs: CAP_BPF makes the map of the next policy, CAP_NET_ADMIN
-/// attaches programs to NICs and sets these back, CAP_NET_RAW opens the sockets of a port that was
-/// removed and is back.
+/// attaches programs to NICs and sets these back, CAP_NET_RAW opens the sockets of a port or a tap
+/// that was removed and is back.
 pub(super) const OF_MAIN: &[Capability] = &[
     Capability::CAP_NET_ADMIN,
     Capability::CAP_NET_RAW,

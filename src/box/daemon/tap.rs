@@ -209,7 +209,7 @@ impl Tap {
         }
     }
 
-    /// Sends what is left, and ends the thread.
+    /// Sends what is left, and ends the thread. Then no more frames are copied.
     pub(super) fn end(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take()
@@ -217,5 +217,12 @@ impl Tap {
         {
             tracing::error!("the tap's thread has panicked");
         }
+    }
+}
+
+/// Also of a start that has failed.
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -24,6 +24,8 @@ pub(super) const RING_NUMBERS: usize = size_of::<exitmark_tap>() / size_of::<u64
 /// The numbers of a copy: one about it, then its bytes.
 const COPY_NUMBERS: usize = size_of::<exitmark_tap_copy>() / size_of::<u64>();
 const SLOTS: u64 = TAP_SLOTS as u64;
+/// The numbers of all copies of a ring.
+const SLOTS_NUMBERS: usize = TAP_SLOTS as usize * COPY_NUMBERS;
 
 /// Which frame a copy is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +127,18 @@ impl TapRing {
         read.store(number.wrapping_add(1), Ordering::Release);
         Some(copy)
     }
+
+    /// Makes the ring look full, so that its writer copies no more frames: without a reader, their
+    /// addresses would stay in it. Only its reader may call this, as the last.
+    pub(super) fn close(&self) {
+        let written = &self.cells[self.first + index_of!(exitmark_tap, written)];
+        let read = &self.cells[self.first + index_of!(exitmark_tap, read)];
+        let number = written.load(Ordering::Acquire);
+        read.store(number.wrapping_sub(SLOTS), Ordering::Release);
+        for cell in &self.cells[self.first + index_of!(exitmark_tap, copies)..][..SLOTS_NUMBERS] {
+            cell.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -155,12 +169,13 @@ mod tests {
             }
             assert!(ring.take().is_none());
         }
+        assert!(ring.push(&[1; 60], 60, TAP_OUT, Dscp::AF11));
+        ring.close();
+        assert!(!ring.push(&[1; 60], 60, TAP_OUT, Dscp::AF11));
         let left = ring.cells.iter().skip(index_of!(exitmark_tap, copies));
-        let words = left.enumerate().filter(|(at, _)| at % COPY_NUMBERS != 0);
         assert!(
-            words
-                .into_iter()
-                .all(|(_, word)| word.load(Ordering::Relaxed) == 0)
+            left.into_iter()
+                .all(|cell| cell.load(Ordering::Relaxed) == 0)
         );
     }
 }

@@ -2,6 +2,7 @@
 //! nothing and sends no packet.
 
 use super::next_hops::{self, HopFacts};
+use super::tap::TapFacts;
 use super::tor_facts::{TorFacts, TorScope};
 use crate::settings::{Engine, Frags, Hop, Pin, Settings, ZeroCopy};
 use caps::{CapSet, Capability};
@@ -36,6 +37,8 @@ pub(crate) struct CheckScope {
     pub(crate) ports: Vec<(Option<Role>, String)>,
     /// Whether the uplink's NIC is `incoming` too.
     pub(crate) shares_uplink: bool,
+    /// The NIC of the tap.
+    pub(crate) tap: Option<String>,
     pub(crate) next_hops: Vec<Hop>,
     /// The most bytes by which the tags of `steer.vlan` make a frame longer.
     pub(crate) added_tags: u32,
@@ -93,6 +96,7 @@ impl CheckScope {
                 .map(|(role, name)| (Some(role), name.clone()))
                 .collect(),
             shares_uplink,
+            tap: settings.tap().map(str::to_owned),
             next_hops: incoming.map_or_else(Vec::new, |incoming| incoming.next_hops.clone()),
             added_tags: next_hops::added_tags(settings.rules.groups()),
             pin: settings.pin.clone(),
@@ -179,6 +183,8 @@ pub(crate) struct Facts {
     pub(crate) now: SystemTime,
     /// The state of each NIC, in the order of the roles; of every NIC if none was named.
     pub(crate) ports: Vec<Port>,
+    /// The tap, if there is one.
+    pub(super) tap: Option<TapFacts>,
     /// The next hops, in the order of the configuration.
     pub(crate) next_hops: Vec<HopFacts>,
     /// The number of possible CPUs.
@@ -235,6 +241,7 @@ impl Facts {
             files: files.into_iter().map(relay_file).collect(),
             now: SystemTime::now(),
             ports,
+            tap: scope.tap.as_deref().map(TapFacts::look),
             next_hops,
             cpus,
             own_resolver: None,
@@ -248,6 +255,7 @@ impl Facts {
         let ports = look_at_ports(std::mem::take(&mut scope.ports), self.cpus);
         Self {
             next_hops: look_at_next_hops(&scope, &ports),
+            tap: scope.tap.as_deref().map(TapFacts::look),
             ports,
             scope,
             ..self.clone()

@@ -8,6 +8,7 @@ mod facts;
 mod machine;
 mod next_hops;
 mod ports;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod tor_facts;
@@ -93,13 +94,15 @@ pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = machine::judge(facts);
     findings.extend(facts.tor.iter().flat_map(tor_host::judge));
     findings.extend(ports::judge(facts));
+    findings.extend(facts.tap.iter().flat_map(tap::judge));
     findings
 }
 
-/// The findings on the ports of another wire, without those that are known: of an `incoming` that
-/// wires share.
+/// The findings on the ports of another wire, without those that are known: of an `incoming` or a tap
+/// that wires share.
 pub(crate) fn of_another_wire(facts: &Facts, known: &[Finding]) -> Vec<Finding> {
     let mut findings = ports::judge(facts);
+    findings.extend(facts.tap.iter().flat_map(tap::judge));
     findings.retain(|finding| !known.contains(finding));
     findings
 }

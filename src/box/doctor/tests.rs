@@ -5,6 +5,7 @@ mod tor_host;
 
 use super::facts::{Port, RelayFile, Trial};
 use super::next_hops::HopFacts;
+use super::tap::TapFacts;
 use super::*;
 use crate::settings::{Engine, Hop, Pin};
 use caps::Capability;
@@ -94,6 +95,7 @@ fn sound() -> Facts {
             port(Some(Role::Uplink), "uplink0", 2),
             port(Some(Role::Incoming), "incoming0", 3),
         ],
+        tap: None,
         next_hops: vec![HopFacts {
             hop: Hop {
                 next_hop: "203.0.113.1".parse().unwrap(),
@@ -583,6 +585,42 @@ fn the_scope_of_a_configuration_has_the_pins_of_several_wires() {
     let names: Vec<_> = several.ports.iter().map(|(_, name)| &**name).collect();
     assert_eq!(names, ["a", "au"]);
     assert!(scope(&wire("a")).wire_pins.is_empty());
+}
+
+#[test]
+fn a_tap_that_cannot_send_is_a_warning_and_one_of_another_use_a_fault() {
+    let of = |nic: Option<&dyn Fn(&mut Nic)>| {
+        let nic = nic.map(|change| {
+            let mut nic = Nic::example("tap0", Some("igb"));
+            change(&mut nic);
+            nic
+        });
+        let tap = Some(TapFacts::of("tap0".to_owned(), nic));
+        let facts = Facts { tap, ..sound() };
+        let amiss = findings(&facts).into_iter();
+        let amiss = amiss.filter(|one| one.subject == "tap0" && one.severity != Severity::Ok);
+        let amiss = amiss.map(|one| (one.severity, one.what, one.fix));
+        amiss.collect::<Vec<_>>()
+    };
+    let (warning, fault) = (Severity::Warning, Severity::Fault);
+    assert_eq!(of(Some(&|_| ())), []);
+    let missing = (warning, "tap: no NIC has this name".to_owned(), None);
+    assert_eq!(of(None), [missing]);
+    let up = Some("ip link set dev tap0 up".to_owned());
+    assert_eq!(
+        of(Some(&|nic| nic.is_up = false)),
+        [(warning, "tap: down".to_owned(), up)]
+    );
+    let unplugged = (warning, "tap: up, no carrier".to_owned(), None);
+    assert_eq!(of(Some(&|nic| nic.has_carrier = false)), [unplugged]);
+    let address = |nic: &mut Nic| nic.addresses = vec!["192.0.2.7/24".parse().unwrap()];
+    let remove = Some("ip addr del 192.0.2.7/24 dev tap0".to_owned());
+    let found = (
+        fault,
+        "tap: has the address 192.0.2.7/24".to_owned(),
+        remove,
+    );
+    assert_eq!(of(Some(&address)), [found]);
 }
 
 #[test]

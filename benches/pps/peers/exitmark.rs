@@ -3,8 +3,8 @@
 use super::{Forwarder, Job, Started};
 use crate::common::exitmark::Variant;
 use crate::load::Load;
-use crate::site::{Site, pin_to_forwarder_cpus};
-use ::exitmark_lab::{Config, contained};
+use crate::site::{FAR_END, Site, pin_to_forwarder_cpus};
+use ::exitmark_lab::{Config, Netns, VethEnd, contained, veth};
 use ::exitmark_policy::MAX_GROUPS;
 use std::process::Stdio;
 use std::time::Duration;
@@ -73,6 +73,31 @@ pub(crate) fn of_groups() -> Forwarder {
                 config = config.group(format_args!("addresses = {group:?}"));
             }
             start_with(xdp, site, load, config)
+        },
+    )
+}
+
+/// Engine `xdp` with a tap that gets copies of the exit frames, and a monitor behind it that takes
+/// them from the wire and drops them.
+pub(super) fn tapped() -> Forwarder {
+    const TAP: &str = "tap0";
+    let [xdp, ..] = VARIANTS;
+    Forwarder::new(
+        "exitmark-xdp-tap",
+        Job::MarkAndSteer,
+        move |site, _, load| {
+            let monitor = Netns::new("monitor")?;
+            monitor.disable_ipv6()?;
+            let far = VethEnd::new(&monitor, FAR_END, "02:00:00:00:04:02");
+            let near = VethEnd::new(&site.middle, TAP, "02:00:00:00:04:01");
+            veth(&far, &near, 1500)?;
+            let config = configuration(load, load.host_prefixes()).tap(TAP);
+            let stop = start_with(xdp, site, load, config)?;
+            Ok(Box::new(move || {
+                let stopped = stop();
+                drop(monitor);
+                stopped
+            }))
         },
     )
 }

@@ -13,7 +13,7 @@ pub(crate) const TESTPMD: &str = "testpmd-af_xdp";
 
 /// Name, description, colour. The colours can be distinguished without red and green, and every
 /// forwarder has a shape of its own too.
-const FORWARDERS: [(&str, &str, RGBColor); 14] = [
+const FORWARDERS: [(&str, &str, RGBColor); 15] = [
     (XDP, "exitmark, `xdp`", RGBColor(0x00, 0x72, 0xb2)),
     (SPILL, "exitmark, `af_xdp`", RGBColor(0xd5, 0x5e, 0x00)),
     (
@@ -60,6 +60,11 @@ const FORWARDERS: [(&str, &str, RGBColor); 14] = [
         "testpmd-af_packet",
         "DPDK testpmd over AF_PACKET, without a rule",
         RGBColor(0x80, 0x80, 0x00),
+    ),
+    (
+        "exitmark-xdp-tap",
+        "exitmark, `xdp`, with a tap",
+        RGBColor(0x00, 0x99, 0xcc),
     ),
     (
         "exitmark-xdp-groups",

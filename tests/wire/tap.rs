@@ -5,21 +5,22 @@ use crate::craft::{
     AF11, Packet, QINQ, TCP, UDP, VLAN, answer, exit, families, noise, relay_answer, segment,
 };
 use crate::rig::{
-    Case, Config, Rig, Side, both_engines, classifies, eventually, needs_root, passes, silent,
+    Case, Config, Rig, Side, both_engines, classifies, eventually, exitmark, needs_root, passes,
+    silent,
 };
 use exitmark_lab::site::{CLEARNET_MAC, FAR_END, HOST_MAC, INCOMING_MAC, Plan, Site, TORNET_MAC};
 use exitmark_lab::{Capture, Netns, RawPort, VethEnd, veth};
 use nix::sys::signal::Signal;
 
-const TAP: &str = "tap0";
+pub(crate) const TAP: &str = "tap0";
 const ETHERNET: usize = 14;
 
 /// The monitor behind the tap.
-struct Monitor(Netns);
+pub(crate) struct Monitor(Netns);
 
 impl Monitor {
     /// Connects the tap of the box to a monitor.
-    fn connect(site: &Site) -> Self {
+    pub(crate) fn connect(site: &Site) -> Self {
         let monitor = Self(Netns::new("monitor").unwrap());
         monitor.connect_again(site);
         monitor
@@ -44,7 +45,7 @@ impl Monitor {
         veth(&far, &near, 1500).unwrap();
     }
 
-    fn watch(&self) -> Capture {
+    pub(crate) fn watch(&self) -> Capture {
         Capture::start(&self.0, FAR_END, "in", "").unwrap()
     }
 }
@@ -230,6 +231,32 @@ fn answers_are_not_copied_if_the_file_says_so_and_audit_copies_without_marking()
             (inbound("answer", &answer(0, 100)), None),
         ];
         copies(&rig, &monitor, &sent);
+        rig.stop();
+    });
+}
+
+#[test]
+fn a_reload_changes_what_is_copied() {
+    both_engines(|| {
+        let site = silent(Plan::default());
+        let monitor = Monitor::connect(&site);
+        let rig = Rig::on(site, &config());
+        let packet = exit(0, 500);
+        let cut = copy_out(&packet, 40);
+        let back = answer(0, 100);
+        let sent = |copies_answers: bool| {
+            let of_answer = copies_answers.then(|| copy_in(&back, 40));
+            [
+                (Case::exit(0, 500), Some(cut.clone())),
+                (inbound("answer", &back), of_answer),
+            ]
+        };
+        copies(&rig, &monitor, &sent(true));
+        let one_way = config().more("[tap]\ndirections = \"out\"");
+        one_way.write(rig.directory.path()).unwrap();
+        let reloaded = exitmark(&rig.site, &["reload"]);
+        assert!(reloaded.status.success(), "{reloaded:?}");
+        copies(&rig, &monitor, &sent(false));
         rig.stop();
     });
 }

@@ -6,6 +6,7 @@ use crate::rack::{Conversation, add_addresses, complete_frames, serve};
 use crate::rig::{
     Config, EXITMARK, Rig, assert_says, both_engines, detach, eventually, needs_root, wait_until,
 };
+use crate::tap::{Monitor, TAP};
 use exitmark_box::observe::Report;
 use exitmark_datapath::Role;
 use exitmark_lab::site::{
@@ -731,4 +732,48 @@ fn several_wires_run_as_another_user_and_detach() {
     assert_eq!(pinned(&site), Vec::<String>::new());
     let link = site.middle.ip("-d link show dev host1").unwrap();
     assert_says(&link, &["promiscuity 0"]);
+}
+
+#[test]
+fn two_wires_share_a_tap() {
+    needs_root!();
+    both_engines(|| {
+        let ground = Ground::silent();
+        let monitor = Monitor::connect(&ground.site);
+        let wires = [0, 1].map(|number| {
+            format!(
+                "host = \"host{number}\"\nuplink = \"uplink{number}\"\nincoming = \
+                 \"incoming0\"\ntap = \"{TAP}\"\n"
+            )
+        });
+        let addresses: [IpAddr; 2] = [HOST_V4.into(), OTHER_V4.into()];
+        let config = Config::default().addresses(addresses);
+        let config = wires.into_iter().fold(config, Config::wire);
+        let rig = Rig::on(ground.site, &config);
+        let mut eye = monitor.watch();
+        let mut expected = Vec::new();
+        for (netns, address) in [(&rig.site.host, HOST_V4), (&ground.host, OTHER_V4)] {
+            let exit = segment(40_000, WEB, 300);
+            let packet = Packet::new(address.into(), SERVER_V4.into(), TCP, exit);
+            let port = RawPort::open(netns, FAR_END).unwrap();
+            port.send(&packet.outbound(&[])).unwrap();
+            let mut copy = packet.marked();
+            copy.truncate(14 + 20 + 20);
+            expected.push(copy);
+        }
+        assert!(eye.counts(2), "{:02x?}", eye.so_far());
+        let mut captured: Vec<_> = eye.finish().unwrap().into_iter().collect();
+        captured.sort_by(|one, other| one.bytes.cmp(&other.bytes));
+        let captured: Vec<_> = captured.into_iter().map(|one| one.bytes).collect();
+        expected.sort();
+        assert_eq!(captured, expected);
+        eventually("the copies of both wires", || {
+            let taps = rig.status().taps;
+            match taps.as_slice() {
+                [one] if one.interface == TAP && one.copied_out == 2 => Ok(()),
+                _ => Err(format!("{taps:?}")),
+            }
+        });
+        rig.stop();
+    });
 }

@@ -39,7 +39,7 @@ impl Copies {
 
     /// The difference between the copies of both engines since the last call, if there is one.
     pub(super) fn compare(&mut self) -> Option<String> {
-        let rust = self.rust.take().map(|copy| finished(copy));
+        let rust = self.rust.take().map(finished);
         let mut of_kernel = Vec::new();
         for ring in &self.kernel {
             while let Some(mut copy) = ring.take() {

@@ -117,6 +117,7 @@ static __always_inline bool find_state(struct exitmark_links **found_links,
 #include "sets.h"
 #include "judge.h"
 #include "rewrite.h"
+#include "translate.h"
 #include "sample.h"
 #include "hosts.h"
 #include "guard.h"
@@ -208,6 +209,12 @@ static __always_inline bool is_routed(__u64 known, __u32 tags, const struct exit
 			of_group->unrouted_family++;
 		return false;
 	}
+	if (known & UNANSWERABLE) {
+		counts->unrouted_source++;
+		if (several)
+			of_group->unrouted_source++;
+		return false;
+	}
 	return true;
 }
 
@@ -222,34 +229,47 @@ static __always_inline bool is_of_host(const struct frame *frame, __u64 known,
 	       tags_of(frame, IP_OF(known)) == group->host_tags;
 }
 
-/* Writes MAC addresses and tags of a steered frame. Returns false if it cannot be steered. */
-static __always_inline bool steer(const struct frame *frame, __u64 known, __u32 tags,
-				  const struct exitmark_group *group,
-				  const struct exitmark_links *links)
+/*
+ * Writes MAC addresses, tags and source address of a steered frame. Returns its port, or ROLES if it
+ * cannot be steered, or OUTCOME_NO_EGRESS if only a part was written.
+ */
+static __always_inline __u64 steer(const struct frame *frame, __u64 known, __u32 tags,
+				   const struct exitmark_image *image,
+				   const struct exitmark_group *group,
+				   const struct exitmark_links *links,
+				   struct exitmark_counts *counts)
 {
 	__u32 hop = group->next_hops[known & IS_V6 ? V6 : V4];
-	__u64 next_hop;
+	__u64 next_hop, place = IP_OF(known) | (known & IS_V6 ? PLACE_V6 : 0);
 
 	barrier_var(hop);
 	/* Read once: user space updates it concurrently. */
 	next_hop = READ_ONCE(links->next_hops[hop & (NEXT_HOPS - 1)]);
 	if (!next_hop || links->incoming_port >= ROLES)
-		return false;
+		return ROLES;
+	if (group->translates) {
+		if (depart(frame->ctx, image, place))
+			return ROLES;
+		counts->translated++;
+	}
 	if (!(tags | group->steer_tags)) {
 		set_macs(frame, next_hop, links->incoming_mac);
-		return true;
+		return links->incoming_port;
 	}
-	return !retag(frame->ctx, (__u64)tags << 32 | group->steer_tags, group->priority, next_hop,
-		      links->incoming_mac);
+	if (!retag(frame->ctx, (__u64)tags << 32 | group->steer_tags, group->priority, next_hop,
+		   links->incoming_mac))
+		return links->incoming_port;
+	return group->translates ? OUTCOME_NO_EGRESS : ROLES;
 }
 
 /* Applies a rule's actions: counts, marks, clears, steers. Returns the outcome. */
 static __always_inline __u32 conclude(const struct frame *frame, __u64 known, __u64 key,
-				      const struct exitmark_policy *policy,
+				      const struct exitmark_image *image,
 				      struct exitmark_links *links,
 				      struct exitmark_counts *counts)
 {
 	__u64 egress = ROLE_UPLINK, rule = RULE_OF(known), number = GROUP_OF(known);
+	const struct exitmark_policy *policy = &image->policy;
 	const struct exitmark_group *group = group_at(policy, number);
 	struct exitmark_group_counts *of_group;
 	bool several;
@@ -292,10 +312,17 @@ static __always_inline __u32 conclude(const struct frame *frame, __u64 known, __
 	if (action & ACTION_STEER) {
 		__u32 tags = tags_of(frame, IP_OF(known));
 
-		if (is_routed(known, tags, group, several, of_group, counts) &&
-		    steer(frame, known, tags, group, links)) {
-			egress = links->incoming_port;
-		} else if (links->drops_unsteered) {
+		egress = ROLES;
+		if (is_routed(known, tags, group, several, of_group, counts))
+			egress = steer(frame, known, tags, image, group, links, counts);
+		if (egress == OUTCOME_NO_EGRESS) {
+			counts->no_egress++;
+			return OUTCOME_NO_EGRESS;
+		}
+		if (egress < ROLES)
+			return to_port(egress, counts);
+		egress = ROLE_UPLINK;
+		if (links->drops_unsteered) {
 			counts->steer_unavailable++;
 			return OUTCOME_STEER_UNAVAILABLE;
 		} else {
@@ -316,6 +343,10 @@ struct hosted {
 	__u64 generation;
 	__u32 grows; /* by how many bytes its tags make it longer */
 	__u32 is_of_only_group;
+	/* A frame to an address in place of the host's. */
+	__u32 translates; /* enum translated */
+	__u32 place; /* see PLACE_OFFSET */
+	struct change change;
 };
 
 /* The group's tags that a frame from its next hops has, << 32 | those that it gets for the host. */
@@ -324,13 +355,37 @@ static __always_inline __u64 inbound_tags(const struct exitmark_group *group)
 	return (__u64)group->steer_tags << 32 | group->host_tags;
 }
 
-static __always_inline int find_host(struct frame *frame, enum end end, struct hosted *host)
+/* Describes the host with an address of a group. */
+static __always_inline void set_host(const struct exitmark_image *image, __u64 number, int family,
+				     struct address address, struct hosted *host)
+{
+	const struct exitmark_group *group = group_at(&image->policy, number);
+
+	host->tags = inbound_tags(group);
+	host->key = host_key(family, address);
+	host->mac = group->mac;
+	host->grows = group->inbound_grows;
+	host->is_of_only_group = !image->policy.several;
+	host->generation = image->policy.generation;
+	host->group = number + 1;
+}
+
+/* Whether a frame has the tags of its network. A group without tags gets every frame as it is. */
+static __always_inline bool has_tags_of(const struct frame *frame, const struct hosted *host)
+{
+	void *payload = NULL;
+
+	if (!host->tags)
+		return true;
+	payload_of(frame, MAX_TAGS, &payload);
+	return !payload || tags_of(frame, payload - frame->data) == host->tags >> 32;
+}
+
+static __always_inline int find_host(struct frame *frame, struct hosted *host)
 {
 	const struct exitmark_image *image;
-	const struct exitmark_group *group;
 	struct address address = {};
-	int family = read_address(frame, end, &address);
-	void *payload = NULL;
+	int family = read_address(frame, DESTINATION, &address);
 	__u64 owner;
 
 	if (family != V4 && family != V6)
@@ -339,39 +394,76 @@ static __always_inline int find_host(struct frame *frame, enum end end, struct h
 	if (!image)
 		return 0;
 	owner = owner_at(image, family, address.high, address.low);
-	if (owner == NO_OWNER)
+	if (owner == NO_OWNER) {
+		/* Perhaps: see arrive(). */
+		host->translates = image->policy.translates;
 		return 0;
-	owner &= ~OWNER_OF_RELAY;
-	group = group_at(&image->policy, owner);
-	host->tags = inbound_tags(group);
-	/* A group without tags gets every frame as it is. */
-	if (end == DESTINATION && host->tags) {
-		payload_of(frame, MAX_TAGS, &payload);
-		if (payload && tags_of(frame, payload - frame->data) != group->steer_tags)
-			return 0;
 	}
-	host->key = host_key(family, address);
-	host->mac = group->mac;
-	host->grows = group->inbound_grows;
-	host->is_of_only_group = !image->policy.several;
-	host->generation = image->policy.generation;
-	host->group = owner + 1;
+	set_host(image, owner & ~OWNER_OF_RELAY, family, address, host);
+	if (!has_tags_of(frame, host))
+		host->group = 0;
 	return 0;
 }
 
 /*
- * Finds the group of a packet's source or destination address; for the destination, none if the
- * frame is not of the network of the group's next hops. A global function: the verifier checks it
- * once, not once per state of its callers.
+ * Finds the group of a packet's destination address; none if the frame is not of the network of the
+ * group's next hops. A global function: the verifier checks it once, not once per state of its
+ * callers.
  */
-__noinline int host_at(struct xdp_md *ctx, __u32 end, struct hosted *host)
+__noinline int host_at(struct xdp_md *ctx, struct hosted *host)
 {
 	struct frame frame = frame_of(ctx);
 
-	if (!host)
+	return host ? find_host(&frame, host) : 0;
+}
+
+/*
+ * Finds the host of a frame to an address in place of the host's. A global function, as host_at().
+ */
+__noinline int arrive(struct xdp_md *ctx, struct hosted *host)
+{
+	const struct exitmark_image *image = current_image();
+	struct frame frame = frame_of(ctx);
+	struct address address;
+	struct packet *packet;
+	__u32 translates, only = 0;
+	int shape;
+
+	packet = bpf_map_lookup_elem(&arriving, &only);
+	if (!host || !packet)
 		return 0;
-	return end == SOURCE ? find_host(&frame, SOURCE, host) :
-			       find_host(&frame, DESTINATION, host);
+	host->translates = TRANSLATES_NOTHING;
+	shape = read_packet(&frame, packet);
+	if (!image || !packet->ip || (shape != SHAPE_PACKET && shape != SHAPE_SLOW))
+		return 0;
+	address = packet->destination;
+	if (!find_arrival(image, packet->family, &address, &host->change))
+		return 0;
+	frame = frame_again(&frame);
+	translates = arrival_of(image, &frame, packet, shape);
+	if (translates == TRANSLATES_NOTHING)
+		return 0;
+	address.high ^= host->change.flipped.high;
+	address.low ^= host->change.flipped.low;
+	set_host(image, host->change.group, packet->family, address, host);
+	if (!has_tags_of(&frame, host))
+		host->group = 0;
+	host->place = packet->ip | PLACE_DESTINATION | (packet->family == V6 ? PLACE_V6 : 0);
+	host->translates = translates;
+	return 0;
+}
+
+/* Whether the source address of a frame is a host's. A global function, as host_at(). */
+__noinline int is_sent_by_host(struct xdp_md *ctx)
+{
+	const struct exitmark_image *image = current_image();
+	struct frame frame = frame_of(ctx);
+	struct address address = {};
+	int family = read_address(&frame, SOURCE, &address);
+
+	if (!image || (family != V4 && family != V6))
+		return 0;
+	return owner_at(image, family, address.high, address.low) != NO_OWNER;
 }
 
 /* Finds the host of a frame that a next hop sent to the box's own MAC address. */
@@ -380,7 +472,7 @@ static __always_inline void find_routed(struct frame *frame, const struct exitma
 {
 	/* Without a port for relay traffic, frames to the box's MAC address are not for the host. */
 	if (links->incoming_port < ROLES && destination_mac(frame) == links->incoming_mac)
-		host_at(frame->ctx, DESTINATION, host);
+		host_at(frame->ctx, host);
 }
 
 /*
@@ -400,6 +492,15 @@ static __always_inline __u32 address_to_host(const struct frame *frame, const st
 		counts->host_mac_unknown++;
 		return OUTCOME_HOST_MAC_UNKNOWN;
 	}
+	if (host->translates) {
+		if (host->translates == TRANSLATES_ERROR ?
+			    readdress_error(frame->ctx, host->place, &host->change) :
+			    readdress(frame->ctx, host->place, &host->change)) {
+			counts->no_egress++;
+			return OUTCOME_NO_EGRESS;
+		}
+		counts->translated_back++;
+	}
 	if (!host->tags) {
 		set_macs(frame, mac, 0);
 	} else if (retag(frame->ctx, host->tags, KEEP_PRIORITY, mac, 0)) {
@@ -416,13 +517,8 @@ static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_ro
 {
 	counts->received[role]++;
 	counts->inbound_bytes[role] += frame->bytes;
-	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host)) {
-		struct hosted sender = {};
-
-		host_at(frame->ctx, SOURCE, &sender);
-		if (sender.group)
-			counts->host_by_uplink++;
-	}
+	if (role == ROLE_UPLINK && READ_ONCE(links->seeks_host))
+		counts->host_by_uplink += is_sent_by_host(frame->ctx);
 	if (!links->decides[role]) {
 		counts->no_egress++;
 		return OUTCOME_NO_EGRESS;
@@ -537,7 +633,7 @@ int exitmark_host(struct xdp_md *ctx)
 	if (has_tap && image->policy.tap & TAP_OUT && is_exit(RULE_OF(known)))
 		copy_to_tap(ctx, about_copy(frame.bytes, TAP_OUT, group->mark));
 	frame = frame_again(&frame);
-	outcome = conclude(&frame, known, key, &image->policy, links, counts);
+	outcome = conclude(&frame, known, key, image, links, counts);
 	end_sample(ctx, arrived, ROLE_HOST, outcome, RULE_OF(known), image->policy.generation);
 	return action_of(outcome);
 }
@@ -570,6 +666,8 @@ int exitmark_incoming(struct xdp_md *ctx)
 	if (!find_state(&links, &counts))
 		return XDP_PASS;
 	find_routed(&frame, links, &host);
+	if (host.translates)
+		arrive(ctx, &host);
 	if (host.group) {
 		/* Of a host of another wire? Without a next wire, the call fails. */
 		if (has_siblings && READ_ONCE(links->has_next_wire) &&
@@ -577,7 +675,10 @@ int exitmark_incoming(struct xdp_md *ctx)
 			bpf_tail_call(ctx, &next_wire, 0);
 		/* A failed tail call invalidates the pointers into the frame. */
 		frame = frame_again(&frame);
-		return inbound(ctx, &frame, ROLE_INCOMING, &host, links, counts);
+		if (host.translates != TRANSLATES_FRAGMENT)
+			return inbound(ctx, &frame, ROLE_INCOMING, &host, links, counts);
+		if (hand_over(ctx, ROLE_INCOMING) == XDP_REDIRECT)
+			return XDP_REDIRECT;
 	}
 	arrived = begin_sample(ctx, links, ++counts->stack[ROLE_INCOMING]);
 	if (arrived)

@@ -109,24 +109,34 @@ struct exitmark_table {
 #define MAX_PROBES 128
 
 /*
- * The owner of each host address: its group, with OWNER_OF_RELAY if the address carries Tor traffic
- * only. `ranges` is the word index of sorted, disjoint ranges as above, `owners` that of the owner
- * of each range, one word each. `candidates` is that of a table with the index of a range per hash,
- * four a word: that range may be the one that covers the address. The hash of an address is its
- * masked halves, each multiplied, summed and shifted right.
+ * What is known of addresses. `ranges` is the word index of sorted, disjoint ranges as above,
+ * `values` that of the value of each range. `candidates` is that of a table with the index of a
+ * range per hash, four a word: that range may be the one that covers the address. The hash of an
+ * address is its masked halves, each multiplied, summed and shifted right.
  */
-struct exitmark_owners {
+struct exitmark_range_map {
 	__u64 masks[2]; /* high, low */
 	__u64 multipliers[2];
 	__u32 shift;
 	__u32 count; /* of ranges */
 	__u32 ranges;
-	__u32 owners;
+	__u32 values;
 	__u32 candidates;
 	__u32 mask; /* of a hash: one less than the number of candidates */
 };
 
+/*
+ * The values of the hosts' addresses are their owners, a word each: the group, with OWNER_OF_RELAY
+ * if the address carries Tor traffic only.
+ */
 #define OWNER_OF_RELAY 0x80
+
+/*
+ * The values of translated addresses: the group, what the translation adds to the sum of a checksum
+ * << 16, and the bits of the address that flip: << 32 for IPv4, in two words of their own (high,
+ * low) for IPv6.
+ */
+#define TRANSLATED_V6_WORDS 3
 
 /* How engine connect changes the sockets of connections. 0: not set. */
 struct exitmark_sockets {
@@ -150,7 +160,8 @@ struct exitmark_group {
 	__u8 priority; /* of the tags of steered frames, 0 to 7 */
 	__u8 grows; /* bytes that the tags of steered frames add to a frame */
 	__u8 inbound_grows; /* the same, for frames that come back by incoming */
-	__u8 unused[7];
+	__u8 translates; /* the source addresses of steered frames are translated */
+	__u8 unused[6];
 	/*
 	 * VLAN tags: 16 bits for the outer tag of two, 16 for the inner or only one; each is its ID
 	 * with TAG_PRESENT, or 0.
@@ -175,9 +186,13 @@ struct exitmark_policy {
 	__u64 clears; /* one bit per code point: the marks of all groups, and the host's mark */
 	__u8 host_mark; /* as `mark` of a group: identifies exit traffic; 0: the relay set does */
 	__u8 several; /* more than one group: frames are also counted by group */
+	__u8 translates; /* some group translates */
 	__u8 tap; /* TAP_OUT and TAP_IN: which exit frames are copied */
-	__u8 unused[5];
-	struct exitmark_owners owners[FAMILIES];
+	__u8 unused[4];
+	struct exitmark_range_map owners[FAMILIES];
+	/* Of translated addresses: those of hosts, and those in their place. */
+	struct exitmark_range_map departures[FAMILIES];
+	struct exitmark_range_map arrivals[FAMILIES];
 	struct exitmark_table relays[FAMILIES];
 	/*
 	 * Listeners with an address. A port on which all addresses of a group listen is the
@@ -320,6 +335,7 @@ struct exitmark_group_counts {
 	__u64 unsteered;
 	__u64 unrouted_vlan;
 	__u64 unrouted_family;
+	__u64 unrouted_source;
 };
 
 /* Per CPU. The fields before `stack` are a Tally in user space. */
@@ -335,6 +351,9 @@ struct exitmark_counts {
 	__u64 unsteered; /* relay frames that left by uplink, because they could not be steered */
 	__u64 unrouted_vlan; /* not steered: it has other VLAN tags than its group */
 	__u64 unrouted_family; /* not steered: its IP version has no next hop */
+	__u64 unrouted_source; /* not steered: no answer would be translated back */
+	__u64 translated; /* relay frames that got another source address */
+	__u64 translated_back; /* frames that got the address of a host again */
 	__u64 host_by_uplink; /* arrived by uplink from the host's address, while `seeks_host` */
 	__u64 tx_full[ROLES];
 	__u64 host_mac_unknown;

@@ -41,6 +41,8 @@ static __always_inline bool is_listener(const struct exitmark_image *image, int 
 
 /* Flag beside a rule: the relay set and the source address disagree about this flow. */
 #define DISAGREES 0x100
+/* Flag beside a rule: no answer would be translated back. */
+#define UNANSWERABLE 0x800
 
 static __always_inline bool is_exit_protocol(const struct exitmark_group *group, __u8 protocol)
 {
@@ -80,7 +82,8 @@ static __always_inline __u32 judge_group(const struct exitmark_image *image,
 			       packet->destination_port);
 		if (!clearnet)
 			return RULE_FROM_RELAY_ADDRESS |
-			       (!listed && group->both_kinds ? DISAGREES : 0);
+			       (!listed && group->both_kinds ? DISAGREES : 0) |
+			       (!listed && group->translates ? UNANSWERABLE : 0);
 		if (listed)
 			return RULE_TO_LISTED_RELAY | (group->both_kinds ? DISAGREES : 0);
 	}

@@ -102,35 +102,43 @@ static __always_inline bool covers(const struct exitmark_image *image,
 	return search_v6(image, ranges->at, ranges->count, address.high, address.low);
 }
 
+/* No range covers the address. */
+#define NO_RANGE (~0ULL)
+
+/* The index of the range that covers an address. Same logic as src/policy/range_map.rs. */
+static __always_inline __u64 range_of(const struct exitmark_image *image,
+				      const struct exitmark_range_map *map, int family,
+				      struct address address)
+{
+	__u64 hash, index;
+
+	if (map->count <= 1)
+		return is_within(image, family, map->ranges, address) ? 0 : NO_RANGE;
+	hash = (address.low & map->masks[1]) * map->multipliers[1];
+	if (family == V6)
+		hash += (address.high & map->masks[0]) * map->multipliers[0];
+	hash = hash >> (map->shift & 63) & map->mask;
+	index = word(image, map->candidates + hash / 4) >> (hash % 4 * 16) & 0xffff;
+	if (is_within(image, family, map->ranges + index * range_words(family), address))
+		return index;
+	if (family == V4)
+		index = search_v4(image, map->ranges, map->count, address.low);
+	else
+		index = search_v6(image, map->ranges, map->count, address.high, address.low);
+	return index - 1;
+}
+
 /* No group owns the address. */
 #define NO_OWNER 0xff
 
-/* The owner of an address, NO_OWNER if it belongs to no group. Same logic as src/policy/owners.rs. */
+/* The owner of an address, NO_OWNER if it belongs to no group. */
 static __always_inline __u64 owner_of(const struct exitmark_image *image, int family,
 				      struct address address)
 {
-	const struct exitmark_owners *owners = &image->policy.owners[family];
-	__u64 hash, index = 0;
+	const struct exitmark_range_map *owners = &image->policy.owners[family];
+	__u64 index = range_of(image, owners, family, address);
 
-	if (owners->count <= 1)
-		return is_within(image, family, owners->ranges, address) ?
-			       word(image, owners->owners) :
-			       NO_OWNER;
-	hash = (address.low & owners->masks[1]) * owners->multipliers[1];
-	if (family == V6)
-		hash += (address.high & owners->masks[0]) * owners->multipliers[0];
-	hash = hash >> (owners->shift & 63) & owners->mask;
-	index = word(image, owners->candidates + hash / 4) >> (hash % 4 * 16) & 0xffff;
-	if (!is_within(image, family, owners->ranges + index * range_words(family), address)) {
-		if (family == V4)
-			index = search_v4(image, owners->ranges, owners->count, address.low);
-		else
-			index = search_v6(image, owners->ranges, owners->count, address.high,
-					  address.low);
-		if (!index--)
-			return NO_OWNER;
-	}
-	return word(image, owners->owners + index);
+	return index == NO_RANGE ? NO_OWNER : word(image, owners->values + index);
 }
 
 /* The same as a function, for callers of which the verifier knows many states. */
@@ -141,6 +149,52 @@ __noinline __u64 owner_at(const struct exitmark_image *image, __u64 family, __u6
 	if (!image)
 		return NO_OWNER;
 	return family == V4 ? owner_of(image, V4, address) : owner_of(image, V6, address);
+}
+
+/* How an address is translated, and the group whose hosts have it. */
+struct change {
+	struct address flipped; /* the bits that differ */
+	__u32 delta; /* what it adds to the sum of a checksum, modulo 65535 */
+	__u32 group;
+};
+
+static __always_inline int read_change(const struct exitmark_image *image,
+				       const struct exitmark_range_map *map, int family,
+				       struct address address, struct change *change)
+{
+	__u64 index = range_of(image, map, family, address), value;
+
+	if (index == NO_RANGE)
+		return 0;
+	if (family == V6)
+		index *= TRANSLATED_V6_WORDS;
+	value = word(image, map->values + index);
+	change->group = value & 0xff;
+	change->delta = value >> 16 & 0xffff;
+	change->flipped.high = family == V6 ? word(image, map->values + index + 1) : 0;
+	change->flipped.low = family == V6 ? word(image, map->values + index + 2) : value >> 32;
+	return 1;
+}
+
+/* Finds how a host's address departs, and an address in its place arrives: 1 if it is translated. */
+__noinline int find_departure(const struct exitmark_image *image, __u64 family,
+			      const struct address *address, struct change *change)
+{
+	if (!image || !address || !change)
+		return 0;
+	if (family == V4)
+		return read_change(image, &image->policy.departures[V4], V4, *address, change);
+	return read_change(image, &image->policy.departures[V6], V6, *address, change);
+}
+
+__noinline int find_arrival(const struct exitmark_image *image, __u64 family,
+			    const struct address *address, struct change *change)
+{
+	if (!image || !address || !change)
+		return 0;
+	if (family == V4)
+		return read_change(image, &image->policy.arrivals[V4], V4, *address, change);
+	return read_change(image, &image->policy.arrivals[V6], V6, *address, change);
 }
 
 /* Whether the filter has this bit set: a key with this bit may be in the table. */

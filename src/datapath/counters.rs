@@ -109,6 +109,13 @@ pub enum Counter {
     UnroutedVlan,
     /// Relay frames that were not steered, because their IP version has no next hop.
     UnroutedFamily,
+    /// Relay frames that were not steered, because the relay set does not list their destination: no
+    /// answer would be translated back.
+    UnroutedSource,
+    /// Relay frames that left with another source address than the host's.
+    Translated,
+    /// Frames by `incoming` that got the address of a host again.
+    TranslatedBack,
     /// Frames that arrived by `uplink` from an address of the host, counted while
     /// [`super::Links::seek_host`] is on.
     HostByUplink,
@@ -140,6 +147,9 @@ impl Counter {
             Self::Unsteered,
             Self::UnroutedVlan,
             Self::UnroutedFamily,
+            Self::UnroutedSource,
+            Self::Translated,
+            Self::TranslatedBack,
             Self::HostByUplink,
             Self::UnnamedListener,
             Self::UnseenFragment,
@@ -196,6 +206,9 @@ impl Counter {
             Self::Unsteered => Some(slot!(unsteered)),
             Self::UnroutedVlan => Some(slot!(unrouted_vlan)),
             Self::UnroutedFamily => Some(slot!(unrouted_family)),
+            Self::UnroutedSource => Some(slot!(unrouted_source)),
+            Self::Translated => Some(slot!(translated)),
+            Self::TranslatedBack => Some(slot!(translated_back)),
             Self::HostByUplink => Some(slot!(host_by_uplink)),
             Self::Dropped(reason) => Some(reason.slot()),
             Self::Tapped(direction) => Some(slot!(tap_copied) + direction as usize),
@@ -231,6 +244,9 @@ impl fmt::Display for Counter {
             Self::Unsteered => f.write_str("unsteered"),
             Self::UnroutedVlan => f.write_str("unrouted_vlan"),
             Self::UnroutedFamily => f.write_str("unrouted_family"),
+            Self::UnroutedSource => f.write_str("unrouted_source"),
+            Self::Translated => f.write_str("translated"),
+            Self::TranslatedBack => f.write_str("translated_back"),
             Self::HostByUplink => f.write_str("host_by_uplink"),
             Self::UnnamedListener => f.write_str("unnamed_listener"),
             Self::UnseenFragment => f.write_str("unseen_fragment"),
@@ -245,6 +261,17 @@ impl fmt::Display for Counter {
             Self::TapRefused => f.write_str("tap_refused"),
         }
     }
+}
+
+/// Why no next hop routes a relay frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unrouted {
+    /// It has other VLAN tags than its group.
+    Vlan,
+    /// Its IP version has no next hop.
+    Family,
+    /// No answer would be translated back.
+    Source,
 }
 
 /// A worker's own counts since it last added them to its [`Counters`], one number per slot.
@@ -286,12 +313,22 @@ impl Tally {
     }
 
     /// Counts a relay frame that no next hop routes.
-    pub(super) fn unrouted(&mut self, has_other_tags: bool) {
-        if has_other_tags {
-            self.0[slot!(unrouted_vlan)] += 1;
-        } else {
-            self.0[slot!(unrouted_family)] += 1;
-        }
+    pub(super) fn unrouted(&mut self, why: Unrouted) {
+        self.0[match why {
+            Unrouted::Vlan => slot!(unrouted_vlan),
+            Unrouted::Family => slot!(unrouted_family),
+            Unrouted::Source => slot!(unrouted_source),
+        }] += 1;
+    }
+
+    #[inline]
+    pub(super) const fn translated(&mut self) {
+        self.0[slot!(translated)] += 1;
+    }
+
+    #[inline]
+    pub(super) const fn translated_back(&mut self) {
+        self.0[slot!(translated_back)] += 1;
     }
 
     #[inline]

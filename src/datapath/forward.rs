@@ -2,6 +2,7 @@
 //!
 //! Uses no ring, makes no system call, and does not allocate. `explain` runs the same code.
 
+use super::counters::Unrouted;
 use super::groups::{GroupCounts, GroupTallies};
 use super::sent::{NO_HOST, SentBy, SentPacket, replaced, retag, source_end};
 use super::{
@@ -13,7 +14,7 @@ use super::{
 };
 use exitmark_policy::packet::{self, Headers, MacAddr, MacPair, Retagged, VlanTags};
 use exitmark_policy::{
-    Answers, Class, Egress, FragmentTable, GroupNumber, Rule, Snapshot, Tap, Verdict, judge,
+    Answers, Class, Egress, FragmentTable, Group, GroupNumber, Rule, Snapshot, Tap, Verdict, judge,
     judge_answer, judge_whole_v4, judge_whole_v6,
 };
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub struct Forwarder {
     snapshot: Arc<Snapshot>,
     links: Arc<Links>,
     fragments: FragmentTable,
+    /// The first fragments that relays sent to a translated address.
+    translated: FragmentTable,
     tally: Tally,
     /// The counts of each group, if there are several.
     groups: GroupTallies,
@@ -79,6 +82,7 @@ impl Forwarder {
             snapshot,
             links,
             fragments: FragmentTable::default(),
+            translated: FragmentTable::default(),
             tally: Tally::default(),
             steering: (NO_HOP, None),
             last_host: NO_HOST,
@@ -265,8 +269,13 @@ impl Forwarder {
         group: GroupNumber,
         done: bool,
     ) -> Outcome {
+        let rules = &self.snapshot.rules;
         match (done, ingress) {
             (true, _) => outcome,
+            // It has the source address of the other network.
+            (false, Role::Host) if rules.group(group).is_some_and(Group::translates) => {
+                Outcome::Drop(DropReason::NoEgress)
+            }
             (false, Role::Host) => self.unsteered(group),
             (false, _) => Outcome::Drop(DropReason::NoEgress),
         }
@@ -498,17 +507,16 @@ impl Forwarder {
         match verdict.egress {
             Egress::Uplink => end(self, Outcome::Forward(Role::Uplink), verdict),
             Egress::Incoming => {
-                let path = self
-                    .snapshot
-                    .rules
-                    .group(verdict.group)
-                    .map(|group| group.path);
-                let path = path.unwrap_or_default();
+                let group = self.snapshot.rules.group(verdict.group);
+                let path = group.map(|group| group.path).unwrap_or_default();
+                let translates = group.is_some_and(Group::translates);
                 let number = path.next_hop(sent.version);
                 if number != self.steering.0 {
                     self.steering = (number, self.links.steering(number));
                 }
-                match self.steering.1 {
+                let steering = self.steering.1;
+                let can = !translates || steering.is_none() || self.depart(frame, frame_bytes);
+                match steering.filter(|_| can) {
                     Some(steering) => {
                         if sent.has_tags || path.vlan != VlanTags::UNTAGGED {
                             let replaced = replaced(frame, path.vlan, path.priority, steering.macs);
@@ -546,14 +554,31 @@ impl Forwarder {
         }
     }
 
+    /// Replaces the source address of a frame; false if that is impossible.
+    #[inline(never)]
+    fn depart(&mut self, frame: &mut [u8], frame_bytes: usize) -> bool {
+        let done = self.snapshot.depart(frame, frame_bytes);
+        if done {
+            self.tally.translated();
+        }
+        done
+    }
+
     /// The outcome for a relay frame that no next hop routes.
     #[cold]
     #[inline(never)]
     fn unrouted(&mut self, sent: SentPacket, verdict: Verdict) -> Outcome {
         let group = self.snapshot.rules.group(verdict.group);
-        let is_of_vlan = group.is_some_and(|group| group.vlan == sent.vlan);
-        self.tally.unrouted(!is_of_vlan);
-        self.groups.unrouted(verdict.group, !is_of_vlan);
+        let steer = group.map(|group| group.actions.intent().steer);
+        let why = if !group.is_some_and(|group| group.vlan == sent.vlan) {
+            Unrouted::Vlan
+        } else if steer.is_some_and(|steer| steer.routes(sent.version)) {
+            Unrouted::Source
+        } else {
+            Unrouted::Family
+        };
+        self.tally.unrouted(why);
+        self.groups.unrouted(verdict.group, why);
         self.unsteered(verdict.group)
     }
 
@@ -581,7 +606,7 @@ impl Forwarder {
             return self.inbound_tapped(ingress, frame, frame_bytes, now);
         }
         match ingress {
-            Role::Incoming => self.inbound_by_incoming(frame),
+            Role::Incoming => self.inbound_by_incoming(frame, frame_bytes, now),
             Role::Host | Role::Uplink => self.inbound_by_uplink(frame),
         }
     }
@@ -599,7 +624,7 @@ impl Forwarder {
         let group = judge_answer(&headers, &self.snapshot, &mut self.answers, now);
         let answer = group.map(|group| (group, Excerpt::of(frame)));
         let outcome = match ingress {
-            Role::Incoming => self.inbound_by_incoming(frame),
+            Role::Incoming => self.inbound_by_incoming(frame, frame_bytes, now),
             Role::Host | Role::Uplink => self.inbound_by_uplink(frame),
         };
         if let Some((group, excerpt)) = answer
@@ -628,7 +653,7 @@ impl Forwarder {
             self.seek_host(frame);
         }
         match self.links.incoming_port() {
-            Some(Role::Uplink) => match self.routed_to_host(frame) {
+            Some(Role::Uplink) => match self.routed_to_host(frame, None) {
                 Some(outcome) => outcome,
                 None => Outcome::Forward(Role::Host),
             },
@@ -646,23 +671,45 @@ impl Forwarder {
     }
 
     /// `incoming` is a member of another network: only frames sent to the box's MAC address for
-    /// the host's IP addresses are forwarded.
+    /// the host's IP addresses are forwarded, and those of relays for an address in their place.
     #[inline]
-    fn inbound_by_incoming(&mut self, frame: &mut [u8]) -> Outcome {
-        self.routed_to_host(frame).unwrap_or(Outcome::Stack)
+    fn inbound_by_incoming(
+        &mut self,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        now: Duration,
+    ) -> Outcome {
+        self.routed_to_host(frame, Some((frame_bytes, now)))
+            .unwrap_or(Outcome::Stack)
     }
 
     /// The outcome for a frame that a router sent to the box for a host; `None` for any other frame.
-    fn routed_to_host(&mut self, frame: &mut [u8]) -> Option<Outcome> {
+    /// Translated addresses count only with the length of the whole frame, and the time.
+    fn routed_to_host(
+        &mut self,
+        frame: &mut [u8],
+        translated: Option<(usize, Duration)>,
+    ) -> Option<Outcome> {
         self.links.incoming_port()?;
         let own = self.links.incoming_mac()?;
         let rules = &self.snapshot.rules;
-        let destination = packet::destination(frame)?;
+        let mut destination = packet::destination(frame)?;
         if MacAddr::destination_of(frame) != Some(own) {
             return None;
         }
-        let owner = rules.owner(destination)?;
-        let group = rules.group(owner.group())?;
+        let mut arrival = None;
+        let number = match rules.owner(destination) {
+            Some(owner) => owner.group(),
+            None => {
+                let (frame_bytes, now) = translated?;
+                let fragments = &mut self.translated;
+                let found = self.snapshot.arrival(frame, frame_bytes, fragments, now)?;
+                destination = found.host;
+                arrival = Some(found);
+                found.group
+            }
+        };
+        let group = rules.group(number)?;
         let has_tags = group.has_tags();
         // Sent on another network than that of the group's next hops. A group without tags gets
         // every frame as it is.
@@ -673,19 +720,21 @@ impl Forwarder {
             let is_only_group = rules.groups().len() == 1;
             self.links.host_of(destination, is_only_group)
         });
-        Some(match mac {
-            Some(host) if !has_tags => {
-                packet::set_destination_mac(frame, host);
-                Outcome::Forward(Role::Host)
-            }
-            Some(host) => {
-                let macs = MacPair::new(host, MacAddr::source_of(frame)?);
-                let replaced = replaced(frame, group.vlan, None, macs);
-                self.retagged = replaced.map(|new| (new, owner.group()));
-                Outcome::Forward(Role::Host)
-            }
-            None => Outcome::Drop(DropReason::HostMacUnknown),
-        })
+        let Some(host) = mac else {
+            return Some(Outcome::Drop(DropReason::HostMacUnknown));
+        };
+        if let Some(arrival) = arrival {
+            arrival.apply(frame);
+            self.tally.translated_back();
+        }
+        if has_tags {
+            let macs = MacPair::new(host, MacAddr::source_of(frame)?);
+            let replaced = replaced(frame, group.vlan, None, macs);
+            self.retagged = replaced.map(|new| (new, number));
+        } else {
+            packet::set_destination_mac(frame, host);
+        }
+        Some(Outcome::Forward(Role::Host))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Counters;
 use super::contract::{MAX_GROUPS, exitmark_group_counts, index_of};
+use super::counters::Unrouted;
 use exitmark_policy::packet::Dscp;
 use exitmark_policy::{Class, GroupNumber, Rule, Snapshot, Verdict};
 
@@ -71,6 +72,11 @@ impl GroupCounts {
     /// Relay frames that were not steered, because their IP version has no next hop.
     pub const fn unrouted_family(&self) -> u64 {
         self.0[slot!(unrouted_family)]
+    }
+
+    /// Relay frames that were not steered, because no answer would be translated back.
+    pub const fn unrouted_source(&self) -> u64 {
+        self.0[slot!(unrouted_source)]
     }
 
     /// What was counted since `earlier`.
@@ -147,10 +153,11 @@ impl GroupTallies {
         }
     }
 
-    pub(super) fn unrouted(&mut self, group: GroupNumber, has_other_tags: bool) {
-        let slot = match has_other_tags {
-            true => slot!(unrouted_vlan),
-            false => slot!(unrouted_family),
+    pub(super) fn unrouted(&mut self, group: GroupNumber, why: Unrouted) {
+        let slot = match why {
+            Unrouted::Vlan => slot!(unrouted_vlan),
+            Unrouted::Family => slot!(unrouted_family),
+            Unrouted::Source => slot!(unrouted_source),
         };
         if let Some(slots) = self.slots(group) {
             slots[slot] += 1;

@@ -42,6 +42,7 @@ pub struct Frame {
     fragment: Option<(u32, u16, bool)>,
     payload: usize,
     padding: usize,
+    is_sealed: bool,
 }
 
 /// A TCP segment between two endpoints of one family, such as `192.0.2.10:40000`.
@@ -85,6 +86,7 @@ pub fn of_protocol(protocol: u8, source: &str, destination: &str) -> Frame {
         fragment: None,
         payload: 40,
         padding: 0,
+        is_sealed: false,
     }
 }
 
@@ -160,6 +162,12 @@ impl Frame {
         self
     }
 
+    /// Gives a whole TCP segment the right checksum, if it is long enough for one.
+    pub const fn sealed(mut self) -> Self {
+        self.is_sealed = true;
+        self
+    }
+
     /// Builds the frame from its Ethernet header on.
     pub fn build(&self) -> Vec<u8> {
         let mut frame = Vec::new();
@@ -201,8 +209,28 @@ impl Frame {
             if self.protocol == protocol::UDP && self.payload >= 6 {
                 set(4, &be16(self.payload));
             }
+            if self.is_sealed && self.payload >= 18 {
+                set(16, &[0, 0]);
+                let sum = self.tcp_sum(&bytes).to_be_bytes();
+                bytes[16..18].copy_from_slice(&sum);
+            }
         }
         bytes
+    }
+
+    /// The checksum of a segment with a checksum of 0 (RFC 9293, section 3.1).
+    fn tcp_sum(&self, segment: &[u8]) -> u16 {
+        let mut summed = Vec::new();
+        for address in [self.source.ip(), self.destination.ip()] {
+            match address {
+                IpAddr::V4(address) => summed.extend(address.octets()),
+                IpAddr::V6(address) => summed.extend(address.octets()),
+            }
+        }
+        summed.extend([0, protocol::TCP]);
+        summed.extend(be16(segment.len()));
+        summed.extend_from_slice(segment);
+        internet_checksum(&summed)
     }
 
     fn ipv4(&self, source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {

@@ -2,8 +2,10 @@
 
 use super::endpoint::{EndpointTable, TableKey};
 use super::groups::ByFamily;
-use super::owners::{Number, Owners};
+use super::owners::Owner;
 use super::prefix::Ranges;
+use super::range_map::{Number, RangeMap};
+use super::translation::{ByDirection, Translated};
 use super::{EndpointSet, PrefixSet};
 use crate::packet::Address;
 
@@ -15,7 +17,8 @@ pub(super) trait Family: Address + Number {
     fn key(self, port: u16) -> Self::Key;
     fn table(set: &EndpointSet) -> &EndpointTable<Self::Key>;
     fn ranges(set: &PrefixSet) -> &Ranges<Self>;
-    fn owners(of: &ByFamily) -> &Owners<Self>;
+    fn owners(of: &ByFamily) -> &RangeMap<Self, Owner>;
+    fn translations(of: &ByDirection) -> &RangeMap<Self, Translated<Self>>;
 }
 
 impl Family for u32 {
@@ -37,7 +40,12 @@ impl Family for u32 {
     }
 
     #[inline]
-    fn owners(of: &ByFamily) -> &Owners<Self> {
+    fn owners(of: &ByFamily) -> &RangeMap<Self, Owner> {
+        &of.v4
+    }
+
+    #[inline]
+    fn translations(of: &ByDirection) -> &RangeMap<Self, Translated<Self>> {
         &of.v4
     }
 }
@@ -61,7 +69,12 @@ impl Family for u128 {
     }
 
     #[inline]
-    fn owners(of: &ByFamily) -> &Owners<Self> {
+    fn owners(of: &ByFamily) -> &RangeMap<Self, Owner> {
+        &of.v6
+    }
+
+    #[inline]
+    fn translations(of: &ByDirection) -> &RangeMap<Self, Translated<Self>> {
         &of.v6
     }
 }

@@ -1,7 +1,8 @@
 //! Groups of hosts behind the box. Each group has its own addresses and its own policy.
 
-use super::owners::{AddressKind, OwnedRange, Owners};
-use super::{Actions, ClassifyBy, ExitProtocols, Listener, Owner, PrefixSet};
+use super::owners::AddressKind;
+use super::range_map::{Range, RangeMap};
+use super::{Actions, ClassifyBy, ExitProtocols, Listener, Owner, PrefixSet, Translation};
 use crate::packet::{Dscp, MacAddr, Version, VlanTags};
 use std::net::Ipv4Addr;
 
@@ -78,6 +79,9 @@ pub struct Group {
     pub vlan: VlanTags,
     /// How steered frames leave.
     pub path: SteeredPath,
+    /// The source addresses of steered frames, in place of the hosts': all addresses of an IP
+    /// version that is steered are translated, or no address is.
+    pub translations: Box<[Translation]>,
 }
 
 /// How the steered frames of a group leave `incoming`.
@@ -115,6 +119,7 @@ impl Group {
             mac: None,
             vlan: VlanTags::UNTAGGED,
             path: SteeredPath::default(),
+            translations: [].into(),
         }
     }
 
@@ -131,6 +136,11 @@ impl Group {
         self.vlan != VlanTags::UNTAGGED || self.path.vlan != VlanTags::UNTAGGED
     }
 
+    /// Whether steered frames leave with another source address than the host's.
+    pub fn translates(&self) -> bool {
+        !self.translations.is_empty()
+    }
+
     /// Whether the group has clearnet and relay addresses. If so, source address and relay set each
     /// determine the kind of a flow, and are checked against each other.
     pub(super) fn has_both_kinds(&self) -> bool {
@@ -141,8 +151,8 @@ impl Group {
 /// The owners of all addresses.
 #[derive(Clone, Debug)]
 pub(super) struct ByFamily {
-    pub(super) v4: Owners<u32>,
-    pub(super) v6: Owners<u128>,
+    pub(super) v4: RangeMap<u32, Owner>,
+    pub(super) v6: RangeMap<u128, Owner>,
 }
 
 impl ByFamily {
@@ -159,17 +169,17 @@ impl ByFamily {
             }
         }
         Self {
-            v4: Owners::new(v4),
-            v6: Owners::new(v6),
+            v4: RangeMap::new(v4),
+            v6: RangeMap::new(v6),
         }
     }
 }
 
 fn owned<N: Copy>(
     ranges: &[(N, N)],
-    owner: Owner,
-) -> impl Iterator<Item = OwnedRange<N>> + use<'_, N> {
-    let owned = move |&(first, last)| OwnedRange { first, last, owner };
+    value: Owner,
+) -> impl Iterator<Item = Range<N, Owner>> + use<'_, N> {
+    let owned = move |&(first, last)| Range { first, last, value };
     ranges.iter().map(owned)
 }
 

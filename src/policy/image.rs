@@ -4,10 +4,11 @@
 //! bit from the snapshot: both sides use the same hash, filter and probing.
 
 use super::endpoint::{EndpointTable, TableKey, halves};
-use super::owners::{Number, OwnedRange, Owners};
+use super::range_map::{Number, Range, RangeMap};
 use super::rules::Marking;
+use super::translation::{ByDirection, Translated};
 use super::{
-    Actions, ClassifyBy, Egress, Group, MAX_GROUPS, PrefixSet, Rule, Snapshot, SocketRules,
+    Actions, ClassifyBy, Egress, Group, MAX_GROUPS, PrefixSet, Rule, Rules, Snapshot, SocketRules,
 };
 use crate::packet::{Dscp, Ecn, MacAddr, Version, VlanTags};
 use std::mem::offset_of;
@@ -30,6 +31,8 @@ pub const TAP_OUT: u8 = 1;
 pub const TAP_IN: u8 = 2;
 /// In place of a priority: that of the frame is kept.
 pub const KEEP_PRIORITY: u8 = 0xff;
+/// The words of the value of a translated IPv6 address.
+pub const TRANSLATED_V6_WORDS: usize = 3;
 const ACTIONS: usize = 24;
 /// The groups, frames of no group, and room up to a power of two.
 const GROUPS_ROOM: usize = 2 * MAX_GROUPS;
@@ -45,9 +48,12 @@ pub struct Fixed {
     pub clears: u64,
     pub host_mark: u8,
     pub several: u8,
+    pub translates: u8,
     pub tap: u8,
-    pub unused: [u8; 5],
-    pub owners: [OwnerIndex; 2],
+    pub unused: [u8; 4],
+    pub owners: [RangeIndex; 2],
+    pub departures: [RangeIndex; 2],
+    pub arrivals: [RangeIndex; 2],
     pub relays: [HashTable; 2],
     pub listeners: [HashTable; 2],
     pub sockets: Sockets,
@@ -68,7 +74,8 @@ pub struct GroupPolicy {
     pub priority: u8,
     pub grows: u8,
     pub inbound_grows: u8,
-    pub unused: [u8; 7],
+    pub translates: u8,
+    pub unused: [u8; 6],
     pub host_tags: u32,
     pub steer_tags: u32,
     pub mac: u64,
@@ -78,16 +85,16 @@ pub struct GroupPolicy {
     pub padding: [u64; 5],
 }
 
-/// The layout of `struct exitmark_owners`.
+/// The layout of `struct exitmark_range_map`.
 #[repr(C)]
 #[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
-pub struct OwnerIndex {
+pub struct RangeIndex {
     pub masks: [u64; 2],
     pub multipliers: [u64; 2],
     pub shift: u32,
     pub count: u32,
     pub ranges: u32,
-    pub owners: u32,
+    pub values: u32,
     pub candidates: u32,
     pub mask: u32,
 }
@@ -153,12 +160,7 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     let mut draft = Draft(bytes);
     draft.put(offset_of!(Fixed, generation), &[snapshot.generation]);
     draft.put(offset_of!(Fixed, clears), &[rules.clears().to_u64()]);
-    let owners = rules.owners();
-    let at = offset_of!(Fixed, owners);
-    draft.push_owners(at, &owners.v4, |&(first, last)| {
-        [u64::from(first) << 32 | u64::from(last)]
-    });
-    draft.push_owners(at + size_of::<OwnerIndex>(), &owners.v6, four_words);
+    draft.push_maps(rules);
     for (number, group) in rules.groups().iter().enumerate() {
         draft.put_group(number, group, snapshot);
     }
@@ -219,6 +221,16 @@ fn four_words(&(first, last): &(u128, u128)) -> [u64; 4] {
     [a, b, c, d]
 }
 
+/// The word of a range of IPv4 addresses.
+fn one_word(&(first, last): &(u32, u32)) -> [u64; 1] {
+    [u64::from(first) << 32 | u64::from(last)]
+}
+
+/// A number of 16 bits with the number of a group below it.
+fn beside_group<A>(translated: &Translated<A>, delta: u16) -> u64 {
+    u64::from(delta) << 16 | u64::from(translated.group.to_u8())
+}
+
 /// The bytes of an image that is being written: the fixed part, and the tables so far.
 struct Draft(Vec<u8>);
 
@@ -267,6 +279,10 @@ impl Draft {
             (
                 offset_of!(GroupPolicy, routed),
                 routed(Version::V4) | routed(Version::V6),
+            ),
+            (
+                offset_of!(GroupPolicy, translates),
+                u8::from(group.translates()),
             ),
             (offset_of!(GroupPolicy, next_hops), path.next_hops[0]),
             (offset_of!(GroupPolicy, next_hops) + 1, path.next_hops[1]),
@@ -326,32 +342,61 @@ impl Draft {
         }
     }
 
-    /// Writes the ranges of owners, their owners, and the candidates.
-    fn push_owners<N: Number, const WORDS: usize>(
+    /// Writes what is known of addresses: their owners and translations.
+    fn push_maps(&mut self, rules: &Rules) {
+        let (owners, size) = (rules.owners(), size_of::<RangeIndex>());
+        let at = offset_of!(Fixed, owners);
+        self.push_map(at, &owners.v4, one_word, |owner| [u64::from(owner.to_u8())]);
+        self.push_map(at + size, &owners.v6, four_words, |owner| {
+            [u64::from(owner.to_u8())]
+        });
+        let translations = rules.translations();
+        let has_some = |of: &ByDirection| !(of.v4.ranges.is_empty() && of.v6.ranges.is_empty());
+        self.0[offset_of!(Fixed, translates)] = u8::from(has_some(&translations.departures));
+        for (at, of_direction) in [
+            (offset_of!(Fixed, departures), &translations.departures),
+            (offset_of!(Fixed, arrivals), &translations.arrivals),
+        ] {
+            self.push_map(at, &of_direction.v4, one_word, |translated| {
+                let (flipped, delta) = translated.change.parts();
+                [u64::from(flipped) << 32 | beside_group(translated, delta)]
+            });
+            self.push_map(at + size, &of_direction.v6, four_words, |translated| {
+                let (flipped, delta) = translated.change.parts();
+                let [high, low] = halves(flipped);
+                let words: [u64; TRANSLATED_V6_WORDS] =
+                    [beside_group(translated, delta), high, low];
+                words
+            });
+        }
+    }
+
+    /// Writes the ranges, what is known of each, and the candidates.
+    fn push_map<N: Number, T: Copy, const WORDS: usize, const VALUE: usize>(
         &mut self,
         at: usize,
-        owners: &Owners<N>,
+        map: &RangeMap<N, T>,
         words: impl Fn(&(N, N)) -> [u64; WORDS],
+        value: impl Fn(&T) -> [u64; VALUE],
     ) {
-        let range = |range: &OwnedRange<N>| words(&(range.first, range.last));
-        let owner = |range: &OwnedRange<N>| u64::from(range.owner.to_u8());
-        self.put(at + offset_of!(OwnerIndex, masks), &owners.hash.masks);
-        let multipliers = &owners.hash.multipliers;
-        self.put(at + offset_of!(OwnerIndex, multipliers), multipliers);
-        let shift = owners.hash.shift as usize;
-        self.put_number(at + offset_of!(OwnerIndex, shift), shift);
-        self.put_number(at + offset_of!(OwnerIndex, count), owners.ranges.len());
-        self.put_number(at + offset_of!(OwnerIndex, ranges), self.words());
+        let range = |range: &Range<N, T>| words(&(range.first, range.last));
+        self.put(at + offset_of!(RangeIndex, masks), &map.hash.masks);
+        let multipliers = &map.hash.multipliers;
+        self.put(at + offset_of!(RangeIndex, multipliers), multipliers);
+        let shift = map.hash.shift as usize;
+        self.put_number(at + offset_of!(RangeIndex, shift), shift);
+        self.put_number(at + offset_of!(RangeIndex, count), map.ranges.len());
+        self.put_number(at + offset_of!(RangeIndex, ranges), self.words());
         // The program always looks at a candidate: here at one that covers no address.
-        let none = owners.ranges.is_empty().then(|| words(&(N::MAX, N::ZERO)));
+        let none = map.ranges.is_empty().then(|| words(&(N::MAX, N::ZERO)));
         self.push(none.into_iter().flatten());
-        self.push(owners.ranges.iter().flat_map(range));
-        self.put_number(at + offset_of!(OwnerIndex, owners), self.words());
-        self.push(owners.ranges.iter().map(owner));
-        let mask = owners.candidates.len() - 1;
-        self.put_number(at + offset_of!(OwnerIndex, mask), mask);
-        self.put_number(at + offset_of!(OwnerIndex, candidates), self.words());
-        let (packed, _) = owners.candidates.as_chunks::<4>();
+        self.push(map.ranges.iter().flat_map(range));
+        self.put_number(at + offset_of!(RangeIndex, values), self.words());
+        self.push(map.ranges.iter().flat_map(|range| value(&range.value)));
+        let mask = map.candidates.len() - 1;
+        self.put_number(at + offset_of!(RangeIndex, mask), mask);
+        self.put_number(at + offset_of!(RangeIndex, candidates), self.words());
+        let (packed, _) = map.candidates.as_chunks::<4>();
         let word = |[a, b, c, d]: &[u16; 4]| {
             u64::from(*a) | u64::from(*b) << 16 | u64::from(*c) << 32 | u64::from(*d) << 48
         };
@@ -359,8 +404,7 @@ impl Draft {
     }
 
     fn push_prefixes(&mut self, at: usize, prefixes: &PrefixSet) {
-        let both = |&(first, last): &(u32, u32)| u64::from(first) << 32 | u64::from(last);
-        let v4 = prefixes.v4().iter().map(both);
+        let v4 = prefixes.v4().iter().flat_map(one_word);
         self.push_ranges(at, prefixes.v4().len(), v4);
         let v6 = prefixes.v6().iter().flat_map(four_words);
         self.push_ranges(at + size_of::<Ranges>(), prefixes.v6().len(), v6);
@@ -387,7 +431,7 @@ mod tests {
     use super::*;
     use crate::{
         AtUplink, Endpoint, EndpointSet, ExitProtocols, Intent, Listener, MAX_ENDPOINTS,
-        MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, Rules, Steer, SteeredPath,
+        MAX_LISTENERS, MAX_PREFIXES, MAX_RESOLVERS, Mode, Steer, SteeredPath, Translation,
     };
     use ipnet::IpNet;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -472,16 +516,16 @@ mod tests {
         /// The ranges of the owners of an IP version, each with its owner. Checks that the
         /// candidates are among them.
         fn owned<const WORDS: usize>(&self, family: usize) -> Vec<([u64; WORDS], u64)> {
-            let at = offset_of!(Fixed, owners) + family * size_of::<OwnerIndex>();
+            let at = offset_of!(Fixed, owners) + family * size_of::<RangeIndex>();
             let number = |field| self.number(at + field);
-            let first = number(offset_of!(OwnerIndex, ranges));
-            let owners = number(offset_of!(OwnerIndex, owners));
-            let count = number(offset_of!(OwnerIndex, count));
+            let first = number(offset_of!(RangeIndex, ranges));
+            let owners = number(offset_of!(RangeIndex, values));
+            let count = number(offset_of!(RangeIndex, count));
             let at_word = |word: usize| std::array::from_fn(|part| self.word(word + part));
             let range = |index| (at_word(first + index * WORDS), self.word(owners + index));
             let ranges: Vec<([u64; WORDS], u64)> = (0..count).map(range).collect();
-            let candidates = number(offset_of!(OwnerIndex, candidates));
-            for index in 0..=number(offset_of!(OwnerIndex, mask)) {
+            let candidates = number(offset_of!(RangeIndex, candidates));
+            for index in 0..=number(offset_of!(RangeIndex, mask)) {
                 let candidate = self.word(candidates + index / 4) >> (index % 4 * 16) & 0xffff;
                 assert!((candidate as usize) < count, "{candidate}");
             }
@@ -539,6 +583,15 @@ mod tests {
                 vlan: VlanTags::pair(200, 30),
                 priority: Some(5),
             },
+            translations: [
+                ("192.0.2.0/30", "203.0.113.4/30"),
+                ("2001:db8::/127", "2001:db8:3::10/127"),
+            ]
+            .map(|(host, incoming)| {
+                let [host, incoming] = [host, incoming].map(|net| net.parse().unwrap());
+                Translation::new(host, incoming).unwrap()
+            })
+            .into(),
             ..Group::new("first", actions(steer))
         };
         let second = Group {
@@ -565,6 +618,33 @@ mod tests {
     fn the_layout_is_that_of_the_header_file() {
         let image = small(ClassifyBy::RelaySet, ExitProtocols::Tcp, Steer::Both);
         assert_eq!(image.word(offset_of!(Fixed, generation) / 8), 3);
+
+        // 192.0.2.0 and 203.0.113.4 differ in these bits, and by this modulo 65,535.
+        let (flipped, delta) = (0x0b00_7304_u64, (0xcb00_7104 - 0xc000_0200) % 0xffff_u64);
+        let translated = |at: usize, family: usize| {
+            let at = at + family * size_of::<RangeIndex>();
+            let number = |field| image.number(at + field);
+            let values = number(offset_of!(RangeIndex, values));
+            let words = [1, 3][family];
+            (values..values + words)
+                .map(|word| image.word(word))
+                .collect::<Vec<_>>()
+        };
+        let (departures, arrivals) = (offset_of!(Fixed, departures), offset_of!(Fixed, arrivals));
+        assert_eq!(translated(departures, 0), [flipped << 32 | delta << 16]);
+        assert_eq!(
+            translated(arrivals, 0),
+            [flipped << 32 | (0xffff - delta) << 16]
+        );
+        let delta = 3 + 0x10;
+        assert_eq!(translated(departures, 1), [delta << 16, 0x3_0000, 0x10]);
+        assert_eq!(
+            translated(arrivals, 1),
+            [(0xffff - delta) << 16, 0x3_0000, 0x10]
+        );
+        assert_eq!(image.0[offset_of!(Fixed, translates)], 1);
+        let translates = [0, 1].map(|group| group_at(group) + offset_of!(GroupPolicy, translates));
+        assert_eq!(translates.map(|at| image.0[at]), [1, 0]);
 
         let resolvers = group_at(0) + offset_of!(GroupPolicy, resolvers);
         let exempt = group_at(0) + offset_of!(GroupPolicy, exempt);
@@ -676,7 +756,7 @@ mod tests {
             assert_eq!(image.0[second + offset_of!(GroupPolicy, priority)], 0xff);
             assert_eq!(
                 image.0[offset_of!(Fixed, several)..][..7],
-                [1, 0, 0, 0, 0, 0, 0]
+                [1, 1, 0, 0, 0, 0, 0]
             );
         }
     }
@@ -715,7 +795,7 @@ mod tests {
             let snapshot = largest(MAX_ENDPOINTS, PrefixSet::new(nets));
             image(&snapshot).err().map(|error| error.words)
         };
-        const FEW: usize = 1;
+        const FEW: usize = 3;
         const WORDS: usize = IMAGE_BYTES / 8;
         let too_many = WORDS / 4;
         let most = too_many - (refused(too_many).unwrap() - WORDS) / 4;

@@ -112,7 +112,7 @@ pub fn judge_whole_v6(packet: Packet<u128>, snapshot: &Snapshot) -> Verdict {
 fn judge_whole<F: Family>(
     packet: &Packet<F>,
     snapshot: &Snapshot,
-    classify: impl FnOnce(&Packet<F>, Owner, &Snapshot) -> (Rule, bool),
+    classify: impl FnOnce(&Packet<F>, Owner, &Snapshot) -> Met,
 ) -> Verdict {
     match snapshot.rules.owner_of(packet.source) {
         Some(owner) => {
@@ -138,19 +138,44 @@ pub(super) fn judge_packet<F: Family>(
     }
 }
 
-/// The verdict on a packet of a group, from the rule that it matched and whether the relay set
-/// disagrees.
+/// The rule that a packet matched.
+#[derive(Clone, Copy)]
+struct Met {
+    rule: Rule,
+    /// The relay set contradicts the source address.
+    disagreement: bool,
+    /// No answer to the packet would be translated back, because the relay set does not list its
+    /// destination.
+    is_unanswerable: bool,
+}
+
+impl From<Rule> for Met {
+    #[inline(always)]
+    fn from(rule: Rule) -> Self {
+        Self {
+            rule,
+            disagreement: false,
+            is_unanswerable: false,
+        }
+    }
+}
+
+/// The verdict on a packet of a group, from the rule that it matched.
 #[inline(always)]
 fn verdict<F: Family>(
     packet: &Packet<F>,
     group: GroupNumber,
-    (rule, disagreement): (Rule, bool),
+    met: Met,
     snapshot: &Snapshot,
 ) -> Verdict {
+    let Met {
+        rule, disagreement, ..
+    } = met;
     let carried = Dscp::of(packet.tos);
     let leaves = &snapshot.group(group).leaves;
     let dscp = leaves.dscp(rule, carried);
     let egress = match leaves.egress(rule, F::VERSION) {
+        Egress::Incoming if met.is_unanswerable => Egress::Unrouted,
         Egress::Incoming if !is_of_vlan(packet.vlan, group, &snapshot.rules) => Egress::Unrouted,
         egress => egress,
     };
@@ -178,7 +203,7 @@ fn is_of_vlan(vlan: VlanTags, group: GroupNumber, rules: &Rules) -> bool {
 #[cold]
 #[inline(never)]
 fn foreign<F: Family>(packet: &Packet<F>, snapshot: &Snapshot) -> Verdict {
-    let met = (Rule::ForeignSource, false);
+    let met = Rule::ForeignSource.into();
     verdict(packet, GroupNumber::NONE, met, snapshot)
 }
 
@@ -205,38 +230,34 @@ fn classify_fragment<F: Family>(
     snapshot: &Snapshot,
     fragments: &mut FragmentTable,
     now: Duration,
-) -> (Rule, bool) {
+) -> Met {
     if packet.ports_are_elsewhere() {
         let rule = fragments.recall(packet, fragment, now);
-        return (rule.unwrap_or(Rule::UnseenFragment), false);
+        return rule.unwrap_or(Rule::UnseenFragment).into();
     }
-    let (rule, disagreement) = classify_apart(packet, owner, snapshot);
-    if fragment.first {
-        fragments.remember(packet, fragment, rule, now);
+    let met = classify_apart(packet, owner, snapshot);
+    // The rule does not tell later fragments that they are not steered.
+    if fragment.first && !met.is_unanswerable {
+        fragments.remember(packet, fragment, met.rule, now);
     }
-    (rule, disagreement)
+    met
 }
 
 /// Out-of-line copy of [`classify`] for frames of the slow path.
 #[inline(never)]
-fn classify_apart<F: Family>(
-    packet: &Packet<F>,
-    owner: Owner,
-    snapshot: &Snapshot,
-) -> (Rule, bool) {
+fn classify_apart<F: Family>(packet: &Packet<F>, owner: Owner, snapshot: &Snapshot) -> Met {
     classify(packet, owner, snapshot)
 }
 
-/// The rule that a packet of a group matches, and whether the relay set contradicts its source
-/// address. Rules for traffic other than TCP from a clearnet address are in separate functions that
+/// The rule that a packet of a group matches. Rules for traffic other than TCP from a clearnet address are in separate functions that
 /// do not take a copy of the packet, so that the fields of nearly all packets stay in registers.
 #[inline(always)]
-fn classify<F: Family>(packet: &Packet<F>, owner: Owner, snapshot: &Snapshot) -> (Rule, bool) {
+fn classify<F: Family>(packet: &Packet<F>, owner: Owner, snapshot: &Snapshot) -> Met {
     let rules = &*snapshot.rules;
     let (source, destination, ports) = (packet.source, packet.destination, packet.ports);
     let number = owner.group();
     let Some(group) = rules.group(number) else {
-        return (Rule::ForeignSource, false);
+        return Rule::ForeignSource.into();
     };
     if owner.is_of_relay() {
         let tcp = packet.tcp;
@@ -244,30 +265,33 @@ fn classify<F: Family>(packet: &Packet<F>, owner: Owner, snapshot: &Snapshot) ->
         return from_relay_address(from, destination, packet.protocol, tcp, group, snapshot);
     }
     if is_to_resolver(destination, ports, group) {
-        return (Rule::ToResolver, false);
+        return Rule::ToResolver.into();
     }
     if packet.protocol != protocol::TCP {
-        return (classify_other(packet, group, rules), false);
+        return classify_other(packet, group, rules).into();
     }
     if is_from_listener(source, ports, number, snapshot) {
-        return (Rule::FromListener, false);
+        return Rule::FromListener.into();
     }
     if let Some(rule) = answer(packet.tcp) {
-        return (rule, false);
+        return rule.into();
     }
     // With a host mark the relay set is not used, and may be missing.
     let left_over = match rules.classify_by {
         ClassifyBy::RelaySet if is_to_relay(destination, ports, snapshot) => {
-            return (Rule::ToListedRelay, snapshot.group(number).both_kinds);
+            return Met {
+                disagreement: snapshot.group(number).both_kinds,
+                ..Rule::ToListedRelay.into()
+            };
         }
         ClassifyBy::RelaySet => Rule::ExitProtocol,
         ClassifyBy::HostMark(mark) if Dscp::of(packet.tos) == mark => Rule::HostMarked,
         ClassifyBy::HostMark(_) => Rule::NotHostMarked,
     };
     if group.exempt.covers(destination) {
-        return (Rule::ToExemptPrefix, false);
+        return Rule::ToExemptPrefix.into();
     }
-    (left_over, false)
+    left_over.into()
 }
 
 /// The rule for a protocol other than TCP, from a clearnet address and not to a resolver.
@@ -289,8 +313,7 @@ fn classify_other<F: Family>(packet: &Packet<F>, group: &Group, rules: &Rules) -
     }
 }
 
-/// The rule for a packet from an address that carries Tor traffic only, and whether the relay set
-/// disagrees.
+/// The rule for a packet from an address that carries Tor traffic only.
 #[inline(never)]
 fn from_relay_address<F: Family>(
     (source, ports, number): (F, Ports, GroupNumber),
@@ -299,26 +322,30 @@ fn from_relay_address<F: Family>(
     tcp: Tcp,
     group: &Group,
     snapshot: &Snapshot,
-) -> (Rule, bool) {
+) -> Met {
     if is_to_resolver(destination, ports, group) {
-        return (Rule::ToResolver, false);
+        return Rule::ToResolver.into();
     }
     if protocol == protocol::TCP {
         if is_from_listener(source, ports, number, snapshot) {
-            return (Rule::FromListener, false);
+            return Rule::FromListener.into();
         }
         if let Some(rule) = answer(tcp) {
-            return (rule, false);
+            return rule.into();
         }
-        let disagreement = snapshot.rules.classify_by == ClassifyBy::RelaySet
-            && !is_to_relay(destination, ports, snapshot)
-            && snapshot.group(number).both_kinds;
-        return (Rule::FromRelayAddress, disagreement);
+        let by_relays = snapshot.rules.classify_by == ClassifyBy::RelaySet;
+        let is_listed = by_relays && is_to_relay(destination, ports, snapshot);
+        let of_group = snapshot.group(number);
+        return Met {
+            rule: Rule::FromRelayAddress,
+            disagreement: by_relays && !is_listed && of_group.both_kinds,
+            is_unanswerable: !is_listed && of_group.translates,
+        };
     }
     if group.exempt.covers(destination) {
-        return (Rule::ToExemptPrefix, false);
+        return Rule::ToExemptPrefix.into();
     }
-    (Rule::OtherProtocol, false)
+    Rule::OtherProtocol.into()
 }
 
 /// The rule for a segment that an outsider can provoke, if its control bits show that it is one.

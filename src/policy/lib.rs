@@ -17,7 +17,9 @@ mod judge;
 mod owners;
 pub mod packet;
 mod prefix;
+mod range_map;
 mod rules;
+mod translation;
 mod verdict;
 
 use family::Family;
@@ -37,6 +39,7 @@ pub use rules::{
     Mode, Rules, SocketRules, Steer, Tap,
 };
 use rules::{Leaves, Listeners};
+pub use translation::{Arrival, Translation};
 pub use verdict::{Class, Egress, Remark, Rule, Verdict};
 
 /// Everything besides the frame that a verdict depends on, published to the workers as a whole.
@@ -61,6 +64,8 @@ pub struct Snapshot {
 struct ForGroup {
     /// The group has clearnet and relay addresses.
     both_kinds: bool,
+    /// The source addresses of its steered frames are translated.
+    translates: bool,
     /// Egress and DSCP per rule.
     leaves: Leaves,
 }
@@ -74,6 +79,7 @@ impl Snapshot {
         let listeners = Listeners::new(rules.groups(), own.map(|endpoint| endpoint.port));
         let for_group = |group: Option<&Group>| ForGroup {
             both_kinds: group.is_some_and(Group::has_both_kinds),
+            translates: group.is_some_and(Group::translates),
             leaves: Leaves::new(&rules, group),
         };
         let of_groups = rules.groups().iter().map(Some);

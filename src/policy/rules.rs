@@ -1,6 +1,7 @@
 //! The operator's rules, compiled to tables for the packet path.
 
 use super::groups::{ByFamily, DscpSet};
+use super::translation::Translations;
 use super::{
     Class, Egress, Endpoint, EndpointSet, Family, Group, GroupNumber, MAX_GROUPS, Owner, Rule,
 };
@@ -23,6 +24,7 @@ pub struct Rules {
     pub sockets: SocketRules,
     groups: Box<[Group]>,
     owners: ByFamily,
+    translations: Translations,
     clears: DscpSet,
     tap: Tap,
 }
@@ -51,6 +53,7 @@ impl Rules {
             classify_by,
             sockets,
             owners: ByFamily::new(&groups),
+            translations: Translations::new(&groups),
             clears: DscpSet::of_marks(classify_by, &groups),
             groups: groups.into_boxed_slice(),
             tap: Tap::Off,
@@ -100,6 +103,19 @@ impl Rules {
 
     pub(super) const fn owners(&self) -> &ByFamily {
         &self.owners
+    }
+
+    pub(super) const fn translations(&self) -> &Translations {
+        &self.translations
+    }
+
+    /// The group whose steered frames have this address in place of a host's.
+    pub fn translated(&self, address: IpAddr) -> Option<GroupNumber> {
+        let arrivals = &self.translations.arrivals;
+        match address {
+            IpAddr::V4(address) => Some(arrivals.v4.find(u32::from(address))?.group),
+            IpAddr::V6(address) => Some(arrivals.v6.find(u128::from(address))?.group),
+        }
     }
 
     /// The code points that mean something on the wire: each group's mark, and the host's mark.

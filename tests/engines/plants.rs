@@ -2,7 +2,7 @@
 
 use crate::rig::in_namespace;
 use exitmark_datapath::contract::{
-    self, exitmark_group, exitmark_owners, exitmark_ranges, exitmark_table,
+    self, exitmark_group, exitmark_range_map, exitmark_ranges, exitmark_table,
 };
 use exitmark_lab::LabError;
 use exitmark_lab::differential::{Plant, Scenario, Session};
@@ -40,7 +40,7 @@ const HOST_MARK: usize = offset_of!(contract::exitmark_policy, host_mark);
 const TAP: usize = offset_of!(contract::exitmark_policy, tap);
 const SEVERAL: usize = offset_of!(contract::exitmark_policy, several);
 const OWNERS: usize = offset_of!(contract::exitmark_policy, owners);
-const OWNERS_V6: usize = OWNERS + size_of::<exitmark_owners>();
+const OWNERS_V6: usize = OWNERS + size_of::<exitmark_range_map>();
 const RELAYS: usize = offset_of!(contract::exitmark_policy, relays);
 const LISTENERS: usize = offset_of!(contract::exitmark_policy, listeners);
 const LISTENS: usize = offset_of!(contract::exitmark_policy, listens);
@@ -51,9 +51,9 @@ const TABLE_BYTES: usize = size_of::<exitmark_table>();
 const AT: usize = offset_of!(exitmark_ranges, at);
 const COUNT: usize = offset_of!(exitmark_ranges, count);
 // ... in that of owners, ...
-const OWNED_RANGES: usize = offset_of!(exitmark_owners, ranges);
-const OWNED_COUNT: usize = offset_of!(exitmark_owners, count);
-const OWNED_BY: usize = offset_of!(exitmark_owners, owners);
+const OWNED_RANGES: usize = offset_of!(exitmark_range_map, ranges);
+const OWNED_COUNT: usize = offset_of!(exitmark_range_map, count);
+const OWNED_BY: usize = offset_of!(exitmark_range_map, values);
 // ... and in that of a table.
 const MULTIPLIERS: usize = offset_of!(exitmark_table, multipliers);
 const BITS: usize = offset_of!(exitmark_table, bits);

@@ -59,19 +59,19 @@ macro_rules! same_layout {
 same_layout!(Ranges, exitmark_ranges: at count);
 same_layout!(HashTable, exitmark_table: multipliers bits filter slots unused);
 same_layout!(
-    OwnerIndex, exitmark_owners:
-    masks multipliers shift count ranges owners candidates mask
+    RangeIndex, exitmark_range_map:
+    masks multipliers shift count ranges values candidates mask
 );
 same_layout!(Sockets, exitmark_sockets: source_v6 source_v4 fwmark interface overwrites);
 same_layout!(
     GroupPolicy, exitmark_group:
-    mark exit_protocols both_kinds routed next_hops priority grows inbound_grows unused host_tags
-    steer_tags mac actions resolvers exempt padding
+    mark exit_protocols both_kinds routed next_hops priority grows inbound_grows translates unused
+    host_tags steer_tags mac actions resolvers exempt padding
 );
 same_layout!(
     Fixed, exitmark_policy:
-    generation clears host_mark several tap unused owners relays listeners sockets groups listens
-    listens_everywhere
+    generation clears host_mark several translates tap unused owners departures arrivals relays
+    listeners sockets groups listens listens_everywhere
 );
 
 const _: () = {
@@ -87,6 +87,7 @@ const _: () = {
     assert!(::exitmark_policy::MAX_GROUPS == MAX_GROUPS as usize);
     assert!(MAX_NEXT_HOPS == NEXT_HOPS as usize);
     assert!(image::KEEP_PRIORITY as u32 == KEEP_PRIORITY);
+    assert!(image::TRANSLATED_V6_WORDS == TRANSLATED_V6_WORDS as usize);
     assert!(VlanTags::one(0).to_u32() == TAG_PRESENT);
     assert!(MAX_VLAN_TAGS == MAX_TAGS as usize);
     assert!(ExitProtocols::Tcp as u32 == EXIT_TCP);
@@ -139,7 +140,7 @@ mod tests {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         assert_eq!(
-            hash, 0x9c3e_792f_a61a_4342,
+            hash, 0xef86_10c7_d04e_fe91,
             "bpf/exitmark.h has changed. Increment LAYOUT_VERSION if a pinned map has; then \
              expect {hash:#x} here"
         );

@@ -257,12 +257,24 @@ impl Engines {
                     && MacAddr::destination_of(frame) == own
             }),
         };
-        let owner = address.and_then(|address| rules.owner(address));
-        let Some(group) = owner.and_then(|owner| rules.group(owner.group())) else {
+        let number = address.and_then(|address| match rules.owner(address) {
+            Some(owner) => Some(owner.group()),
+            None if ingress == Role::Incoming => rules.translated(address),
+            None => None,
+        });
+        let Some(group) = number.and_then(|number| rules.group(number)) else {
             return (0, 0);
         };
         let (host, steer) = (group.vlan.bytes(), group.path.vlan.bytes());
         (steer.saturating_sub(host), host.saturating_sub(steer))
+    }
+
+    /// Whether a frame is a fragment to a translated address, of which a worker remembers the ports.
+    fn is_for_a_worker(&self, frame: &[u8]) -> bool {
+        let rules = &self.rust.snapshot().rules;
+        let to = packet::destination(frame).filter(|address| rules.owner(*address).is_none());
+        matches!(slow_path(frame), Some(SlowPath::Ip(..)))
+            && to.is_some_and(|address| rules.translated(address).is_some())
     }
 
     /// The Rust engine's outcome; for a slow-path frame, what the kernel must do without a process
@@ -271,6 +283,10 @@ impl Engines {
         let bytes = frame.len();
         let expected_slow = slow_path(frame).filter(|_| ingress == Role::Host);
         let group = self.group_of(ingress, frame);
+        if ingress == Role::Incoming && self.is_for_a_worker(frame) {
+            self.expected.to_stack[ingress] += 1;
+            return Outcome::Stack;
+        }
         let (outcome, verdict) = if let Some(slow_path) = expected_slow {
             self.expected.no_user_space += 1;
             self.expected.no_user_space_bytes += bytes as u64;

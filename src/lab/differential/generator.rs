@@ -26,6 +26,8 @@ struct Known {
     exempt: Vec<(u128, u128)>,
     listeners: Vec<(u128, u16)>,
     relays: Vec<(u128, u16)>,
+    /// The addresses in place of the hosts'.
+    translated: Vec<(u128, u128)>,
 }
 
 /// Generates frames for one scenario.
@@ -95,6 +97,10 @@ impl Known {
             exempt: all(|group| &group.exempt),
             listeners: named.iter().filter(of_family).map(pair).collect(),
             relays: scenario.relays.iter().filter(of_family).map(pair).collect(),
+            translated: groups()
+                .flat_map(|group| &group.translations)
+                .flat_map(|(_, incoming)| ranges(&[*incoming], is_v6))
+                .collect(),
         }
     }
 }
@@ -240,6 +246,9 @@ impl Generator {
             random.pick(endpoints).map(|one| almost(random, one))
         };
         let host = |random: &mut Random| match random.below(100) {
+            _ if ingress == Role::Incoming && random.percent(60) => {
+                in_ranges(random, &known.translated).or_else(|| in_ranges(random, &known.addresses))
+            }
             0..55 => in_ranges(random, &known.addresses),
             55..75 => in_ranges(random, &known.relay_addresses),
             75..88 => endpoint(random, &known.listeners),
@@ -247,6 +256,7 @@ impl Generator {
             _ => None,
         };
         let other = |random: &mut Random| match random.below(100) {
+            _ if ingress == Role::Incoming && random.percent(50) => endpoint(random, &known.relays),
             0..35 => endpoint(random, &known.relays),
             35..55 => in_ranges(random, &known.resolvers),
             55..75 => in_ranges(random, &known.exempt),
@@ -304,8 +314,57 @@ impl Generator {
         if draft.protocol == protocol::TCP {
             control(random, &mut frame[start..]);
         }
+        if matches!(draft.protocol, 1 | 58) && random.percent(80) {
+            self.quote(random, &draft, &mut frame[start..]);
+        }
         if random.percent(15) {
             frame.resize(frame.len() + random.below(30), random.byte());
+        }
+    }
+
+    /// Makes an ICMP error of a possibly truncated packet: it quotes a segment that its destination
+    /// may have sent to a relay.
+    fn quote(&self, random: &mut Random, draft: &Draft, icmp: &mut [u8]) {
+        let known = if draft.is_v6 { &self.v6 } else { &self.v4 };
+        let relay = random.pick(&known.relays);
+        let relay = relay.map_or((0, 0), |relay| almost(random, relay));
+        let quoted = Draft {
+            is_v6: draft.is_v6,
+            source: match random.percent(90) {
+                true => draft.destination,
+                false => almost(random, draft.destination),
+            },
+            destination: relay,
+            protocol: match random.percent(90) {
+                true => protocol::TCP,
+                false => random.byte(),
+            },
+            tos: random.byte(),
+            mark: 0,
+        };
+        let kind = random.one_of([1, 2, 3, 4, 5, 8, 11, 12]);
+        let mut bytes = vec![
+            kind,
+            random.byte(),
+            random.byte(),
+            random.byte(),
+            0,
+            0,
+            5,
+            20,
+        ];
+        // An IP header behind an EtherType.
+        let mut header = Vec::new();
+        if draft.is_v6 {
+            v6(random, &quoted, 20, &mut header);
+        } else {
+            v4(random, &quoted, 20, &mut header);
+        }
+        bytes.extend_from_slice(&header[2..]);
+        bytes.extend(quoted.source.1.to_be_bytes());
+        bytes.extend(quoted.destination.1.to_be_bytes());
+        for (byte, new) in icmp.iter_mut().zip(bytes) {
+            *byte = new;
         }
     }
 

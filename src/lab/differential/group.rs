@@ -9,7 +9,7 @@ use crate::{LabError, Random};
 use exitmark_policy::packet::{Dscp, MacAddr, Version, VlanTags};
 use exitmark_policy::{
     Actions, AtUplink, Endpoint, ExitProtocols, Group, Intent, Listener, MAX_LISTENERS,
-    MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Steer, SteeredPath,
+    MAX_PREFIXES, MAX_RESOLVERS, Mode, PrefixSet, Steer, SteeredPath, Translation,
 };
 use ipnet::IpNet;
 use std::fmt;
@@ -46,6 +46,8 @@ pub struct GroupScenario {
     pub priority: Option<u8>,
     /// The IDs of the tags of steered frames.
     pub steer_vlan: Vec<u16>,
+    /// Prefixes of the hosts, and those in their place in steered frames; of the same length.
+    pub translations: Vec<(IpNet, IpNet)>,
 }
 
 /// IDs that frames have, too.
@@ -62,6 +64,23 @@ const fn tags(ids: &[u16]) -> VlanTags {
         [id] => VlanTags::one(*id),
         [outer, inner, ..] => VlanTags::pair(*outer, *inner),
     }
+}
+
+/// Translations of most of these prefixes.
+fn some_translations(random: &mut Random, hosts: &[IpNet]) -> Vec<(IpNet, IpNet)> {
+    let mut translations = Vec::new();
+    for host in hosts {
+        let address = match host {
+            IpNet::V4(_) => Ipv4Addr::from(some_v4(random)).into(),
+            IpNet::V6(_) => Ipv6Addr::from(some_v6(random)).into(),
+        };
+        if random.percent(80)
+            && let Ok(incoming) = IpNet::new(address, host.prefix_len())
+        {
+            translations.push((*host, incoming.trunc()));
+        }
+    }
+    translations
 }
 
 impl GroupScenario {
@@ -88,6 +107,10 @@ impl GroupScenario {
                 }
             })
             .collect();
+        let translations = match random.percent(35) {
+            true => some_translations(random, &hosts),
+            false => Vec::new(),
+        };
         let mut hop = || u8::try_from(random.below(next_hops + 1)).unwrap_or(0);
         let next_hops = [hop(), hop()];
         Self {
@@ -123,6 +146,7 @@ impl GroupScenario {
                 true => some_vlan(random),
                 false => Vec::new(),
             },
+            translations,
         }
     }
 
@@ -154,6 +178,9 @@ impl GroupScenario {
                 vlan: tags(&self.steer_vlan),
                 priority: self.priority,
             },
+            translations: (self.translations.iter())
+                .filter_map(|&(host, incoming)| Translation::new(host, incoming))
+                .collect(),
             ..Group::new("group", actions)
         }
     }
@@ -175,6 +202,7 @@ impl GroupScenario {
             next_hops: [0; 2],
             priority: None,
             steer_vlan: Vec::new(),
+            translations: Vec::new(),
         };
         let path = next("path")?;
         let [v4, v6, priority, vlan] = path.split(',').collect::<Vec<_>>()[..] else {
@@ -183,6 +211,9 @@ impl GroupScenario {
         group.next_hops = [read(v4)?, read(v6)?];
         group.priority = read_optional(priority, read)?;
         group.steer_vlan = read_ids(vlan)?;
+        if let Some(translations) = fields.optional("translations") {
+            group.translations = read_list(translations, read_translation)?;
+        }
         Ok(group)
     }
 }
@@ -217,7 +248,13 @@ impl fmt::Display for GroupScenario {
             self.next_hops[1],
             optional(self.priority),
             ids(&self.steer_vlan),
-        )
+        )?;
+        let pair = |(host, incoming): &(IpNet, IpNet)| format!("{host}>{incoming}");
+        let pairs: Vec<_> = self.translations.iter().map(pair).collect();
+        match pairs.is_empty() {
+            true => Ok(()),
+            false => write!(f, " translations={}", pairs.join(",")),
+        }
     }
 }
 
@@ -237,6 +274,11 @@ fn read_listener(text: &str) -> Result<Listener, LabError> {
     text.parse()
         .map(Listener::Port)
         .or_else(|_| read(text).map(Listener::Endpoint))
+}
+
+fn read_translation(text: &str) -> Result<(IpNet, IpNet), LabError> {
+    let (host, incoming) = text.split_once('>').ok_or_else(|| wrong(text))?;
+    Ok((read(host)?, read(incoming)?))
 }
 
 fn read_ids(text: &str) -> Result<Vec<u16>, LabError> {

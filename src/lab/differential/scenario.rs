@@ -398,6 +398,17 @@ impl<'t> Fields<'t> {
         }
     }
 
+    /// The value of the next field, if it has this key.
+    pub(super) fn optional(&mut self, key: &str) -> Option<&'t str> {
+        let (_, value) = self
+            .0
+            .peek()?
+            .split_once('=')
+            .filter(|(found, _)| *found == key)?;
+        self.0.next();
+        Some(value)
+    }
+
     fn are_read(&mut self) -> bool {
         self.0.peek().is_none()
     }

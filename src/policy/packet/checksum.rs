@@ -10,6 +10,15 @@ pub const fn replace_word(checksum: u16, old: u16, new: u16) -> u16 {
 }
 
 /// The ones' complement difference, with end-around borrow.
+/// The checksum after its sum has grown by `delta`, 0 to 65,534: the words that it covers have
+/// changed by that much, modulo 65,535. Like [`replace_word`], this is RFC 1624, equation 3, with
+/// `~m + m'` of all changed words in one number: it keeps 0x0000 and 0xffff apart.
+#[inline]
+pub(super) const fn add_to_sum(checksum: u16, delta: u16) -> u16 {
+    let (sum, carried) = (!checksum).overflowing_add(delta);
+    !(sum + carried as u16)
+}
+
 #[inline]
 const fn subtract(from: u16, number: u16) -> u16 {
     let (difference, borrowed) = from.overflowing_sub(number);
@@ -81,6 +90,24 @@ mod tests {
                 }
                 let expected = !u16::try_from(sum).unwrap();
                 assert_eq!(replace_word(checksum, old, new), expected);
+            }
+        }
+    }
+
+    /// 2001:db8::10 becomes 2001:db8:3::10, all at once and word by word.
+    #[test]
+    fn adding_is_replacing_every_word() {
+        for (old, new) in [(0, 3), (3, 0), (0, 0xffff), (0xffff, 0), (0x1234, 0xfffe)] {
+            let delta = (u32::from(new) + 65_535 - u32::from(old)) % 65_535;
+            let delta = u16::try_from(delta).unwrap();
+            // Every checksum that a sender computes: that of a sum above 0.
+            for checksum in 0..0xffff {
+                let replaced = replace_word(checksum, old, new);
+                assert_eq!(
+                    add_to_sum(checksum, delta),
+                    replaced,
+                    "{checksum:#x} {old} {new}"
+                );
             }
         }
     }

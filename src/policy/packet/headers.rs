@@ -105,6 +105,19 @@ pub trait Address: Copy + Ord + Hash {
 
     /// The address as a type of the standard library.
     fn to_ip(self) -> IpAddr;
+
+    /// The address at this offset, if it is there.
+    fn read(bytes: &[u8], at: usize) -> Option<Self>;
+
+    /// The bits in which two addresses differ.
+    #[must_use]
+    fn xor(self, other: Self) -> Self;
+
+    /// Flips these bits of the address at this offset, if it is there.
+    fn xor_into(self, bytes: &mut [u8], at: usize);
+
+    /// The sum of the address' 16-bit words, modulo 65,535 (RFC 1071, section 2).
+    fn sum(self) -> u16;
 }
 
 impl Address for u32 {
@@ -113,6 +126,30 @@ impl Address for u32 {
     fn to_ip(self) -> IpAddr {
         Ipv4Addr::from(self).into()
     }
+
+    fn read(bytes: &[u8], at: usize) -> Option<Self> {
+        let address = bytes.get(at..)?.first_chunk()?;
+        Some(Self::from_be_bytes(*address))
+    }
+
+    #[inline]
+    fn xor(self, other: Self) -> Self {
+        self ^ other
+    }
+
+    fn xor_into(self, bytes: &mut [u8], at: usize) {
+        if let Some(address) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+            *address = (Self::from_be_bytes(*address) ^ self).to_be_bytes();
+        }
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the remainder is below 65,535"
+    )]
+    fn sum(self) -> u16 {
+        (self % 0xffff) as u16
+    }
 }
 
 impl Address for u128 {
@@ -120,6 +157,30 @@ impl Address for u128 {
 
     fn to_ip(self) -> IpAddr {
         Ipv6Addr::from(self).into()
+    }
+
+    fn read(bytes: &[u8], at: usize) -> Option<Self> {
+        let address = bytes.get(at..)?.first_chunk()?;
+        Some(Self::from_be_bytes(*address))
+    }
+
+    #[inline]
+    fn xor(self, other: Self) -> Self {
+        self ^ other
+    }
+
+    fn xor_into(self, bytes: &mut [u8], at: usize) {
+        if let Some(address) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+            *address = (Self::from_be_bytes(*address) ^ self).to_be_bytes();
+        }
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the remainder is below 65,535"
+    )]
+    fn sum(self) -> u16 {
+        (self % 0xffff) as u16
     }
 }
 

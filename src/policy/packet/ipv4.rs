@@ -9,6 +9,7 @@ pub(super) const TOTAL_LENGTH: usize = 2;
 const IDENTIFICATION: usize = 4;
 pub(super) const FLAGS_AND_OFFSET: usize = 6;
 pub(super) const PROTOCOL: usize = 9;
+pub(super) const CHECKSUM: usize = 10;
 pub(super) const SOURCE: usize = 12;
 pub(super) const DESTINATION: usize = 16;
 

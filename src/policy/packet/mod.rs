@@ -12,6 +12,7 @@ mod headers;
 mod ipv4;
 mod ipv6;
 mod parse;
+mod readdress;
 mod rewrite;
 mod vlan;
 
@@ -24,6 +25,8 @@ pub use fast_path::{fast_path_v4, fast_path_v6};
 pub use headers::{Address, Fragment, Headers, Malformed, Packet, Ports, Tcp, Version, protocol};
 pub use ipv6::MAX_EXTENSION_HEADERS;
 pub use parse::{destination, headers_end, parse, source, tags, transport};
+pub(crate) use readdress::is_plain;
+pub use readdress::{End, PrefixChange, Readdressing};
 pub use rewrite::{set_destination_mac, set_dscp, set_macs};
 pub use vlan::{Retagged, VlanTags};
 

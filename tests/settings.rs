@@ -12,6 +12,8 @@ mod connect;
 mod effective;
 #[path = "settings/groups.rs"]
 mod groups;
+#[path = "settings/source.rs"]
+mod source;
 #[path = "settings/steering.rs"]
 mod steering;
 #[path = "settings/tap.rs"]

@@ -304,8 +304,16 @@ const REFUSALS: &[(&str, &[super::Refusal])] = &[
         SOURCE,
         &[
             (
-                "source = \"203.0.113.10\"",
-                &["source", "203.0.113.10", "sequence"],
+                "source = 203",
+                &["source", "203", "\"keep\", an address, a list"],
+            ),
+            (
+                "source = { \"192.0.2.10\" = \"203.0.113.10\" }",
+                &["steer.source = a table of 1 addresses", "behind a box"],
+            ),
+            (
+                "source = \"keep\"",
+                &["steer.source = \"keep\"", "an address such as"],
             ),
             (
                 "source = [\"eth1\"]",
@@ -600,15 +608,6 @@ fn a_box_refuses_the_keys_of_a_tor_host() {
                 ],
             ),
             ("[ports]", "[tor]\n[ports]", &["tor = ", "remove [tor]"]),
-            (
-                "[steer]",
-                "[steer]\nsource = [\"203.0.113.10\"]",
-                &[
-                    "steer.source = [\"203.0.113.10\"]",
-                    "ports.incoming",
-                    "steer.next_hop",
-                ],
-            ),
             (
                 "[steer]",
                 "[steer]\nfwmark = 0x2a",

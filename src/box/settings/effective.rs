@@ -5,6 +5,7 @@ use super::{Settings, TorHost, WhenStale};
 use exitmark_policy::packet::{Version, VlanTags};
 use exitmark_policy::{AtUplink, ClassifyBy, ExitProtocols, Group, Mode, Steer, Tap};
 use exitmark_relays::Trust;
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// A text of headings, each with lines of a name and a value.
@@ -79,6 +80,10 @@ impl Settings {
         blocks.line("uplink vlan", group.vlan.to_string());
         blocks.line("relays by IPv4", self.relay_egress(group, Version::V4));
         blocks.line("relays by IPv6", self.relay_egress(group, Version::V6));
+        for translation in &group.translations {
+            let (host, source) = (shown(translation.host()), shown(translation.incoming()));
+            blocks.line("source", format!("{source} in place of {host}"));
+        }
     }
 
     /// How the relay traffic of a group leaves.
@@ -214,4 +219,12 @@ fn add_exceptions(blocks: &mut Blocks, host: &Host) {
         Resolvers::Named(servers) => blocks.list("resolvers", servers.iter().cloned()),
     }
     blocks.list("exempt", host.exempt.iter().cloned());
+}
+
+/// A prefix, or an address without its length.
+fn shown(net: IpNet) -> String {
+    match net.prefix_len() == net.max_prefix_len() {
+        true => net.addr().to_string(),
+        false => net.to_string(),
+    }
 }

@@ -170,17 +170,11 @@ const OF_A_BOX: [Refused; 24] = [
     ),
 ];
 
-const OF_CONNECT: [Refused; 5] = [
+const OF_CONNECT: [Refused; 4] = [
     refused(
         "tor",
         "is whose connections engine = \"connect\" judges, on the Tor host itself; a box recognises \
          the host by host.addresses: remove [tor], or set engine = \"connect\"",
-    ),
-    refused(
-        "steer.source",
-        "is the address of relay connections that engine = \"connect\" sets, on the Tor host \
-         itself; a box steers by ports.incoming and steer.next_hop: set these, or engine = \
-         \"connect\"",
     ),
     refused(
         "steer.fwmark",

@@ -7,6 +7,7 @@ use super::raw::{Host, Wire};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The groups of hosts.
@@ -171,6 +172,60 @@ impl<'de> Deserialize<'de> for NextHops {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NextHops, A::Error> {
                 HopByVersion::deserialize(MapAccessDeserializer::new(map)).map(NextHops::ByVersion)
+            }
+        }
+
+        deserializer.deserialize_any(Form)
+    }
+}
+
+/// The source addresses of steered traffic, as text.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Sources {
+    /// An address, or `keep`.
+    One(String),
+    /// At most one address for each IP version.
+    List(Vec<String>),
+    /// The address in place of each host's.
+    ByHost(BTreeMap<String, String>),
+}
+
+impl fmt::Display for Sources {
+    /// As in the file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(text) => write!(f, "{text:?}"),
+            Self::List(texts) => write!(f, "{texts:?}"),
+            Self::ByHost(table) => write!(f, "a table of {} addresses", table.len()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Sources {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl<'de> Visitor<'de> for Form {
+            type Value = Sources;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "\"keep\", an address, a list with one for each IP version, or a table such as \
+                     { \"192.0.2.10\" = \"203.0.113.10\" }",
+                )
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Sources, E> {
+                Ok(Sources::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Sources, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Sources::List)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Sources, A::Error> {
+                BTreeMap::deserialize(MapAccessDeserializer::new(map)).map(Sources::ByHost)
             }
         }
 

@@ -3,7 +3,7 @@
 use super::check::{at_most, prefixes, quoted};
 use super::forms::Hosts;
 use super::steer::{HopKey, Steering, tags};
-use super::{Hop, SettingsError, host, raw};
+use super::{Hop, SettingsError, host, raw, source};
 use exitmark_policy::packet::{Dscp, MacAddr, VlanTags};
 use exitmark_policy::{
     Actions, ClassifyBy, Group, Intent, Listener, MAX_GROUPS, MAX_LISTENERS, MAX_PREFIXES,
@@ -163,25 +163,39 @@ impl Groups {
     /// Checks the groups of a box, each by itself and all together.
     pub(super) fn of_box(raw: &raw::Raw, mut steering: Steering) -> Result<Self, SettingsError> {
         let mut totals = Totals::default();
-        let mut groups = Vec::new();
+        let mut named = Vec::new();
         for host in raw.host.groups() {
             let name = GroupName::new(&raw.host, host);
             let mut group = || {
                 let (steer, path) = steering.of_group(&name, &host.steer)?;
-                let group = of_box(raw, host, groups.len(), steer, &mut totals)?;
-                Ok(Group { path, ..group })
+                let index = named.len();
+                let group = of_box(raw, host, index, steer, &mut totals)?;
+                let own = totals.prefixes.iter().filter(|(_, of, _)| *of == index);
+                let own: Vec<_> = own.map(|(net, ..)| *net).collect();
+                let (translations, key) = steering.translations(&host.steer, &own, steer)?;
+                let translations = translations.into_boxed_slice();
+                Ok((
+                    key,
+                    Group {
+                        path,
+                        translations,
+                        ..group
+                    },
+                ))
             };
-            let group = group().map_err(|error| name.locate(error))?;
-            groups.push(group);
+            let (key, group) = group().map_err(|error| name.locate(error))?;
+            named.push((name, key, group));
         }
         are_disjoint(raw.host.groups(), &totals)?;
+        let hosts: Vec<_> = totals.prefixes.iter().map(|(net, ..)| *net).collect();
+        source::check(raw.steer.source.as_ref(), &named, &hosts)?;
+        let groups: Vec<_> = named.into_iter().map(|(_, _, group)| group).collect();
         check_ports(&groups)?;
-        let prefixes: Vec<IpNet> = totals.prefixes.iter().map(|(net, ..)| *net).collect();
         let macs: Vec<MacAddr> = groups.iter().filter_map(|group| group.mac).collect();
-        let (next_hops, hop_keys) = steering.hops(&prefixes, &macs)?;
+        let (next_hops, hop_keys) = steering.hops(&hosts, &macs)?;
         Ok(Self {
             groups,
-            prefixes,
+            prefixes: hosts,
             next_hops,
             hop_keys,
         })

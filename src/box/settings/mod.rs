@@ -12,6 +12,7 @@ mod groups;
 mod host;
 mod objections;
 mod raw;
+mod source;
 mod steer;
 mod tap;
 mod tor;

@@ -8,7 +8,7 @@ use super::steer::{HopKey, version_name};
 use super::{Hop, Incoming, Settings, SettingsError, needs_relays, raw};
 use exitmark_nic::{LocalNic, NextHop};
 use exitmark_policy::packet::{Version, VlanTags};
-use exitmark_policy::{AtUplink, Endpoint, ExitProtocols, Group, Mode, Steer};
+use exitmark_policy::{AtUplink, Endpoint, ExitProtocols, Group, Mode, Steer, Translation};
 use exitmark_service::config::value;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -135,7 +135,12 @@ impl Settings {
     fn sources(&self) -> impl Iterator<Item = IpAddr> {
         let sockets = &self.rules.sockets;
         let v4 = sockets.source_v4.map(IpAddr::from);
-        v4.into_iter().chain(sockets.source_v6.map(IpAddr::from))
+        let of_sockets = v4.into_iter().chain(sockets.source_v6.map(IpAddr::from));
+        let groups = self.rules.groups().iter();
+        let translations = groups.flat_map(|group| &group.translations);
+        let of_box = translations.map(Translation::incoming);
+        let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+        of_sockets.chain(of_box.filter(single).map(|net| net.addr()))
     }
 
     /// Doubts that relay connections are steered by a source address of one IP version only.
@@ -167,9 +172,19 @@ impl Settings {
             |source: &IpAddr| !nics.is_empty() && !networks().any(|own| own.addr() == *source);
         let absent = self.sources().filter(is_absent);
         let doubt = |source| {
-            let reason = "is not an address of this machine, so no connection can leave from it, \
-                          and relay connections leave unsteered; correct it, or `ip addr add \
-                          ADDRESS/LENGTH dev NIC`";
+            let reason = match self.incoming() {
+                None => {
+                    "is not an address of this machine, so no connection can leave from it, and \
+                     relay connections leave unsteered; correct it, or `ip addr add ADDRESS/LENGTH \
+                     dev NIC`"
+                        .to_owned()
+                }
+                Some(incoming) => format!(
+                    "is not an address of the box, so no router can resolve it, and relays' answers \
+                     do not arrive; correct it, or `ip addr add ADDRESS/LENGTH dev {}`",
+                    incoming.interface
+                ),
+            };
             Objection::doubt(quoted(SOURCE, source, reason))
         };
         absent.map(doubt).collect()

@@ -1,6 +1,6 @@
 //! The configuration as deserialized from the file, with its defaults and before any check.
 
-use super::forms::{Hosts, NextHops, Tags, Wires};
+use super::forms::{Hosts, NextHops, Sources, Tags, Wires};
 use super::{Control, Engine, Frags, LinkLoss, Pin, WhenStale, ZeroCopy};
 use exitmark_policy::{AtUplink, ExitProtocols, Mode};
 use exitmark_service::config::RawDscp;
@@ -140,6 +140,7 @@ pub(super) struct HostSteer {
     pub(super) next_hop: Option<NextHops>,
     pub(super) vlan: Option<Tags>,
     pub(super) pcp: Option<i64>,
+    pub(super) source: Option<Sources>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -212,7 +213,7 @@ pub(super) struct Steer {
     pub(super) vlan: Option<Tags>,
     pub(super) pcp: Option<i64>,
     pub(super) on_unavailable: OnUnavailable,
-    pub(super) source: Vec<String>,
+    pub(super) source: Option<Sources>,
     pub(super) fwmark: Option<i64>,
     pub(super) interface: Option<String>,
 }
@@ -225,7 +226,7 @@ impl Default for Steer {
             vlan: None,
             pcp: None,
             on_unavailable: OnUnavailable::default(),
-            source: Vec::new(),
+            source: None,
             fwmark: None,
             interface: None,
         }

@@ -1,13 +1,13 @@
 //! Checks how relay traffic is steered, for each group: next hops, VLAN tags and priority.
 
 use super::check::quoted;
-use super::forms::{NextHops, Tags};
+use super::forms::{NextHops, Sources, Tags};
 use super::groups::GroupName;
 use super::wires::incoming_key;
-use super::{Hop, SettingsError, Wire, raw};
+use super::{Hop, SettingsError, Wire, raw, source};
 use exitmark_nic::NextHop;
 use exitmark_policy::packet::{MacAddr, Version, VlanTags};
-use exitmark_policy::{Steer, SteeredPath};
+use exitmark_policy::{Steer, SteeredPath, Translation};
 use exitmark_service::config::{parsed, value};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -84,6 +84,9 @@ pub(super) struct Steering {
     incoming_key: &'static str,
     /// `incoming` is the uplink, in some wire.
     shares_uplink: bool,
+    /// `steer.source`.
+    source: Option<Sources>,
+    by_relays: bool,
     hops: Vec<(Hop, HopKey)>,
 }
 
@@ -132,6 +135,8 @@ impl Steering {
             has_incoming: incoming.is_some(),
             incoming_key,
             shares_uplink: wires.iter().any(leaves_by_uplink),
+            source: steer.source.clone(),
+            by_relays: matches!(raw.classify_by, raw::ClassifyBy::RelaySet),
             hops: Vec::new(),
         };
         let key = HopKey {
@@ -189,6 +194,35 @@ impl Steering {
         }
         let steer = Steer::of(|version| next_hops[version as usize].is_some());
         Ok((steer, path))
+    }
+
+    /// The addresses that the steered traffic of a group with these addresses has in place of
+    /// them, and the key that they are from.
+    pub(super) fn translations(
+        &self,
+        raw: &raw::HostSteer,
+        own: &[IpNet],
+        steer: Steer,
+    ) -> Result<(Vec<Translation>, &'static str), SettingsError> {
+        let (key, given) = match (&raw.source, &self.source) {
+            (Some(own), _) => (source::OF_GROUP, own),
+            (None, Some(of_site)) => (source::OF_SITE, of_site),
+            (None, None) => return Ok((Vec::new(), source::OF_SITE)),
+        };
+        let translations = source::translations(key, given, own, steer)?;
+        let reason = match translations.is_empty() {
+            true => return Ok((translations, key)),
+            false if !self.by_relays => {
+                "needs classify_by = \"relay-set\": by the relay set the box recognises the relays' \
+                 answers, and translates them back"
+            }
+            false if self.shares_uplink => {
+                "needs a network of its own: where incoming is the uplink, the box's own stack \
+                 receives no frames, and cannot answer for the address"
+            }
+            false => return Ok((translations, key)),
+        };
+        Err(value(key, given, reason))
     }
 
     /// The number of a next hop, which equal ones share.
@@ -258,19 +292,27 @@ fn needs_incoming(
     given: &toml::Table,
     incoming: &str,
 ) -> Result<(), SettingsError> {
-    const OF_SITE: [&str; 4] = ["steer.next_hop", "steer.vlan", "steer.pcp", "steer.enabled"];
-    const OF_GROUP: [&str; 4] = [
+    const OF_SITE: [&str; 5] = [
+        "steer.next_hop",
+        "steer.vlan",
+        "steer.pcp",
+        "steer.enabled",
+        source::OF_SITE,
+    ];
+    const OF_GROUP: [&str; 5] = [
         "host.steer.next_hop",
         "host.steer.vlan",
         "host.steer.pcp",
         "host.steer.enabled",
+        source::OF_GROUP,
     ];
-    let refuse = |table: Option<&toml::Value>, keys: [&'static str; 4]| {
+    let refuse = |table: Option<&toml::Value>, keys: [&'static str; 5]| {
         let found = |key: &'static str| {
             let (_, name) = key.rsplit_once('.')?;
-            // `enabled = false` needs no NIC.
+            // `enabled = false` and `source = "keep"` need no NIC.
             let found = table?.get(name)?;
-            (found.as_bool() != Some(false)).then_some((key, found))
+            let needs = found.as_bool() != Some(false) && found.as_str() != Some("keep");
+            needs.then_some((key, found))
         };
         let reason =
             format!("steering needs {incoming}; without it relay traffic leaves by the uplink");

@@ -2,6 +2,7 @@
 //! itself.
 
 use super::check::{names_a_host, quoted, unmapped};
+use super::forms::Sources;
 use super::{SettingsError, raw};
 use exitmark_policy::packet::Version;
 use exitmark_policy::{SocketRules, Steer};
@@ -239,7 +240,16 @@ pub(super) fn sockets(
                 value("steer.fwmark", number, reason)
             })?,
     };
-    let (source_v4, source_v6) = sources(&steer.source)?;
+    let (source_v4, source_v6) = match &steer.source {
+        None => (None, None),
+        Some(Sources::One(text)) => sources(std::slice::from_ref(text))?,
+        Some(Sources::List(texts)) => sources(texts)?,
+        Some(table @ Sources::ByHost(_)) => {
+            let reason = "is of the hosts behind a box; engine = \"connect\" has one host, this \
+                          machine: give an address, or a list with one for each IP version";
+            return Err(value(SOURCE, table, reason));
+        }
+    };
     let applies_to_both = fwmark != 0 || steer.interface.is_some();
     let steered = match (source_v4, source_v6) {
         _ if applies_to_both => Steer::Both,

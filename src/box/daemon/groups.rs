@@ -144,6 +144,7 @@ fn report(name: &str, counts: &GroupCounts) -> GroupReport {
         unsteered: counts.unsteered(),
         unrouted_vlan: counts.unrouted_vlan(),
         unrouted_family: counts.unrouted_family(),
+        unrouted_source: counts.unrouted_source(),
     }
 }
 

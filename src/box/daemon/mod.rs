@@ -31,6 +31,7 @@ mod requests;
 mod rising;
 mod roaming;
 mod sides;
+mod sources;
 mod starting;
 mod steering;
 mod tap;

@@ -64,16 +64,19 @@ pub(super) enum Misfit {
     Vlan,
     /// Its group has no next hop for its IP version.
     Family,
+    /// Its source address would be translated, and no answer to it back.
+    Source,
 }
 
 impl Misfit {
-    pub(super) const ALL: [Self; 2] = [Self::Vlan, Self::Family];
+    pub(super) const ALL: [Self; 3] = [Self::Vlan, Self::Family, Self::Source];
 
     /// The warning's kind, and the counter's name.
     pub(super) const fn kind(self) -> &'static str {
         match self {
             Self::Vlan => "unrouted_vlan",
             Self::Family => UNROUTED_FAMILY,
+            Self::Source => "unrouted_source",
         }
     }
 
@@ -81,6 +84,7 @@ impl Misfit {
         match self {
             Self::Vlan => Counter::UnroutedVlan,
             Self::Family => Counter::UnroutedFamily,
+            Self::Source => Counter::UnroutedSource,
         }
     }
 
@@ -88,6 +92,7 @@ impl Misfit {
         match self {
             Self::Vlan => group.unrouted_vlan,
             Self::Family => group.unrouted_family,
+            Self::Source => group.unrouted_source,
         }
     }
 
@@ -97,6 +102,7 @@ impl Misfit {
         match self {
             Self::Vlan => other_tags(incoming, rules, names),
             Self::Family => no_next_hop(incoming, rules, names),
+            Self::Source => unlisted(incoming, names),
         }
     }
 }
@@ -150,6 +156,15 @@ fn no_next_hop(incoming: &Incoming, rules: &Rules, names: &[&str]) -> String {
     )
 }
 
+fn unlisted(incoming: &Incoming, names: &[&str]) -> String {
+    let (of_groups, consequence) = (of_groups(names), incoming.consequence());
+    format!(
+        "traffic from host.relay_addresses{of_groups} to endpoints that the relay set does not list is \
+         not steered, because with steer.source their answers would not be recognised: it \
+         {consequence}; name the endpoints, such as bridges, in relays.extra"
+    )
+}
+
 /// The names of groups as a part of a sentence; nothing without a name.
 pub(super) fn of_groups(names: &[&str]) -> String {
     match names {
@@ -196,6 +211,7 @@ impl Unrouted {
 pub(super) struct Topology {
     vlan: Unrouted,
     family: Unrouted,
+    source: Unrouted,
     hosts_full: RecentCount,
     conflicts: Conflicts,
     listener: RecentCount,
@@ -217,6 +233,7 @@ impl Topology {
         match misfit {
             Misfit::Vlan => &self.vlan,
             Misfit::Family => &self.family,
+            Misfit::Source => &self.source,
         }
     }
 
@@ -224,6 +241,7 @@ impl Topology {
         let unrouted = match misfit {
             Misfit::Vlan => &mut self.vlan,
             Misfit::Family => &mut self.family,
+            Misfit::Source => &mut self.source,
         };
         let groups = groups.iter();
         let groups = groups.map(|group| (group.name.clone(), misfit.of_group(group)));
@@ -278,6 +296,7 @@ impl Wire {
         let Some(incoming) = settings.incoming() else {
             return;
         };
+        self.sources.look(&settings.rules, &incoming.interface);
         for (misfit, had) in Misfit::ALL.into_iter().zip(before) {
             match (had, topology.has(misfit)) {
                 (false, true) => {

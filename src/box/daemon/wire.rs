@@ -15,6 +15,7 @@ use super::ports::Following;
 use super::record::Record;
 use super::rising::Rising;
 use super::sides::Sides;
+use super::sources::Sources;
 use super::steering::Steering;
 use super::tap::Tap;
 use super::topology::Topology;
@@ -58,6 +59,7 @@ pub(super) struct Wire {
     pub(super) sights: PerRole<Sight>,
     pub(super) sides: Sides,
     pub(super) topology: Topology,
+    pub(super) sources: Sources,
     pub(super) group_ledger: GroupLedger<GroupCounts>,
     /// Ports for which truncated frames were already logged.
     pub(super) cut_logged: PerRole<bool>,
@@ -151,6 +153,7 @@ impl Prepared {
             sights: PerRole::default(),
             sides: Sides::default(),
             topology: Topology::default(),
+            sources: Sources::default(),
             group_ledger: GroupLedger::default(),
             cut_logged: PerRole::default(),
             following: Following::default(),

@@ -30,6 +30,9 @@ impl Report {
         sums.unsteered += more.unsteered;
         sums.unrouted_vlan += more.unrouted_vlan;
         sums.unrouted_family += more.unrouted_family;
+        sums.unrouted_source += more.unrouted_source;
+        sums.translated += more.translated;
+        sums.translated_back += more.translated_back;
         sums.host_by_uplink += more.host_by_uplink;
         sums.hosts_full += more.hosts_full;
         sums.disagreement += more.disagreement;
@@ -132,6 +135,7 @@ impl GroupReport {
         self.unsteered += more.unsteered;
         self.unrouted_vlan += more.unrouted_vlan;
         self.unrouted_family += more.unrouted_family;
+        self.unrouted_source += more.unrouted_source;
     }
 }
 

@@ -193,6 +193,12 @@ pub struct FrameCount {
     pub unrouted_vlan: u64,
     /// Relay frames that were not steered, because their group has no next hop for their IP version.
     pub unrouted_family: u64,
+    /// Relay frames that were not steered, because no answer would be translated back.
+    pub unrouted_source: u64,
+    /// Relay frames that left with an address of `steer.source` in place of the host's.
+    pub translated: u64,
+    /// Frames that arrived for such an address and got the host's again.
+    pub translated_back: u64,
     /// Frames that arrived by `uplink` from an address of the host; counted while none arrives by
     /// `host`.
     pub host_by_uplink: u64,

@@ -22,6 +22,8 @@ pub struct GroupReport {
     pub unrouted_vlan: u64,
     /// Relay frames that were not steered, because the group has no next hop for their IP version.
     pub unrouted_family: u64,
+    /// Relay frames that were not steered, because no answer would be translated back.
+    pub unrouted_source: u64,
 }
 
 /// Whether relay traffic can leave by `incoming`.

@@ -200,7 +200,7 @@ fn ports(out: &mut Metrics<'_>, ports: &[PortReport]) -> fmt::Result {
 type Counted = (&'static str, &'static str, u64);
 
 /// Each count of frames with a property.
-pub(super) fn frame_counts(frames: &FrameCount) -> [Counted; 11] {
+pub(super) fn frame_counts(frames: &FrameCount) -> [Counted; 14] {
     [
         (
             "marked",
@@ -226,6 +226,21 @@ pub(super) fn frame_counts(frames: &FrameCount) -> [Counted; 11] {
             "unrouted_family",
             "Relay frames that were not steered, because there is no next hop for their IP version",
             frames.unrouted_family,
+        ),
+        (
+            "unrouted_source",
+            "Relay frames that were not steered, because no answer would be translated back",
+            frames.unrouted_source,
+        ),
+        (
+            "translated",
+            "Relay frames that left with an address of steer.source in place of the host's",
+            frames.translated,
+        ),
+        (
+            "translated_back",
+            "Frames that arrived for an address of steer.source and got the host's again",
+            frames.translated_back,
         ),
         (
             "host_by_uplink",

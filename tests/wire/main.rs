@@ -49,6 +49,7 @@ mod steering;
 mod swapped;
 mod takeover;
 mod tap;
+mod translated;
 mod trunk;
 mod unnamed;
 mod unrouted;

@@ -459,12 +459,12 @@ mod tests {
     fn made_up_packets_pass_the_filter() {
         let clearnet = ["2001:db8::10/127", "192.0.2.10/32"].map(|text| text.parse().unwrap());
         let clearnet = PrefixSet::new(clearnet);
-        // TCP without SYN, ports 0, destination 0: plain, then with an option or extension header.
-        fn part<A: Default>(direction: Direction, bytes: u32) -> PacketFields<A> {
+        // TCP without SYN, destination 0: plain, then with an option or extension header.
+        fn part<A: Default>(direction: Direction, port: u16, bytes: u32) -> PacketFields<A> {
             PacketFields {
                 direction,
                 remote: A::default(),
-                port: 0,
+                port,
                 bytes,
                 flow: Some(false),
             }
@@ -476,12 +476,13 @@ mod tests {
             };
             let made_up = made_up(&filter);
             let fields = made_up.iter().map(|bytes| filter.judge(&Arrived { bytes }));
-            let expected = [Direction::Up, Direction::Down].map(|direction| {
+            // The source port counts down, of which the byte of the next header is a part.
+            let expected = [(Direction::Up, 0), (Direction::Down, 0x0600)].map(|(way, port)| {
                 [
-                    CountedPacket::V4(part(direction, 40)),
-                    CountedPacket::V6(part(direction, 40 + 28)),
-                    CountedPacket::V4(part(direction, 44)),
-                    CountedPacket::V6(part(direction, 40 + 28)),
+                    CountedPacket::V4(part(way, 0, 40)),
+                    CountedPacket::V6(part(way, port, 40 + 28)),
+                    CountedPacket::V4(part(way, 0, 44)),
+                    CountedPacket::V6(part(way, 0, 40 + 28)),
                 ]
             });
             assert!(fields.eq(expected.concat().into_iter().map(Ok)));

@@ -533,12 +533,16 @@ fn tags_are_replaced_pushed_and_popped_and_back_for_answers() {
             servers
                 .into_iter()
                 .for_each(|server| server.join().unwrap());
-            for netns in rig.ends() {
-                let counts = ["right", "wrong"].map(|name| inspected(netns, name));
-                assert!(counts[0] > 50 && counts[1] == 0, "{what}: {counts:?}");
-            }
+            let counts = rig.ends().map(|netns| {
+                let counted = ["right", "wrong"].map(|name| inspected(netns, name));
+                (netns.label().to_owned(), counted)
+            });
             assert_eq!(vlans.each_ref().map(Vlan::refused), [0; 3], "{what}");
             let counters = rig.stop().counters;
+            for (at, [right, wrong]) in counts {
+                assert!(right > 50, "{what}, {at}: {right} right");
+                assert_eq!(wrong, 0, "{what}, {at}: {counters:?}");
+            }
             assert_eq!(count(&counters, "unsteered"), 0, "{what}");
             assert!(count(&counters, "incoming_forwarded") > 50, "{what}");
         });

@@ -83,10 +83,16 @@ impl Binding {
         let (first, second) = (lot.first.both(), lot.second.both());
         let config = Config::default().next_hop(&lot.hop_mac);
         let config = config.host(format_args!("resolvers = [\"{RESOLVER}\"]"));
-        match self {
-            Self::None => config.addresses(first),
-            Self::All => config.addresses([first, second].concat()),
-            Self::OrAndExit => config.addresses(second).host(format_args!(
+        match (self, lot.third) {
+            (Self::None, Some(third)) => {
+                let source = third.both().map(|address| address.to_string());
+                config
+                    .addresses(first)
+                    .steer(format_args!("source = {source:?}"))
+            }
+            (Self::None, None) => config.addresses(first),
+            (Self::All, _) => config.addresses([first, second].concat()),
+            (Self::OrAndExit, _) => config.addresses(second).host(format_args!(
                 "relay_addresses = {:?}",
                 first.map(|one| one.to_string())
             )),
@@ -116,6 +122,7 @@ impl<'a> Exit<'a> {
         fleet: &[SocketAddr],
     ) -> Self {
         let name = match lot.middle {
+            Some(_) if lot.has_two_providers() => binding.nickname() + "Two",
             Some(_) => binding.nickname(),
             None => binding.nickname() + "Host",
         };
@@ -157,6 +164,9 @@ impl<'a> Exit<'a> {
 
     /// The name of its row.
     pub(crate) fn name(&self) -> String {
+        if self.lot.has_two_providers() {
+            return "two-providers".to_owned();
+        }
         let engine = if self.lot.middle.is_some() {
             ""
         } else {

@@ -130,7 +130,7 @@ impl FlowCapture {
             uplink: capture(lot.uplink),
             incoming: capture(lot.incoming),
             port: port("eth0"),
-            second_port: lot.third.map(|_| port("eth1")),
+            second_port: lot.middle.is_none().then(|| port("eth1")),
             probes: 0,
         }
     }

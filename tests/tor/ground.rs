@@ -1,5 +1,6 @@
-//! The namespaces and their addresses: one world with everything but the exit hosts, and six lots:
-//! three exit hosts with a box each, and three with both links themselves.
+//! The namespaces and their addresses: one world with everything but the exit hosts, and seven lots:
+//! three exit hosts with a box each, three with both links themselves, and one with a box between two
+//! providers that drop each other's addresses.
 
 use exitmark_lab::bpf::Programs;
 use exitmark_lab::site::connect;
@@ -54,14 +55,17 @@ pub(crate) fn relay(number: u8) -> Dual {
 }
 
 /// The world's ends of the two links of each lot.
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 7] = [
     ("up0", "in0"),
     ("up1", "in1"),
     ("up2", "in2"),
     ("up3", "in3"),
     ("up4", "in4"),
     ("up5", "in5"),
+    ("up6", "in6"),
 ];
+/// The lots without a box.
+const BARE: std::ops::Range<u8> = 3..6;
 
 /// One exit host, its box if it has one, and the world's ends of the two links.
 pub(crate) struct Lot {
@@ -78,7 +82,8 @@ pub(crate) struct Lot {
     /// The host's addresses. Unbound sockets use the first one.
     pub(crate) first: Dual,
     pub(crate) second: Dual,
-    /// The address on `eth1`, if the host has that link.
+    /// The address on `eth1`, if the host has that link; or that of the box on `incoming0` in place of
+    /// the host's, if the two providers drop each other's addresses.
     pub(crate) third: Option<Dual>,
 }
 
@@ -125,7 +130,7 @@ impl Ground {
 }
 
 /// Mirrors frames that arrive by these links to a receive-only namespace.
-fn tap(world: &Netns, uplinks: [&'static str; 6]) -> Netns {
+fn tap(world: &Netns, uplinks: [&'static str; LINKS.len()]) -> Netns {
     let listener = Netns::new("listener").unwrap();
     let near = VethEnd::new(world, "tap0", "02:00:00:00:04:01");
     let far = VethEnd::new(&listener, "mon0", "02:00:00:00:04:02");
@@ -142,10 +147,27 @@ fn tap(world: &Netns, uplinks: [&'static str; 6]) -> Netns {
 }
 
 impl Lot {
-    /// The lots from 3 on have no box.
+    /// Whether the box translates: its two providers drop each other's addresses.
+    pub(crate) const fn has_two_providers(&self) -> bool {
+        self.middle.is_some() && self.third.is_some()
+    }
+
+    /// The packets that each provider has dropped, because of an address of the other network.
+    pub(crate) fn dropped(&self, world: &Netns) -> [u64; 2] {
+        [self.uplink, self.incoming].map(|link| {
+            let arguments = ["list", "counter", "netdev", "providers", link];
+            let text = world.command("nft", &arguments).unwrap();
+            let mut words = text
+                .split_whitespace()
+                .skip_while(|word| *word != "packets");
+            words.nth(1).unwrap().parse().unwrap()
+        })
+    }
+
     fn build(world: &Netns, number: u8, (uplink, incoming): (&'static str, &'static str)) -> Self {
         let host = Netns::new(&format!("host{number}")).unwrap();
-        let middle = (number < 3).then(|| Netns::new(&format!("box{number}")).unwrap());
+        let has_box = !BARE.contains(&number);
+        let middle = has_box.then(|| Netns::new(&format!("box{number}")).unwrap());
         let mac = |link: u8, end: u8| format!("02:00:00:{number:02x}:{link:02x}:{end:02x}");
         let links = match &middle {
             Some(middle) => vec![
@@ -169,9 +191,13 @@ impl Lot {
                 disable_ipv6(middle, port);
             }
         }
-        let third = middle
-            .is_none()
-            .then(|| two_links(&host, world, number, incoming));
+        let third = match &middle {
+            None => Some(two_links(&host, world, number, incoming)),
+            Some(middle) if number >= BARE.end => {
+                Some(two_providers(middle, world, number, [uplink, incoming]))
+            }
+            Some(_) => None,
+        };
         let v4 = |last| Ipv4Addr::new(192, 0, 2, 32 * number + last);
         let v6 = |last| Ipv6Addr::new(0x2001, 0xdb8, 1, number.into(), 0, 0, 0, last);
         let (gateway4, gateway6) = (v4(1), v6(1));
@@ -212,32 +238,59 @@ impl Lot {
     }
 }
 
+/// The addresses on the network of relay traffic.
+fn on_incoming(number: u8) -> impl Fn(u8) -> Dual {
+    move |last| Dual {
+        v4: Ipv4Addr::new(203, 0, 113, 32 * number + last),
+        v6: Ipv6Addr::new(0x2001, 0xdb8, 3, number.into(), 0, 0, 0, last.into()),
+    }
+}
+
+/// The box's address on the network of relay traffic, and two providers: each drops packets with an
+/// address of the other network, and counts them.
+fn two_providers(middle: &Netns, world: &Netns, number: u8, links: [&str; 2]) -> Dual {
+    let at = on_incoming(number);
+    for (netns, link, last) in [(world, links[1], 1), (middle, "incoming0", 10)] {
+        let Dual { v4, v6 } = at(last);
+        ip(netns, format!("addr add {v4}/27 dev {link}"));
+        ip(netns, format!("addr add {v6}/64 dev {link} nodad"));
+    }
+    let foreign = [
+        ["203.0.113.0/24", "2001:db8:3::/48"],
+        ["192.0.2.0/24", "2001:db8:1::/48"],
+    ];
+    let mut table = "table netdev providers {\n".to_owned();
+    for (link, [v4, v6]) in links.into_iter().zip(foreign) {
+        table += &format!(
+            "  counter {link} {{ }}\n  chain {link} {{\n    type filter hook ingress device {link} \
+             priority 0;\n    ip saddr {v4} counter name {link} drop\n    ip6 saddr {v6} counter \
+             name {link} drop\n  }}\n"
+        );
+    }
+    world.command("nft", &[&format!("{table}}}")]).unwrap();
+    at(10)
+}
+
 /// The mark of relay connections, by which they leave by `eth1`.
 pub(crate) const FWMARK: &str = "0x77";
 
 /// The address and the routes of the second link of a host: for what has the mark, or that source.
 fn two_links(host: &Netns, world: &Netns, number: u8, incoming: &str) -> Dual {
-    let v4 = |last: u8| Ipv4Addr::new(203, 0, 113, 32 * number + last);
-    let v6 = |last: u16| Ipv6Addr::new(0x2001, 0xdb8, 3, number.into(), 0, 0, 0, last);
+    let at = on_incoming(number);
     for (netns, link, last) in [(world, incoming, 1), (host, "eth1", 10)] {
-        ip(netns, format!("addr add {}/27 dev {link}", v4(last)));
-        ip(
-            netns,
-            format!("addr add {}/64 dev {link} nodad", v6(last.into())),
-        );
+        let Dual { v4, v6 } = at(last);
+        ip(netns, format!("addr add {v4}/27 dev {link}"));
+        ip(netns, format!("addr add {v6}/64 dev {link} nodad"));
     }
     // Answers to the clearnet addresses arrive by eth0.
     for link in ["all", "eth0", "eth1"] {
         let key = format!("net/ipv4/conf/{link}/rp_filter");
         host.sysctl(&key, "0").unwrap();
     }
-    let own = Dual {
-        v4: v4(10),
-        v6: v6(10),
-    };
+    let (own, [hop4, hop6]) = (at(10), at(1).both());
     for (family, hop, source) in [
-        ("-4", IpAddr::from(v4(1)), IpAddr::from(own.v4)),
-        ("-6", IpAddr::from(v6(1)), IpAddr::from(own.v6)),
+        ("-4", hop4, IpAddr::from(own.v4)),
+        ("-6", hop6, IpAddr::from(own.v6)),
     ] {
         ip(
             host,

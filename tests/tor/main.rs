@@ -9,9 +9,10 @@
 //! ```
 //!
 //! Three more hosts have no box: engine connect runs on the host itself, which has both links. Tor
-//! is a user of its own there.
+//! is a user of its own there. A seventh host has a box between two providers, each of which drops the
+//! other's addresses: `steer.source` translates its relay traffic.
 //!
-//! The three hosts of each kind have tor's three configurations of source addresses: one address,
+//! The three hosts of the first two kinds have tor's three configurations of source addresses: one address,
 //! `OutboundBindAddress`, and `OutboundBindAddressOR` with `OutboundBindAddressExit`. Each is
 //! captured from before its tor starts: pages are fetched through it, circuits are extended by it,
 //! and during a slow download a relay joins the network, is listed by the next consensus, added to
@@ -149,7 +150,7 @@ fn marked_and_steered_flows_equal_the_counts_of_tor() {
     for (pages, slow) in pages.iter_mut().zip(in_flight) {
         pages.push(slow);
     }
-    verdict::pronounce(exits, pages, &newcomer, &web, monitor);
+    verdict::pronounce(&ground.world, exits, pages, &newcomer, &web, monitor);
     client.tor.stop();
     late.tor.stop();
 }

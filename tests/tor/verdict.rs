@@ -8,7 +8,7 @@ use crate::monitor::Monitor;
 use crate::network::{self, Tor, wait};
 use crate::truth::Dials;
 use crate::web::{self, WEB_PORTS, Web};
-use exitmark_lab::results;
+use exitmark_lab::{Netns, results};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -37,6 +37,7 @@ struct Row {
 
 /// Waits for the pages, reads both sides at rest, writes the rows, and fails with all differences.
 pub(crate) fn pronounce(
+    world: &Netns,
     exits: Vec<Exit<'_>>,
     pages: Vec<Vec<Download>>,
     newcomer: &Tor,
@@ -58,7 +59,14 @@ pub(crate) fn pronounce(
                 Err(error) => complain(format!("a page: {error}")),
             }
         }
+        let lot = exit.lot;
         let (dials, flows) = settle(exit, &mut complain);
+        if lot.has_two_providers() && lot.dropped(world) != [0; 2] {
+            let dropped = lot.dropped(world);
+            complain(format!(
+                "the providers dropped foreign sources: {dropped:?}"
+            ));
+        }
         check_flows(&flows, &relays, &mut complain);
         let row = Row {
             binding: name.clone(),

@@ -6,6 +6,7 @@ use crate::load::Load;
 use crate::site::{FAR_END, Site, pin_to_forwarder_cpus};
 use ::exitmark_lab::{Config, Netns, VethEnd, contained, veth};
 use ::exitmark_policy::MAX_GROUPS;
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -72,6 +73,30 @@ pub(crate) fn of_groups() -> Forwarder {
             for group in groups {
                 config = config.group(format_args!("addresses = {group:?}"));
             }
+            start_with(xdp, site, load, config)
+        },
+    )
+}
+
+/// Engine `xdp` that translates the source address of every host's relay frames.
+pub(super) fn translating() -> Forwarder {
+    let [xdp, ..] = VARIANTS;
+    Forwarder::new(
+        "exitmark-xdp-translate",
+        Job::MarkAndSteer,
+        move |site, _, load| {
+            // Prefixes of the same lengths, one behind the other.
+            let sources = (0_u32..).zip(load.host_prefixes()).map(|(number, host)| {
+                let length = host.split_once('/').map(|(_, length)| format!("/{length}"));
+                let source = match host.contains(':') {
+                    true => format!("2001:db8:3:{number:x}::"),
+                    false => Ipv4Addr::from(0xcb00_0000 | number << 4).to_string(),
+                };
+                format!("{host:?} = \"{source}{}\"", length.unwrap_or_default())
+            });
+            let table = sources.collect::<Vec<_>>().join(", ");
+            let config = configuration(load, load.host_prefixes());
+            let config = config.steer(format_args!("source = {{ {table} }}"));
             start_with(xdp, site, load, config)
         },
     )

@@ -95,6 +95,7 @@ pub(crate) fn all() -> Vec<Forwarder> {
         }),
         Forwarder::new("bare-xdp", Job::MarkAndSteer, rule::start_xdp),
         xdp,
+        exitmark::translating(),
         exitmark::tapped(),
         spill,
         af_xdp,

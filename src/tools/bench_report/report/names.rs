@@ -13,7 +13,7 @@ pub(crate) const TESTPMD: &str = "testpmd-af_xdp";
 
 /// Name, description, colour. The colours can be distinguished without red and green, and every
 /// forwarder has a shape of its own too.
-const FORWARDERS: [(&str, &str, RGBColor); 15] = [
+const FORWARDERS: [(&str, &str, RGBColor); 16] = [
     (XDP, "exitmark, `xdp`", RGBColor(0x00, 0x72, 0xb2)),
     (SPILL, "exitmark, `af_xdp`", RGBColor(0xd5, 0x5e, 0x00)),
     (
@@ -60,6 +60,11 @@ const FORWARDERS: [(&str, &str, RGBColor); 15] = [
         "testpmd-af_packet",
         "DPDK testpmd over AF_PACKET, without a rule",
         RGBColor(0x80, 0x80, 0x00),
+    ),
+    (
+        "exitmark-xdp-translate",
+        "exitmark, `xdp`, with another source address for relay traffic",
+        RGBColor(0x66, 0x33, 0x99),
     ),
     (
         "exitmark-xdp-tap",

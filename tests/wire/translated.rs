@@ -9,9 +9,14 @@ use crate::rig::{
 use crate::stacks::{TCP_FILTER, all_of, converse, counters, tcp_at, tos};
 use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, TcpHeaderSlice, icmpv4};
 use exitmark_lab::site::{HOST_V4, OR_PORT, Plan, RELAY_V4, RELAY_V6, Site};
-use exitmark_lab::{Capture, Netns, VethEnd};
+use exitmark_lab::{Capture, Netns, VethEnd, contained, timeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use nix::sys::socket::Backlog;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
 const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -393,6 +398,135 @@ fn translated_connections_outlast_the_process() {
         assert_eq!(inspected(&rig.site.clearnet, "wrong"), 0);
         rig.stop();
     });
+}
+
+/// How many connections are open at once.
+const MANY: usize = 10_000;
+const SERVING: &str = "serving";
+
+/// Accepts connections, and returns each byte that arrives at one of them, until all have ended.
+#[test]
+#[ignore = "the server of ten_thousand_connections_…, which runs it as a process of its own: one \
+            process may not have enough files for both ends"]
+fn serve_many() {
+    let listener = TcpListener::bind(SocketAddr::from((RELAY_V4, OR_PORT))).unwrap();
+    // The backlog of the standard library is 128: a burst of SYNs would be repeated.
+    nix::sys::socket::listen(&listener, Backlog::new(4096).unwrap()).unwrap();
+    println!("\n{SERVING}");
+    let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
+    let wakes = |number| EpollEvent::new(EpollFlags::EPOLLIN, number);
+    epoll.add(&listener, wakes(u64::MAX)).unwrap();
+    let mut streams = Vec::new();
+    let mut events = vec![EpollEvent::empty(); 512];
+    let mut ended = 0;
+    while ended < MANY {
+        let ready = epoll.wait(&mut events, EpollTimeout::NONE).unwrap();
+        for event in &events[..ready] {
+            if event.data() == u64::MAX {
+                let (stream, _) = listener.accept().unwrap();
+                epoll
+                    .add(&stream, wakes(u64::try_from(streams.len()).unwrap()))
+                    .unwrap();
+                streams.push(stream);
+                continue;
+            }
+            let stream: &mut TcpStream = &mut streams[usize::try_from(event.data()).unwrap()];
+            let mut byte = [0];
+            match stream.read(&mut byte).unwrap() {
+                0 => {
+                    epoll.delete(&*stream).unwrap();
+                    ended += 1;
+                }
+                _ => stream.write_all(&byte).unwrap(),
+            }
+        }
+    }
+}
+
+/// The resident memory of a process in KiB.
+fn memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Every connection carries a byte there and back after each event. Without a table of connections,
+/// their number takes no memory.
+#[test]
+fn ten_thousand_connections_outlast_a_restart_and_a_kill() {
+    exitmark_lab::needs_root!();
+    let site = two_providers();
+    own_the_sources(&site);
+    for netns in [&site.host, &site.tornet] {
+        netns
+            .sysctl("net/ipv4/ip_local_port_range", "10240 65535")
+            .unwrap();
+        netns.sysctl("net/core/somaxconn", "4096").unwrap();
+        netns
+            .sysctl("net/ipv4/tcp_max_syn_backlog", "8192")
+            .unwrap();
+    }
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let config = translating().engine("xdp");
+    let mut rig = Rig::on(site, &config);
+    let mut server = contained(std::env::current_exe().unwrap());
+    server.args([
+        "translated::serve_many",
+        "--exact",
+        "--ignored",
+        "--nocapture",
+    ]);
+    server.stdout(Stdio::piped());
+    let mut server = rig.site.tornet.start(server).unwrap();
+    // Open until its end: the test harness writes the result there.
+    let output = BufReader::new(server.process().stdout.take().unwrap());
+    let mut lines = output.lines().map_while(Result::ok);
+    assert!(lines.by_ref().any(|line| line == SERVING));
+    let before = memory(rig.running.pid());
+    let mut clients = rig.site.host.run(|| -> Vec<TcpStream> {
+        let target = SocketAddr::from((RELAY_V4, OR_PORT));
+        (0..MANY)
+            .map(|_| TcpStream::connect(target).unwrap())
+            .collect()
+    });
+    for client in &clients {
+        client.set_read_timeout(Some(timeout())).unwrap();
+    }
+    let mut talk = |when: &str| {
+        for client in &mut clients {
+            client
+                .write_all(b"x")
+                .unwrap_or_else(|error| panic!("{when}: {error}"));
+        }
+        for client in &mut clients {
+            let mut byte = [0];
+            let read = client.read_exact(&mut byte);
+            read.unwrap_or_else(|error| panic!("{when}: {error}"));
+        }
+    };
+    talk("at first");
+    let after = memory(rig.running.pid());
+    assert!(
+        after < before + 1024,
+        "{before} KiB without connections, {after} with them"
+    );
+    rig = rig.restart(&config);
+    talk("after a restart");
+    rig.running.signal(Signal::SIGKILL).unwrap();
+    rig.running.ended().unwrap();
+    talk("without a process");
+    let rig = Rig::on(rig.site, &config);
+    talk("with a new process");
+    drop(clients);
+    assert!(server.wait(timeout()).unwrap().success());
+    for netns in [&rig.site.clearnet, &rig.site.tornet] {
+        assert_eq!(inspected(netns, "wrong"), 0);
+    }
+    rig.stop();
 }
 
 /// Without the address on the box, answers would never arrive.

@@ -8,9 +8,17 @@ use crate::rig::{
     Case, Config, Rig, Side, both_engines, classifies, eventually, exitmark, needs_root, passes,
     silent,
 };
-use exitmark_lab::site::{CLEARNET_MAC, FAR_END, HOST_MAC, INCOMING_MAC, Plan, Site, TORNET_MAC};
-use exitmark_lab::{Capture, Netns, RawPort, VethEnd, veth};
+use crate::stacks::{all_of, converse, tcp_at};
+use exitmark_lab::site::{
+    CLEARNET_MAC, FAR_END, HOST_MAC, HOST_V4, HOST_V6, INCOMING_MAC, Plan, Site, TORNET_MAC,
+};
+use exitmark_lab::tap::{start_monitor, state_file};
+use exitmark_lab::{Capture, CapturedFrame, Netns, RawPort, VethEnd, veth};
+use exitmark_monitor::ledger::Ledger;
 use nix::sys::signal::Signal;
+use serde::Deserialize;
+
+const MONITOR: &str = env!("CARGO_BIN_EXE_exitmark-monitor");
 
 pub(crate) const TAP: &str = "tap0";
 const ETHERNET: usize = 14;
@@ -52,6 +60,87 @@ impl Monitor {
 
 fn config() -> Config {
     Config::default().tap(TAP)
+}
+
+/// The bytes of IP packets in untagged frames, by their own lengths.
+fn ip_bytes(frames: &[CapturedFrame]) -> u64 {
+    let length = |frame: &CapturedFrame| {
+        let bytes = &frame.bytes;
+        let at = |at: usize| u64::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+        match bytes[ETHERNET] >> 4 {
+            4 => at(ETHERNET + 2),
+            _ => 40 + at(ETHERNET + 4),
+        }
+    };
+    frames.iter().map(length).sum()
+}
+
+const ROUNDS: u16 = 10;
+
+/// Real connections in both directions: the monitor's volumes are those of the host's
+/// own traffic, although the copies have no payload, and the wire no mark.
+#[test]
+fn the_monitor_behind_the_tap_counts_what_the_host_sends_and_receives() {
+    both_engines(|| {
+        let site = Site::build(Plan::default()).unwrap();
+        for netns in [&site.host, &site.clearnet] {
+            // Merged segments would lack headers.
+            netns
+                .command("ethtool", &["-K", FAR_END, "gro", "off"])
+                .unwrap();
+        }
+        let monitor = Monitor::connect(&site);
+        let directory = tempfile::tempdir().unwrap();
+        let configuration = format!(
+            "interface = \"{FAR_END}\"\naddresses = [\"{HOST_V4}\", \"{HOST_V6}\"]\n[tap]\n\
+             directions = \"both\"\n[period]\nlength = \"30days\"\ndirectory = \"periods\"\n\
+             state = \"state\"\n[metrics]\nlisten = \"off\"\n"
+        );
+        let file = directory.path().join("monitor.toml");
+        std::fs::write(&file, configuration).unwrap();
+        std::fs::create_dir(directory.path().join("periods")).unwrap();
+        let counting = start_monitor(&monitor.0, MONITOR, &file).unwrap();
+        let rig = Rig::on(site, &config().more("[mark]\nat_uplink = \"strip\""));
+        let [host, clearnet, _] = rig.ends();
+        let (up, down) = (tcp_at(clearnet), tcp_at(host));
+        for (_, server, _) in families() {
+            // Each burst has room in a ring of the tap, also while its sender does not run.
+            for port in 0..ROUNDS {
+                converse(host, clearnet, server, 8000 + port, 500_000);
+            }
+        }
+        let connections = 2 * usize::from(ROUNDS);
+        let [up, down] = [up, down].map(|capture| ip_bytes(&all_of(capture, connections)));
+        rig.stop();
+        let last = counting.end().unwrap();
+        assert!(last.status.success(), "{}", last.log);
+        let state = std::fs::read_to_string(state_file(&directory.path().join("state")).unwrap());
+        let kept: Kept = serde_json::from_str(state.unwrap().lines().next().unwrap()).unwrap();
+        let (mut flows, mut counted) = (0, [0, 0]);
+        for (_, counts) in kept.ledger.cells {
+            flows += counts.flows;
+            counted[0] += counts.bytes;
+            counted[1] += counts.down_bytes;
+        }
+        println!(
+            "up and down: counted {counted:?}, captured {:?}",
+            [up, down]
+        );
+        assert_eq!(flows, u64::from(2 * ROUNDS));
+        for (counted, captured) in counted.into_iter().zip([up, down]) {
+            assert!(captured > 8_000_000);
+            assert!(
+                counted.abs_diff(captured) * 1000 <= captured,
+                "{counted} of {captured}"
+            );
+        }
+    });
+}
+
+/// The state that the monitor has stored.
+#[derive(Deserialize)]
+struct Kept {
+    ledger: Ledger,
 }
 
 /// The expected copy of a packet whose frame this is: the mark, and `headers` bytes of IP and

@@ -132,11 +132,12 @@ pub(crate) fn to_others(own: &str) -> String {
     format!("ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 ether daddr != {own}")
 }
 
-/// The matches of TCP segments with another mark.
+/// The matches of TCP segments with another mark. Not of RST: a slow host refuses what arrives after
+/// the end of a connection, and refusals are not marked.
 pub(crate) fn with_other_mark(dscp: &str) -> [String; 2] {
     [
-        format!("ip protocol tcp ip dscp != {dscp}"),
-        format!("ip6 nexthdr tcp ip6 dscp != {dscp}"),
+        format!("ip protocol tcp ip dscp != {dscp} tcp flags & rst == 0x0"),
+        format!("ip6 nexthdr tcp ip6 dscp != {dscp} tcp flags & rst == 0x0"),
     ]
 }
 

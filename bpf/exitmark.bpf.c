@@ -532,6 +532,15 @@ static __always_inline __u32 deliver(const struct frame *frame, enum exitmark_ro
 	return to_port(ROLE_HOST, counts);
 }
 
+/* The part of the flows that a frame is of. A global function: the verifier checks it once. */
+__noinline __u64 part_at(struct xdp_md *ctx)
+{
+	struct frame frame = frame_of(ctx);
+	struct packet packet;
+
+	return read_packet(&frame, &packet) == SHAPE_PACKET ? part_of(&packet) : LAST_PART;
+}
+
 /*
  * Forwards a frame to the host, or hands it to a worker. Frames that were sent to the box for
  * `host` get its MAC address; others are forwarded unchanged.
@@ -541,7 +550,6 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 				   struct exitmark_links *links, struct exitmark_counts *counts)
 {
 	bool meant = links->hand_over[role] == HAND_OVER_ALL || !links->decides[role];
-	struct packet packet;
 	__u64 arrived;
 	__u32 outcome;
 
@@ -549,14 +557,16 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 	if (meant || frame->bytes > links->longest_redirect - host->grows) {
 		__u64 share = meant ? share_kept(ctx, role, links) : 0;
 
-		if (!share || (read_packet(frame, &packet) == SHAPE_PACKET ? part_of(&packet) :
-									     LAST_PART) >= share)
+		if (!share || part_at(ctx) >= share)
 			if (hand_over(ctx, role) == XDP_REDIRECT)
 				return XDP_REDIRECT;
 		counts->spilled[role]++;
 	}
-	if (has_tap)
+	if (has_tap) {
+		struct packet packet;
+
 		copy_answer(ctx, &packet);
+	}
 	/* Merges the verifier's states: the code that follows is verified once. */
 	*frame = frame_again(frame);
 	arrived = begin_sample(ctx, links, counts->received[role] + 1);

@@ -19,6 +19,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 const JUMBO: Plan = Plan::of_mtu(9000);
 
@@ -121,8 +122,11 @@ fn hops(frame: &[u8]) -> u8 {
     }
 }
 
+/// After an end, how long no frame arrives.
+const QUIET: Duration = Duration::from_millis(300);
+
 /// What one end of an echo connection has sent and acknowledged: sequence numbers of RFC 9293.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Spoken {
     from: Option<u32>,
     until: Option<u32>,
@@ -141,8 +145,10 @@ impl Spoken {
         }
         if segment.ack() {
             let number = segment.acknowledgment_number();
-            let (first, _) = self.acknowledged.unwrap_or((number, number));
-            self.acknowledged = Some((first, number));
+            let (first, last) = self.acknowledged.unwrap_or((number, number));
+            // A worker and the kernel's program may forward frames of a flow out of order.
+            let is_later = number.wrapping_sub(first) > last.wrapping_sub(first);
+            self.acknowledged = Some((first, if is_later { number } else { last }));
         }
     }
 
@@ -158,25 +164,34 @@ impl Spoken {
     }
 }
 
+/// What each connection's end has said in these frames, by its ports.
+fn spoken_in(captured: &[CapturedFrame]) -> HashMap<(u16, u16), Spoken> {
+    let mut spoken = HashMap::<_, Spoken>::new();
+    for frame in captured {
+        let packet = SlicedPacket::from_ethernet(&frame.bytes).unwrap();
+        let Some(TransportSlice::Tcp(segment)) = packet.transport else {
+            panic!("a frame without TCP was captured");
+        };
+        let ports = (segment.source_port(), segment.destination_port());
+        spoken.entry(ports).or_default().hear(&segment);
+    }
+    spoken
+}
+
 /// Ends a capture of one direction of echo connections with the last acknowledgement.
 #[track_caller]
 pub(crate) fn all_of(mut capture: Capture, connections: usize) -> Vec<CapturedFrame> {
     let are_over = |captured: &[CapturedFrame]| {
-        let mut spoken = HashMap::<_, Spoken>::new();
-        for frame in captured {
-            let packet = SlicedPacket::from_ethernet(&frame.bytes).unwrap();
-            let Some(TransportSlice::Tcp(segment)) = packet.transport else {
-                panic!("a frame without TCP was captured");
-            };
-            let ports = (segment.source_port(), segment.destination_port());
-            spoken.entry(ports).or_default().hear(&segment);
-        }
+        let spoken = spoken_in(captured);
         spoken.values().filter(|one| one.is_over()).count() >= connections
     };
-    assert!(
-        capture.wait_until(timeout(), are_over),
-        "a connection did not end"
-    );
+    let ended = capture.wait_until(timeout(), are_over);
+    assert!(ended, "{:?}", spoken_in(capture.so_far()));
+    // What was forwarded out of order comes after the end.
+    let mut known = capture.so_far().len();
+    while capture.wait_until(QUIET, |captured| captured.len() > known) {
+        known = capture.so_far().len();
+    }
     capture.finish().unwrap()
 }
 

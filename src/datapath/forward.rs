@@ -605,6 +605,17 @@ impl Forwarder {
         if self.copies.copies_answers() {
             return self.inbound_tapped(ingress, frame, frame_bytes, now);
         }
+        self.inbound_untapped(ingress, frame, frame_bytes, now)
+    }
+
+    #[inline(always)]
+    fn inbound_untapped(
+        &mut self,
+        ingress: Role,
+        frame: &mut [u8],
+        frame_bytes: usize,
+        now: Duration,
+    ) -> Outcome {
         match ingress {
             Role::Incoming => self.inbound_by_incoming(frame, frame_bytes, now),
             Role::Host | Role::Uplink => self.inbound_by_uplink(frame),
@@ -623,10 +634,7 @@ impl Forwarder {
         let headers = packet::parse(frame, frame_bytes);
         let group = judge_answer(&headers, &self.snapshot, &mut self.answers, now);
         let answer = group.map(|group| (group, Excerpt::of(frame)));
-        let outcome = match ingress {
-            Role::Incoming => self.inbound_by_incoming(frame, frame_bytes, now),
-            Role::Host | Role::Uplink => self.inbound_by_uplink(frame),
-        };
+        let outcome = self.inbound_untapped(ingress, frame, frame_bytes, now);
         if let Some((group, excerpt)) = answer
             && outcome != Outcome::Stack
         {

@@ -61,7 +61,8 @@ impl<N: Ord, T> Range<N, T> {
 /// The ranges of one IP version.
 #[derive(Clone, Debug)]
 pub(super) struct RangeMap<N, T> {
-    /// The beginning of the first range and the end of the last one; crossed if there is none.
+    /// The beginning of the first range and the end of the last one; the first is above the
+    /// last if the map is empty.
     ends: (N, N),
     pub(super) ranges: Box<[Range<N, T>]>,
     /// The index of a range per hash of an address: it may be the one that covers the address. At

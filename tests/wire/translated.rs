@@ -281,7 +281,7 @@ fn connections_over_a_second_provider_live_with_a_source_and_not_without() {
     });
 }
 
-/// The box's own stack answers for the address, and accepts what is for nobody behind the box.
+/// The box's own stack answers for the address, and accepts frames that no host expects.
 #[test]
 fn the_box_answers_for_the_address_itself() {
     both_engines(|| {

@@ -120,69 +120,44 @@ pub trait Address: Copy + Ord + Hash {
     fn sum(self) -> u16;
 }
 
-impl Address for u32 {
-    const VERSION: Version = Version::V4;
+macro_rules! address {
+    ($number:ty, $address:ty, $version:expr) => {
+        impl Address for $number {
+            const VERSION: Version = $version;
 
-    fn to_ip(self) -> IpAddr {
-        Ipv4Addr::from(self).into()
-    }
+            fn to_ip(self) -> IpAddr {
+                <$address>::from(self).into()
+            }
 
-    fn read(bytes: &[u8], at: usize) -> Option<Self> {
-        let address = bytes.get(at..)?.first_chunk()?;
-        Some(Self::from_be_bytes(*address))
-    }
+            fn read(bytes: &[u8], at: usize) -> Option<Self> {
+                let address = bytes.get(at..)?.first_chunk()?;
+                Some(Self::from_be_bytes(*address))
+            }
 
-    #[inline]
-    fn xor(self, other: Self) -> Self {
-        self ^ other
-    }
+            #[inline]
+            fn xor(self, other: Self) -> Self {
+                self ^ other
+            }
 
-    fn xor_into(self, bytes: &mut [u8], at: usize) {
-        if let Some(address) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
-            *address = (Self::from_be_bytes(*address) ^ self).to_be_bytes();
+            fn xor_into(self, bytes: &mut [u8], at: usize) {
+                if let Some(address) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+                    *address = (Self::from_be_bytes(*address) ^ self).to_be_bytes();
+                }
+            }
+
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "the remainder is below 65,535"
+            )]
+            fn sum(self) -> u16 {
+                (self % 0xffff) as u16
+            }
         }
-    }
-
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "the remainder is below 65,535"
-    )]
-    fn sum(self) -> u16 {
-        (self % 0xffff) as u16
-    }
+    };
 }
 
-impl Address for u128 {
-    const VERSION: Version = Version::V6;
-
-    fn to_ip(self) -> IpAddr {
-        Ipv6Addr::from(self).into()
-    }
-
-    fn read(bytes: &[u8], at: usize) -> Option<Self> {
-        let address = bytes.get(at..)?.first_chunk()?;
-        Some(Self::from_be_bytes(*address))
-    }
-
-    #[inline]
-    fn xor(self, other: Self) -> Self {
-        self ^ other
-    }
-
-    fn xor_into(self, bytes: &mut [u8], at: usize) {
-        if let Some(address) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
-            *address = (Self::from_be_bytes(*address) ^ self).to_be_bytes();
-        }
-    }
-
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "the remainder is below 65,535"
-    )]
-    fn sum(self) -> u16 {
-        (self % 0xffff) as u16
-    }
-}
+address!(u32, Ipv4Addr, Version::V4);
+address!(u128, Ipv6Addr, Version::V6);
 
 /// The fields of an IP packet that a verdict depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -110,6 +110,8 @@ pub(crate) struct FlowCapture {
 pub(crate) struct Flows {
     /// Flows on the uplink with the mark.
     pub(crate) marked: BTreeSet<Flow>,
+    /// The ports to which marked SYNs were sent again.
+    pub(crate) repeated: Vec<u16>,
     /// Flows on the link that carries Tor traffic.
     pub(crate) steered: BTreeSet<Flow>,
     /// Queries to the resolver that were neither marked nor steered.
@@ -237,7 +239,9 @@ impl Flows {
         } else if observed.is_first && !is_uplink {
             self.steered.insert(flow);
         } else if observed.is_first && marked {
-            self.marked.insert(flow);
+            if !self.marked.insert(flow) {
+                self.repeated.push(flow.destination.port());
+            }
         } else if is_uplink && !marked && flow.source.port() != OR_PORT && !observed.is_answer {
             self.unmarked_uplink.push((flow.source, flow.destination));
         }

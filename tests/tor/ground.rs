@@ -138,6 +138,11 @@ fn tap(world: &Netns, uplinks: [&'static str; LINKS.len()]) -> Netns {
     for (netns, name) in [(world, "tap0"), (&listener, "mon0")] {
         disable_ipv6(netns, name);
     }
+    // Copies wait while the monitor's end has no room (since Linux 6.16).
+    let queue = [
+        "qdisc", "add", "dev", "tap0", "root", "pfifo", "limit", "100000",
+    ];
+    world.command("tc", &queue).unwrap();
     let mirror = Programs::build("tests/tor/mirror.bpf.c").unwrap();
     mirror.aim("tap", 0, world, "tap0").unwrap();
     for uplink in uplinks {

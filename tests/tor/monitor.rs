@@ -45,15 +45,23 @@ impl Monitor {
     }
 
     /// Ends the monitor, and compares its stored state with the connections of the web servers, and
-    /// with the number of all marked connections.
-    pub(crate) fn check(self, web: &Web, marked: u64, complain: &mut impl FnMut(String)) {
+    /// with the number of all marked connections. It counts each SYN, also one that was sent again to
+    /// one of the ports `repeated`.
+    pub(crate) fn check(
+        self,
+        web: &Web,
+        marked: u64,
+        repeated: &[u16],
+        complain: &mut impl FnMut(String),
+    ) {
         let counters = self.running.counters().unwrap();
         let last = self.running.end().unwrap();
         if !last.status.success() || counters["lost"] != 0 {
             complain(format!("ended with {}: {counters:?}", last.status));
         }
-        if counters["flows"] != marked {
-            complain(format!("{marked} flows were marked: {counters:?}"));
+        let begun = marked + u64::try_from(repeated.len()).unwrap();
+        if counters["flows"] != begun {
+            complain(format!("{begun} SYNs were marked: {counters:?}"));
         }
         let ports = ports(&self.directory.path().join("state"));
         for (port, accepted) in web.accepted() {
@@ -61,7 +69,11 @@ impl Monitor {
                 complain(format!("no connection to port {port}"));
             }
         }
-        let accepted: Vec<_> = web.accepted().into();
+        let again = |port: u16| repeated.iter().filter(|one| **one == port).count();
+        let accepted = web.accepted().map(|(port, accepted)| {
+            let again = u64::try_from(again(port)).unwrap();
+            (port, accepted + again)
+        });
         println!("flows by port, as accepted and as counted: {accepted:?} {ports:?}");
         if ports != accepted {
             complain(format!("accepted {accepted:?}, counted {ports:?}"));

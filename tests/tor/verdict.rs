@@ -46,6 +46,7 @@ pub(crate) fn pronounce(
 ) {
     let mut complaints = Vec::new();
     let mut rows = Vec::new();
+    let mut repeated = Vec::new();
     let ours = exits.iter().flat_map(|exit| exit.lot.first.at(OR_PORT));
     let relays: BTreeSet<_> = network::endpoints().chain(ours).collect();
     for (exit, pages) in exits.into_iter().zip(pages) {
@@ -83,9 +84,10 @@ pub(crate) fn pronounce(
         check_row(&row, dials, &flows, &mut complain);
         println!("{}", serde_json::to_string(&row).unwrap());
         rows.push(row);
+        repeated.extend(flows.repeated);
     }
     let marked = rows.iter().map(|row| row.marked).sum();
-    monitor.check(web, marked, &mut |words| {
+    monitor.check(web, marked, &repeated, &mut |words| {
         complaints.push(format!("the monitor: {words}"))
     });
     let path = results::write_beside(env!("CARGO_TARGET_TMPDIR"), "tor.json", &rows);

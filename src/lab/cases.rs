@@ -9,7 +9,7 @@ mod groups;
 mod host_mark;
 mod own;
 pub mod taps;
-mod translated;
+pub mod translated;
 mod unrouted;
 
 use super::frames::{FROM, Frame, extension, of_protocol, tcp, udp};

@@ -2,7 +2,8 @@
 
 use crate::rig::{Rig, in_namespace};
 use exitmark_datapath::{Buffers, Counter, Role};
-use exitmark_lab::cases::{Case, CaseTable, tables};
+use exitmark_lab::cases::translated::arrivals;
+use exitmark_lab::cases::{Case, CaseTable, tables, translated};
 use exitmark_lab::differential::{SlowPath, slow_path};
 use exitmark_policy::packet::{Dscp, Version, set_dscp};
 use exitmark_policy::{Class, ClassifyBy};
@@ -99,4 +100,37 @@ fn every_case_by_the_program_for_single_buffers() {
 fn every_case_with_headers_beyond_the_first_buffer() {
     const FIRSTS: [usize; 10] = [14, 15, 18, 22, 33, 34, 37, 40, 54, 60];
     try_tables(Buffers::Several, &FIRSTS.map(Some));
+}
+
+#[test]
+fn every_answer_to_a_translated_frame_by_the_kernel() {
+    in_namespace(|| {
+        for (buffers, first) in [
+            (Buffers::One, usize::MAX),
+            (Buffers::Several, usize::MAX),
+            (Buffers::Several, 14),
+            (Buffers::Several, 40),
+        ] {
+            let table = translated::table();
+            let (mut rig, _) = Rig::of(&table, buffers);
+            for case in &table.cases {
+                // The host's MAC address is learned.
+                rig.run(Role::Host, &case.before);
+            }
+            for case in arrivals() {
+                let title = format!("{}, {first} bytes in reach", case.name);
+                let reach = first.min(case.before.len());
+                let (ran, counted) = rig.run_split(Role::Incoming, &case.before, reach);
+                // Fragments need a worker.
+                let is_slow = slow_path(&case.before).is_some();
+                let delivered = case.after.filter(|_| !is_slow);
+                let back = u64::from(delivered.is_some());
+                assert_eq!(ran.redirected, delivered.is_some(), "{title}");
+                assert_eq!(ran.passed, delivered.is_none(), "{title}");
+                assert!(ran.frame == delivered.unwrap_or(case.before), "{title}");
+                assert_eq!(counted.of(Counter::TranslatedBack), back, "{title}");
+                assert_eq!(counted.to_stack(Role::Incoming), 1 - back, "{title}");
+            }
+        }
+    });
 }

@@ -2,7 +2,8 @@
 
 use exitmark_datapath::memory::{HeapMemory, MemoryPort};
 use exitmark_datapath::{Counter, Forwarder, Outcome, PerRole, Role, Worker, WorkerLimits};
-use exitmark_lab::cases::{CaseTable, tables};
+use exitmark_lab::cases::translated::arrivals;
+use exitmark_lab::cases::{CaseTable, tables, translated};
 use exitmark_policy::Class;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +40,33 @@ fn every_case_by_the_forwarder() {
     }
 }
 
-/// The same through rings; a small chunk holds every header but not every frame.
+#[test]
+fn every_answer_to_a_translated_frame_by_the_forwarder() {
+    let table = translated::table();
+    let mut forwarder = forwarder(&table);
+    for case in &table.cases {
+        // The host's MAC address is learned.
+        let mut frame = case.before.clone();
+        let length = frame.len();
+        let _ = forwarder.forward(Role::Host, &mut frame, length, Duration::ZERO);
+    }
+    let mut expected = 0;
+    for case in arrivals() {
+        let mut frame = case.before.clone();
+        let length = frame.len();
+        let (outcome, _) = forwarder.forward(Role::Incoming, &mut frame, length, Duration::ZERO);
+        let to = match case.after {
+            Some(_) => Outcome::Forward(Role::Host),
+            None => Outcome::Stack,
+        };
+        expected += u64::from(case.after.is_some());
+        assert_eq!(outcome, to, "{}", case.name);
+        assert_eq!(frame, case.after.unwrap_or(case.before), "{}", case.name);
+    }
+    assert_eq!(forwarder.tally().of(Counter::TranslatedBack), expected);
+}
+
+/// The table of cases through rings; a small chunk holds every header but not every frame.
 #[test]
 fn every_case_by_a_worker() {
     for chunk_bytes in [2048, 128] {

@@ -547,6 +547,68 @@ fn a_source_that_the_box_does_not_have_is_an_alarm_until_it_is_there() {
 }
 
 #[test]
+fn doctor_finds_other_uses_of_a_source() {
+    exitmark_lab::needs_root!();
+    let site = two_providers();
+    own_the_sources(&site);
+    let directory = tempfile::tempdir().unwrap();
+    let path = translating().write(directory.path()).unwrap();
+    let doctor = || {
+        let output = exitmark(&site, &["doctor", "--config", path.to_str().unwrap()]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = doctor();
+    assert_eq!(
+        said.matches("no program of the box uses this address")
+            .count(),
+        2,
+        "{said}"
+    );
+    // Sockets of both kinds, as of programs of the box.
+    let listener = site
+        .middle
+        .run(|| TcpListener::bind((SOURCE_V4, 8080)).unwrap());
+    let connected = site
+        .tornet
+        .run(|| TcpStream::connect((SOURCE_V4, 8080)).unwrap());
+    // This one does not listen at that address alone.
+    let wildcard = site
+        .middle
+        .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8081)).unwrap());
+    for line in [
+        format!(
+            "route add default via {} dev incoming0 src {SOURCE_V4}",
+            ROUTERS[0]
+        ),
+        format!("neigh add {SOURCE_V6} lladdr 02:00:00:00:03:77 dev incoming0"),
+        format!("addr del {SOURCE_V6}/64 dev incoming0"),
+        format!("addr add {SOURCE_V6}/128 dev lo nodad"),
+    ] {
+        site.middle.ip(&line).unwrap();
+    }
+    let said = doctor();
+    let of = |source: IpAddr| {
+        let is_of = |line: &&str| line.split_whitespace().nth(1) == Some(&source.to_string());
+        said.lines().filter(is_of).collect::<Vec<_>>().join("\n")
+    };
+    assert_says(
+        &of(SOURCE_V4.into()),
+        &[
+            "listens here: port 8080",
+            "a TCP connection of the box",
+            "the box's own connections leave from this address",
+        ],
+    );
+    let of_v6 = of(SOURCE_V6.into());
+    assert_says(
+        &of_v6,
+        &["of lo, not of incoming0", "02:00:00:00:03:77 answers"],
+    );
+    assert!(!said.contains("8081"), "{said}");
+    drop((listener, connected, wildcard));
+}
+
+#[test]
 fn a_source_that_cannot_work_is_refused() {
     exitmark_lab::needs_root!();
     let site = silent(Plan::default());

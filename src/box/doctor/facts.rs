@@ -2,6 +2,7 @@
 //! nothing and sends no packet.
 
 use super::next_hops::{self, HopFacts};
+use super::sources::{SourceFacts, SourceScope};
 use super::tap::TapFacts;
 use super::tor_facts::{TorFacts, TorScope};
 use crate::settings::{Engine, Frags, Hop, Pin, Settings, ZeroCopy};
@@ -40,6 +41,8 @@ pub(crate) struct CheckScope {
     /// The NIC of the tap.
     pub(crate) tap: Option<String>,
     pub(crate) next_hops: Vec<Hop>,
+    /// The addresses of `steer.source`.
+    pub(crate) sources: SourceScope,
     /// The most bytes by which the tags of `steer.vlan` make a frame longer.
     pub(crate) added_tags: u32,
     /// Of the default configuration if none is given.
@@ -98,6 +101,7 @@ impl CheckScope {
             shares_uplink,
             tap: settings.tap().map(str::to_owned),
             next_hops: incoming.map_or_else(Vec::new, |incoming| incoming.next_hops.clone()),
+            sources: SourceScope::by(settings),
             added_tags: next_hops::added_tags(settings.rules.groups()),
             pin: settings.pin.clone(),
             wire_pins: match settings.wires.len() {
@@ -187,6 +191,8 @@ pub(crate) struct Facts {
     pub(super) tap: Option<TapFacts>,
     /// The next hops, in the order of the configuration.
     pub(crate) next_hops: Vec<HopFacts>,
+    /// The addresses of `steer.source`; an error of netlink or of the proc file system.
+    pub(super) sources: Result<Vec<SourceFacts>, String>,
     /// The number of possible CPUs.
     pub(crate) cpus: u32,
     /// The running box's warning that the host runs a recursive resolver, if any.
@@ -242,6 +248,7 @@ impl Facts {
             now: SystemTime::now(),
             ports,
             tap: scope.tap.as_deref().map(TapFacts::look),
+            sources: scope.sources.look(),
             next_hops,
             cpus,
             own_resolver: None,

@@ -8,6 +8,7 @@ mod facts;
 mod machine;
 mod next_hops;
 mod ports;
+mod sources;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -95,6 +96,11 @@ pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {
     findings.extend(facts.tor.iter().flat_map(tor_host::judge));
     findings.extend(ports::judge(facts));
     findings.extend(facts.tap.iter().flat_map(tap::judge));
+    match &facts.sources {
+        Ok(sources) => findings.extend(sources.iter().flat_map(sources::judge)),
+        Err(error) => findings
+            .push(Finding::fault("steer.source", "its addresses cannot be checked").because(error)),
+    }
     findings
 }
 

@@ -1,6 +1,7 @@
 //! Facts in, findings out: each branch, as a table.
 
 mod next_hops;
+mod sources;
 mod tor_host;
 
 use super::facts::{Port, RelayFile, Trial};
@@ -104,6 +105,7 @@ fn sound() -> Facts {
             vlan: None,
             mac: Some("02:00:00:00:00:99".parse().unwrap()),
         }],
+        sources: Ok(Vec::new()),
         cpus: 4,
         own_resolver: None,
         tor: None,

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 /// Destinations for route queries without a relay set: of the ranges for documentation (RFC 5737,
 /// RFC 3849), which no route names.
-const NOWHERE: [SocketAddr; 2] = [
+pub(super) const NOWHERE: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 9001),
     SocketAddr::new(
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),

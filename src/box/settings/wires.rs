@@ -137,7 +137,7 @@ impl Settings {
     }
 
     /// The `incoming` of all wires, each NIC once.
-    pub(super) fn all_incoming(&self) -> impl Iterator<Item = &Incoming> {
+    pub(crate) fn all_incoming(&self) -> impl Iterator<Item = &Incoming> {
         let wires = self.wires.iter().enumerate();
         let owners = wires.filter(|(index, _)| self.owner_of_incoming(*index) == Some(*index));
         owners.filter_map(|(_, wire)| wire.ports.incoming.as_ref())

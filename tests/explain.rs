@@ -231,6 +231,32 @@ fn reports_why_relay_traffic_is_not_steered() {
     }
 }
 
+#[test]
+fn reports_what_is_translated() {
+    let directory = tempfile::tempdir().unwrap();
+    let translating = CONFIGURATION
+        .replace("[host]", "[host]\nmac = \"02:00:00:00:01:01\"\nrelay_addresses = [\"192.0.2.11\"]")
+        .replace("[relays]", "source = { \"192.0.2.10\" = \"203.0.113.10\", \"192.0.2.11\" = \"203.0.113.11\" }\n[relays]");
+    let own = "02:00:00:00:03:01".parse().unwrap();
+    let router = "02:00:00:00:03:02".parse().unwrap();
+    let answer = tcp("198.18.0.1:9001", "203.0.113.10:5000").macs(own, router);
+    let sent = tcp("192.0.2.10:5000", "198.18.0.1:9001");
+    let unlisted = tcp("192.0.2.11:5000", "198.51.100.7:443");
+    for (port, frame, expected) in [
+        ("host", &sent, "→ incoming, source translated"),
+        ("host", &unlisted, "→ uplink, not steered: only a listed"),
+        ("incoming", &answer, "translated back"),
+    ] {
+        let digits = hexadecimal(&frame.build());
+        let printed = story(&explain_by(
+            &translating,
+            directory.path(),
+            &["--port", port, &digits],
+        ));
+        assert!(printed.contains(expected), "{printed}");
+    }
+}
+
 /// A capture truncated in its last frame, one with another link type beside Ethernet, and one whose
 /// frames have an FCS: what can be read is explained.
 #[test]

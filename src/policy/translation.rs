@@ -7,7 +7,7 @@
 use super::fragments::FragmentTable;
 use super::groups::Group;
 use super::range_map::{Number, Range, RangeMap};
-use super::{Family, GroupNumber, Rule, Snapshot};
+use super::{Family, GroupNumber, Mode, Rule, Snapshot};
 use crate::packet::{
     Address, End, Headers, Packet, PrefixChange, Readdressing, Tcp, is_plain, parse, protocol,
     tag_bytes,
@@ -64,7 +64,8 @@ pub(super) struct ByDirection {
 }
 
 impl ByDirection {
-    /// The ranges of `from` of each translation become those of `to`.
+    /// The ranges of `from` of each translation become those of `to`. In audit mode nothing is
+    /// steered, so nothing comes back: the addresses are the box's own.
     fn new(
         groups: &[Group],
         from: impl Fn(&Translation) -> IpNet,
@@ -72,6 +73,9 @@ impl ByDirection {
     ) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (index, group) in groups.iter().enumerate() {
+            if group.actions.mode() == Mode::Audit {
+                continue;
+            }
             let group_number = GroupNumber::of(index);
             for translation in &group.translations {
                 match (from(translation), to(translation)) {

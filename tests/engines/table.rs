@@ -134,3 +134,16 @@ fn every_answer_to_a_translated_frame_by_the_kernel() {
         }
     });
 }
+
+#[test]
+fn in_audit_mode_all_answers_are_the_boxs_own() {
+    in_namespace(|| {
+        let mut table = translated::table();
+        table.configuration.insert_str(0, "mode = \"audit\"\n");
+        let (mut rig, _) = Rig::of(&table, Buffers::Several);
+        for case in arrivals() {
+            let (ran, _) = rig.run(Role::Incoming, &case.before);
+            assert!(ran.passed && ran.frame == case.before, "{}", case.name);
+        }
+    });
+}

@@ -2,7 +2,7 @@
 
 use exitmark_datapath::memory::{HeapMemory, MemoryPort};
 use exitmark_datapath::{Counter, Forwarder, Outcome, PerRole, Role, Worker, WorkerLimits};
-use exitmark_lab::cases::translated::arrivals;
+use exitmark_lab::cases::translated::{Arrival, arrivals};
 use exitmark_lab::cases::{CaseTable, tables, translated};
 use exitmark_policy::Class;
 use std::sync::Arc;
@@ -42,28 +42,48 @@ fn every_case_by_the_forwarder() {
 
 #[test]
 fn every_answer_to_a_translated_frame_by_the_forwarder() {
-    let table = translated::table();
-    let mut forwarder = forwarder(&table);
-    for case in &table.cases {
-        // The host's MAC address is learned.
-        let mut frame = case.before.clone();
-        let length = frame.len();
-        let _ = forwarder.forward(Role::Host, &mut frame, length, Duration::ZERO);
-    }
+    let mut forwarder = after_the_hosts_frames(&translated::table());
     let mut expected = 0;
     for case in arrivals() {
-        let mut frame = case.before.clone();
-        let length = frame.len();
-        let (outcome, _) = forwarder.forward(Role::Incoming, &mut frame, length, Duration::ZERO);
-        let to = match case.after {
+        let outcome = match case.after {
             Some(_) => Outcome::Forward(Role::Host),
             None => Outcome::Stack,
         };
         expected += u64::from(case.after.is_some());
-        assert_eq!(outcome, to, "{}", case.name);
-        assert_eq!(frame, case.after.unwrap_or(case.before), "{}", case.name);
+        let after = case.after.as_ref().unwrap_or(&case.before);
+        assert_arrives(&mut forwarder, &case, outcome, after);
     }
     assert_eq!(forwarder.tally().of(Counter::TranslatedBack), expected);
+}
+
+#[test]
+fn in_audit_mode_all_answers_are_the_boxs_own() {
+    let mut table = translated::table();
+    table.configuration.insert_str(0, "mode = \"audit\"\n");
+    let mut forwarder = after_the_hosts_frames(&table);
+    for case in arrivals() {
+        assert_arrives(&mut forwarder, &case, Outcome::Stack, &case.before);
+    }
+}
+
+/// A forwarder that has learned the host's MAC address from these frames.
+fn after_the_hosts_frames(table: &CaseTable) -> Forwarder {
+    let mut forwarder = forwarder(table);
+    for case in &table.cases {
+        let mut frame = case.before.clone();
+        let length = frame.len();
+        let _ = forwarder.forward(Role::Host, &mut frame, length, Duration::ZERO);
+    }
+    forwarder
+}
+
+#[track_caller]
+fn assert_arrives(forwarder: &mut Forwarder, case: &Arrival, expected: Outcome, after: &[u8]) {
+    let mut frame = case.before.clone();
+    let length = frame.len();
+    let (outcome, _) = forwarder.forward(Role::Incoming, &mut frame, length, Duration::ZERO);
+    assert_eq!(outcome, expected, "{}", case.name);
+    assert_eq!(frame, after, "{}", case.name);
 }
 
 /// The table of cases through rings; a small chunk holds every header but not every frame.

@@ -3,12 +3,14 @@
 
 use crate::craft::{Packet, TCP, UDP, families, noise, relay, relay_answer, segment};
 use crate::rack::{Conversation, inspect, inspected, serve};
+use crate::reload::{REPLACED, Tor, listing, relay as relay_at};
 use crate::rig::{
     Case, Config, Rig, Side, assert_says, both_engines, count, exitmark, refused, silent,
 };
 use crate::stacks::{TCP_FILTER, all_of, converse, counters, tcp_at, tos};
 use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, TcpHeaderSlice, icmpv4};
-use exitmark_lab::site::{HOST_V4, OR_PORT, Plan, RELAY_V4, RELAY_V6, Site};
+use exitmark_lab::consensus::ConsensusBuilder;
+use exitmark_lab::site::{HOST_V4, OR_PORT, Plan, RELAY_V4, RELAY_V6, SERVER_V4, Site};
 use exitmark_lab::{Capture, Netns, VethEnd, contained, timeout};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 0x10);
+const SOURCES: &str = "source = [\"203.0.113.10\", \"2001:db8:3::10\"]";
 const ROUTERS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 1)),
@@ -33,7 +36,14 @@ fn sources() -> [IpAddr; 2] {
 }
 
 fn translating() -> Config {
-    Config::default().steer(format_args!("source = [\"{SOURCE_V4}\", \"{SOURCE_V6}\"]"))
+    Config::default().steer(SOURCES)
+}
+
+fn listing_all(relays: [IpAddr; 2]) -> ConsensusBuilder {
+    let [first, second] = relays.map(relay_at);
+    let mut builder = listing(first);
+    builder.listed.push(second);
+    builder
 }
 
 /// The packet with the checksum of its segment, computed from scratch.
@@ -354,13 +364,15 @@ fn path_mtu_discovery_works_behind_the_second_provider() {
     });
 }
 
-/// Connections outlast a restart, a kill, and a swap of the relay set.
+/// Connections outlast a restart, a kill, and a relay set that lists their relays no more.
 #[test]
 fn translated_connections_outlast_the_process() {
     both_engines(|| {
         let site = two_providers();
         own_the_sources(&site);
-        let mut rig = Rig::on(site, &translating());
+        let tor = Tor::with(&listing_all([RELAY_V4.into(), RELAY_V6.into()]));
+        let config = tor.config("").steer(SOURCES);
+        let mut rig = Rig::on(site, &config);
         let targets = [RELAY_V4.into(), RELAY_V6.into()].map(|relay: IpAddr| (relay, OR_PORT));
         let serving: Vec<_> = targets
             .iter()
@@ -372,22 +384,15 @@ fn translated_connections_outlast_the_process() {
             .map(|target| Conversation::start(&rig.site.host, None, target))
             .collect();
         Conversation::all_go_on(&talks, "at first");
-        let other = translating().relays(format!(
-            "extra = [\"{RELAY_V4}:{OR_PORT}\", \"[{RELAY_V6}]:{OR_PORT}\", \"198.18.0.2:443\"]"
-        ));
-        std::fs::copy(
-            other.write(tempfile::tempdir().unwrap().path()).unwrap(),
-            &rig.configuration,
-        )
-        .unwrap();
-        assert!(exitmark(&rig.site, &["reload"]).status.success());
-        Conversation::all_go_on(&talks, "with another relay set");
-        rig = rig.restart(&other);
+        tor.publish(&listing(relay_at(SERVER_V4.into())));
+        rig.said(REPLACED, 1..=1);
+        Conversation::all_go_on(&talks, "with relays that are no longer listed");
+        rig = rig.restart(&config);
         Conversation::all_go_on(&talks, "after a restart");
         rig.running.signal(Signal::SIGKILL).unwrap();
         rig.running.ended().unwrap();
         Conversation::all_go_on(&talks, "without a process");
-        let rig = Rig::on(rig.site, &other);
+        let rig = Rig::on(rig.site, &config);
         Conversation::all_go_on(&talks, "with a new process");
         for talk in talks {
             talk.end();

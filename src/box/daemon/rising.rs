@@ -92,7 +92,9 @@ impl Loss {
             }
             Self::Dropped(DropReason::NotForHost) => {
                 "frames for this machine's own network stack, received on incoming, reached user \
-                 space: set datapath.inbound to \"auto\", restart exitmark, and report this"
+                 space: with steer.source, fragments of TCP that no relay has sent to a host are \
+                 expected to; otherwise set datapath.inbound to \"auto\", restart exitmark, and \
+                 report this"
                     .to_owned()
             }
             Self::Dropped(DropReason::NoEgress) => {

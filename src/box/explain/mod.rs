@@ -6,11 +6,11 @@
 mod connections;
 
 use crate::settings::{Engine, Ports, Settings};
-use exitmark_datapath::{Forwarder, IncomingLink, Links, Outcome, Role, TapRing};
+use exitmark_datapath::{Counter, Forwarder, IncomingLink, Links, Outcome, Role, Tally, TapRing};
 use exitmark_nic::{NextHop, Nic, NicError};
 use exitmark_pcap::{Link, ReadError, Reader};
-use exitmark_policy::packet::{self, Dscp, MacAddr};
-use exitmark_policy::{Egress, Snapshot, Verdict};
+use exitmark_policy::packet::{Dscp, MacAddr};
+use exitmark_policy::{Snapshot, Verdict};
 use exitmark_relays::{LoadError, Loaded};
 use pcap_file::pcap::{PcapHeader, PcapWriter, RawPcapPacket};
 use pcap_file::{DataLink, PcapError, TsResolution};
@@ -83,8 +83,31 @@ pub(crate) struct Explanation {
     outcome: Outcome,
     /// `None` for inbound frames, which only have a direction.
     verdict: Option<Verdict>,
+    /// What the data path counts of it, beside its class.
+    remarks: Vec<&'static str>,
     /// Whether the tap gets a copy.
     is_copied: bool,
+}
+
+/// What is said of a frame for which the data path counts this.
+const REMARKS: [(Counter, &str); 5] = [
+    (Counter::UnroutedVlan, "not steered: it has a VLAN tag"),
+    (
+        Counter::UnroutedFamily,
+        "not steered: the next hop is of the other IP version",
+    ),
+    (
+        Counter::UnroutedSource,
+        "not steered: only a listed endpoint's answers are translated back",
+    ),
+    (Counter::Translated, "source translated"),
+    (Counter::TranslatedBack, "destination translated back"),
+];
+
+fn remarks(before: &Tally, after: &Tally) -> Vec<&'static str> {
+    let has_grown = |(counter, _): &&(Counter, _)| after.of(*counter) > before.of(*counter);
+    let grown = REMARKS.iter().filter(has_grown);
+    grown.map(|(_, remark)| *remark).collect()
 }
 
 #[derive(Debug)]
@@ -131,6 +154,7 @@ pub(crate) fn explain(
         .enumerate()
         .map(|(index, captured)| {
             let mut after = captured.bytes.clone();
+            let before = forwarder.tally().clone();
             let (outcome, verdict) =
                 forwarder.forward(port, &mut after, captured.frame_bytes, captured.time);
             Explanation {
@@ -139,6 +163,7 @@ pub(crate) fn explain(
                 after,
                 outcome,
                 verdict,
+                remarks: remarks(&before, forwarder.tally()),
                 is_copied: tap.take().is_some(),
             }
         })
@@ -288,14 +313,8 @@ impl fmt::Display for Explanation {
             Outcome::Stack => f.write_str(" → the box's own network stack")?,
             Outcome::Drop(reason) => write!(f, " → dropped: {reason:?}")?,
         }
-        if self
-            .verdict
-            .is_some_and(|verdict| verdict.egress == Egress::Unrouted)
-        {
-            f.write_str(match packet::tag_bytes(bytes) {
-                0 => ", not steered: the next hop is of the other IP version",
-                _ => ", not steered: it has a VLAN tag",
-            })?;
+        for remark in &self.remarks {
+            write!(f, ", {remark}")?;
         }
         match self.verdict.and_then(|verdict| verdict.remark) {
             Some(remark) if remark.dscp == Dscp::DEFAULT => f.write_str(", mark cleared")?,

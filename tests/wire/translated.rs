@@ -237,9 +237,9 @@ fn two_providers() -> Site {
     for route in ["192.0.2.0/24", "2001:db8:1::/64"] {
         site.tornet.ip(&format!("route del {route}")).unwrap();
     }
-    site.tornet
-        .sysctl("net/ipv4/conf/all/rp_filter", "1")
-        .unwrap();
+    for netns in [&site.tornet, &site.clearnet] {
+        netns.sysctl("net/ipv4/conf/all/rp_filter", "1").unwrap();
+    }
     site
 }
 
@@ -262,13 +262,16 @@ fn connections_over_a_second_provider_live_with_a_source_and_not_without() {
     both_engines(|| {
         let site = two_providers();
         let rig = Rig::on(site, &Config::default());
-        let listening = serve(&rig.site.tornet, Ipv4Addr::UNSPECIFIED.into(), OR_PORT, 0);
+        // Of both IP versions; a connection needs no accept().
+        let listen = || TcpListener::bind((Ipv6Addr::UNSPECIFIED, OR_PORT)).unwrap();
+        let listener = rig.site.tornet.run(listen);
         assert!(!can_connect(&rig.site.host, (RELAY_V4, OR_PORT).into()));
+        assert!(!can_connect(&rig.site.host, (RELAY_V6, OR_PORT).into()));
         assert!(
             inspected(&rig.site.tornet, "wrong") > 0,
             "rig: nothing was dropped"
         );
-        listening.join().unwrap();
+        drop(listener);
         let site = rig.leave();
         own_the_sources(&site);
         let rig = Rig::on(site, &translating());

@@ -164,6 +164,23 @@ static __always_inline enum port apply(void *data, void *end)
 	return INCOMING;
 }
 
+// The floor for what must read a frame: six bits of the IP header and its checksum change, and no
+// rule says of which frames.
+SEC("xdp")
+int touch_xdp(struct xdp_md *context)
+{
+	struct ethhdr *ethernet = (void *)(long)context->data;
+	void *ip = ethernet + 1, *end = (void *)(long)context->data_end;
+
+	if (ip + sizeof(struct ipv6hdr) > end)
+		return XDP_ABORTED;
+	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
+		set_dscp4(ip, MARK);
+	else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6))
+		set_dscp6(ip, MARK);
+	return bpf_redirect_map(&ports, UPLINK, XDP_DROP);
+}
+
 SEC("xdp")
 int rule_xdp(struct xdp_md *context)
 {

@@ -125,6 +125,11 @@ pub(crate) fn check(job: Job, load: Load, counts: &Counts) -> Result<(), LabErro
                 && (uplink.exit_unmarked > 0) == some_exit
                 && (uplink.relay_unmarked > 0) == some_relay
         }
+        Job::MarkAll => {
+            uplink.exit_unmarked + uplink.relay_unmarked + incoming.arrived() == 0
+                && (uplink.exit_marked > 0) == some_exit
+                && (uplink.relay_marked > 0) == some_relay
+        }
         Job::Mark => {
             uplink.exit_unmarked + uplink.relay_marked + incoming.arrived() == 0
                 && (uplink.exit_marked > 0) == some_exit

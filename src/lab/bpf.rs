@@ -2,7 +2,7 @@
 
 use super::{LabError, Netns};
 use libbpf_rs::{
-    Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramMut, TC_EGRESS, TC_INGRESS,
+    Map, MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut, TC_EGRESS, TC_INGRESS,
     TcAttachPoint, TcHookBuilder, Xdp, XdpFlags,
 };
 use std::env;
@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The loaded programs and maps of one object file.
 #[derive(Clone)]
@@ -243,6 +244,32 @@ impl Programs {
     ) -> Result<(), LabError> {
         exitmark_datapath::run_live(self.program(program)?.as_fd(), frame, repeat, batch)
             .map_err(|error| LabError(format!("cannot run {program} live: {error}")))
+    }
+
+    /// Runs a program `repeat` times in a row on a frame, whose changes stay (BPF_PROG_RUN). Nothing is
+    /// sent. Returns the time of all runs.
+    ///
+    /// # Errors
+    /// Fails if no program has this name, if the kernel cannot run it, or if the last run does not end
+    /// in XDP_REDIRECT.
+    pub fn time(&self, program: &str, frame: &[u8], repeat: u32) -> Result<Duration, LabError> {
+        let input = ProgramInput {
+            data_in: Some(frame),
+            repeat,
+            ..ProgramInput::default()
+        };
+        let runs = self.program(program)?;
+        let begin = Instant::now();
+        let ran = runs.test_run(input);
+        let spent = begin.elapsed();
+        match ran {
+            Ok(ran) if ran.return_value == libbpf_rs::libbpf_sys::XDP_REDIRECT => Ok(spent),
+            Ok(ran) => Err(LabError(format!(
+                "{program} ended with {} instead of XDP_REDIRECT",
+                ran.return_value
+            ))),
+            Err(error) => Err(LabError(format!("cannot run {program}: {error}"))),
+        }
     }
 
     /// Attaches a program to an interface in native mode, for the lifetime of the interface.

@@ -1,7 +1,7 @@
 //! The kernel engine without NICs: its programs are loaded, and run by BPF_PROG_RUN.
 
 use super::LabError;
-use exitmark_datapath::{Buffers, IncomingLink, Kernel, Links, PerRole, Role};
+use exitmark_datapath::{Buffers, Form, IncomingLink, Kernel, Links, PerRole, Role};
 use exitmark_policy::Snapshot;
 
 /// The interface index of loopback. A device map requires an existing interface; nothing is sent.
@@ -15,7 +15,10 @@ pub(crate) fn because(error: impl std::fmt::Display) -> LabError {
 
 /// Loads the programs in the calling thread's namespace, without attaching them.
 pub(crate) fn load(buffers: Buffers) -> Result<Kernel, LabError> {
-    let kernel = Kernel::load_for(buffers).map_err(because)?;
+    aim(Kernel::load_for(buffers).map_err(because)?)
+}
+
+fn aim(kernel: Kernel) -> Result<Kernel, LabError> {
     for role in Role::ALL {
         kernel.set_port(role, Some(LOOPBACK)).map_err(because)?;
     }
@@ -40,7 +43,27 @@ impl KernelEngine {
         snapshot: &Snapshot,
         incoming: Option<IncomingLink>,
     ) -> Result<Self, LabError> {
-        let kernel = load(buffers)?;
+        Self::over(load(buffers)?, snapshot, incoming)
+    }
+
+    /// As [`KernelEngine::new`], with the programs in this form.
+    ///
+    /// # Errors
+    /// As [`KernelEngine::new`].
+    pub fn of_form(
+        form: Form,
+        snapshot: &Snapshot,
+        incoming: Option<IncomingLink>,
+    ) -> Result<Self, LabError> {
+        let kernel = aim(Kernel::load_as(form).map_err(because)?)?;
+        Self::over(kernel, snapshot, incoming)
+    }
+
+    fn over(
+        kernel: Kernel,
+        snapshot: &Snapshot,
+        incoming: Option<IncomingLink>,
+    ) -> Result<Self, LabError> {
         kernel.publish(snapshot).map_err(because)?;
         let links = Links::over(kernel.links().map_err(because)?, incoming);
         links.allow_redirects(PerRole::from_fn(|_| true), LONGEST);

@@ -26,6 +26,8 @@ pub(crate) use self::exitmark::{captured, of_groups};
 pub(crate) enum Job {
     /// All frames to the uplink, none marked.
     Wire,
+    /// All frames to the uplink, all marked.
+    MarkAll,
     /// All frames to the uplink, only exit frames marked.
     Mark,
     /// Exit frames marked to the uplink, relay frames unmarked to the incoming network.
@@ -93,6 +95,7 @@ pub(crate) fn all() -> Vec<Forwarder> {
             traffic.attach_wire(site)?;
             in_kernel()
         }),
+        Forwarder::new("touch", Job::MarkAll, rule::start_touch),
         Forwarder::new("bare-xdp", Job::MarkAndSteer, rule::start_xdp),
         xdp,
         exitmark::translating(),

@@ -281,7 +281,8 @@ impl Kernel {
         Ok(remarks)
     }
 
-    pub(super) fn program(&self, role: Role) -> BorrowedFd<'_> {
+    /// The program of the NIC with this role.
+    pub fn program(&self, role: Role) -> BorrowedFd<'_> {
         let programs = &self.skeleton.progs;
         match role {
             Role::Host => programs.exitmark_host.as_fd(),

@@ -188,10 +188,17 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::load`].
     pub fn load_for(buffers: Buffers) -> Result<Self, KernelError> {
-        let form = Form {
+        Self::load_as(Form {
             buffers,
             ..Form::WHOLE
-        };
+        })
+    }
+
+    /// As [`Kernel::load`], for what the form says.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
+    pub fn load_as(form: Form) -> Result<Self, KernelError> {
         Self::load_with(layout()?, None, false, form)
     }
 

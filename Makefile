@@ -109,6 +109,7 @@ bench: setup-bench
 	run cargo bench --locked --bench pps -- latency $(ARGS) $(LATENCY_ARGS); \
 	run cargo bench --locked --bench pps -- growth $(ARGS) $(GROWTH_ARGS); \
 	run cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS); \
+	run cargo bench --locked --bench kernel -- $(ARGS); \
 	run cargo bench --locked --bench decision; \
 	run cargo bench --locked --bench monitor -- $(ARGS) $(MONITOR_ARGS); \
 	run cargo run --locked --quiet --bin bench-report; exit $$status

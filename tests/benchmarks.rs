@@ -184,6 +184,20 @@ fn decisions() -> Value {
     ])
 }
 
+fn kernel() -> Value {
+    let row = |program: &str, over: f64| {
+        json!({
+            "kind": "exit4", "frame_bytes": 64, "set": "ring", "program": program,
+            "ns": 30.0 + over, "over_redirect": over, "runs": 5, "rounds": vec![30.0 + over; 5],
+        })
+    };
+    json!([
+        row("redirect", 0.0),
+        row("touch", 3.25),
+        row("exitmark-xdp", 12.0)
+    ])
+}
+
 fn results() -> TempDir {
     let directory = TempDir::new().unwrap();
     for (name, content) in [
@@ -193,6 +207,7 @@ fn results() -> TempDir {
         ("tcp.json", tcp()),
         ("machine.json", machine()),
         ("decision.json", decisions()),
+        ("kernel.json", kernel()),
     ] {
         fs::write(directory.path().join(name), content.to_string()).unwrap();
     }
@@ -258,6 +273,7 @@ fn the_page_has_every_measurement() {
         "Other processes used this machine meanwhile",
         "| exitmark-xdp | 64 | IPv4 | 1.250 | - | 5.00 | 6.00 | 9.00 | 40.0 | 400 | 0.00 | 12,345 |",
         "| exitmark-xdp | 64 | IPv4 | 512 | - | - | 1,500 |",
+        "| exit4 | 64 | ring | +3.2 | - | +12.0 | - |",
         "| forwarder | B | family | prefixes of the host |",
         "\n\nThe generators of this many queues use every core",
         "| exitmark-xdp | 8 | 18,250 | 18,250–18,250 | - |",

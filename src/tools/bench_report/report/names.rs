@@ -13,7 +13,7 @@ pub(crate) const TESTPMD: &str = "testpmd-af_xdp";
 
 /// Name, description, colour. The colours can be distinguished without red and green, and every
 /// forwarder has a shape of its own too.
-const FORWARDERS: [(&str, &str, RGBColor); 16] = [
+const FORWARDERS: [(&str, &str, RGBColor); 17] = [
     (XDP, "exitmark, `xdp`", RGBColor(0x00, 0x72, 0xb2)),
     (SPILL, "exitmark, `af_xdp`", RGBColor(0xd5, 0x5e, 0x00)),
     (
@@ -85,6 +85,11 @@ const FORWARDERS: [(&str, &str, RGBColor); 16] = [
         "exitmark-af_xdp-capture",
         "exitmark, `af_xdp`, while a capture runs",
         RGBColor(0xff, 0x99, 0x66),
+    ),
+    (
+        "touch",
+        "an XDP redirect that marks every frame, without a rule",
+        RGBColor(0x99, 0x66, 0x33),
     ),
 ];
 

@@ -19,6 +19,7 @@ pub(crate) struct Sources {
     pub(crate) latency: Vec<Latency>,
     pub(crate) tcp: Vec<Tcp>,
     pub(crate) decisions: Vec<Decision>,
+    pub(crate) kernel: Vec<KernelDecision>,
     pub(crate) unmeasured: Vec<Missing>,
     /// The names of missing files.
     pub(crate) missing: Vec<&'static str>,
@@ -27,11 +28,12 @@ pub(crate) struct Sources {
 }
 
 /// The benches that describe the machine when they run, and the files of their descriptions.
-const MACHINES: [(&str, &str); 4] = [
+const MACHINES: [(&str, &str); 5] = [
     ("rates", "machine.json"),
     ("latency", "latency-machine.json"),
     ("growth", "growth-machine.json"),
     ("TCP", "tcp-machine.json"),
+    ("kernel's decision", "kernel-machine.json"),
 ];
 
 /// A machine as described by a bench; unknown fields are omitted.
@@ -168,6 +170,18 @@ pub(crate) struct Decision {
     pub(crate) ns: f64,
 }
 
+/// A row of `kernel.json`: one decision of an XDP program.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct KernelDecision {
+    pub(crate) kind: String,
+    pub(crate) frame_bytes: u32,
+    pub(crate) set: String,
+    pub(crate) program: String,
+    /// The ns more than a redirect that does nothing else.
+    pub(crate) over_redirect: f64,
+    pub(crate) rounds: Vec<f64>,
+}
+
 /// A row of `missing.json`: a measurement that failed.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Missing {
@@ -190,6 +204,7 @@ impl Sources {
         sources.latency = sources.rows(directory, "latency.json")?;
         sources.tcp = sources.rows(directory, "tcp.json")?;
         sources.decisions = sources.rows(directory, "decision.json")?;
+        sources.kernel = sources.rows(directory, "kernel.json")?;
         let unmeasured = sources.file(directory, "missing.json", false)?;
         sources.unmeasured = unmeasured.unwrap_or_default();
         if sources.texts.is_empty() {
@@ -248,16 +263,18 @@ impl Sources {
     }
 
     /// The benches that are measured in rounds, and the smallest number of rounds of their rows.
-    pub(crate) fn fewest_rounds(&self) -> [(&'static str, usize); 4] {
+    pub(crate) fn fewest_rounds(&self) -> [(&'static str, usize); 5] {
         let rates = self.rates.iter().map(|row| row.rounds.len());
         let latency = self.latency.iter().map(|row| row.rounds.len());
         let growth = self.growth.iter().map(|row| row.rounds.len());
         let tcp = self.tcp.iter().map(|row| row.rounds.len());
+        let kernel = self.kernel.iter().map(|row| row.rounds.len());
         [
             ("pps.json", rates.min()),
             ("latency.json", latency.min()),
             ("growth.json", growth.min()),
             ("tcp.json", tcp.min()),
+            ("kernel.json", kernel.min()),
         ]
         .map(|(file, fewest)| (file, fewest.unwrap_or(0)))
     }
@@ -279,6 +296,9 @@ impl Sources {
         }
         for row in &self.tcp {
             rows.push(("tcp.json", &row.forwarder, &row.rounds));
+        }
+        for row in &self.kernel {
+            rows.push(("kernel.json", &row.program, &row.rounds));
         }
         for (file, forwarder, rounds) in rows {
             let is_bad = |value: &f64| !value.is_finite() || *value < 0.0;

@@ -1,6 +1,7 @@
 //! The page: every section with results, in reading order.
 
 mod growth;
+mod kernel;
 mod latency;
 mod machine;
 mod rates;
@@ -36,6 +37,7 @@ pub(crate) fn of(sources: &Sources, plots: &BTreeMap<String, String>) -> String 
         page.section("Bursts and recovery", latency::bursts(&page)),
         page.section("TCP", tcp::section(&page)),
         page.section("Growth", growth::section(&page)),
+        page.section("One decision in the kernel", kernel::section(sources)),
         page.section("One decision in user space", decision(sources)),
     ];
     let mut text = HEAD.to_owned();

@@ -362,8 +362,8 @@ impl Tally {
         self.0[slot!(tap_copied) + direction as usize] -= 1;
     }
 
-    pub(super) const fn tap_full(&mut self) {
-        self.0[slot!(tap_full)] += 1;
+    pub(super) const fn tap_full(&mut self, copies: u64) {
+        self.0[slot!(tap_full)] += copies;
     }
 
     pub(super) const fn tap_down(&mut self, copies: u64) {

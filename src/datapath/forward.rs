@@ -649,7 +649,7 @@ impl Forwarder {
             return;
         };
         if !ring.push(frame, frame_bytes, flags, group.actions.mark()) {
-            self.tally.tap_full();
+            self.tally.tap_full(1);
         }
     }
 

@@ -128,16 +128,27 @@ impl TapRing {
         Some(copy)
     }
 
-    /// Makes the ring look full, so that its writer copies no more frames: without a reader, their
-    /// addresses would stay in it. Only its reader may call this, as the last.
-    pub(super) fn close(&self) {
+    /// How many copies can be taken out. Only its reader may call this.
+    pub(super) fn held(&self) -> u64 {
         let written = &self.cells[self.first + index_of!(exitmark_tap, written)];
         let read = &self.cells[self.first + index_of!(exitmark_tap, read)];
         let number = written.load(Ordering::Acquire);
+        number.wrapping_sub(read.load(Ordering::Relaxed))
+    }
+
+    /// Makes the ring look full, so that its writer copies no more frames: without a reader, their
+    /// addresses would stay in it. Returns how many copies are lost with it. Only its reader may call
+    /// this, as the last.
+    pub(super) fn close(&self) -> u64 {
+        let written = &self.cells[self.first + index_of!(exitmark_tap, written)];
+        let read = &self.cells[self.first + index_of!(exitmark_tap, read)];
+        let number = written.load(Ordering::Acquire);
+        let lost = number.wrapping_sub(read.load(Ordering::Relaxed));
         read.store(number.wrapping_sub(SLOTS), Ordering::Release);
         for cell in &self.cells[self.first + index_of!(exitmark_tap, copies)..][..SLOTS_NUMBERS] {
             cell.store(0, Ordering::Relaxed);
         }
+        lost
     }
 }
 
@@ -169,8 +180,10 @@ mod tests {
             }
             assert!(ring.take().is_none());
         }
+        assert_eq!(ring.held(), 0);
         assert!(ring.push(&[1; 60], 60, TAP_OUT, Dscp::AF11));
-        ring.close();
+        assert_eq!(ring.held(), 1);
+        assert_eq!(ring.close(), 1);
         assert!(!ring.push(&[1; 60], 60, TAP_OUT, Dscp::AF11));
         let left = ring.cells.iter().skip(index_of!(exitmark_tap, copies));
         assert!(

@@ -415,6 +415,40 @@ fn the_wire_forwards_without_a_tap_and_uses_it_when_it_is_there() {
 }
 
 #[test]
+fn an_address_that_the_tap_gets_is_an_alarm() {
+    both_engines(|| {
+        let site = silent(Plan::default());
+        let monitor = Monitor::connect(&site);
+        let rig = Rig::on(site, &config());
+        rig.no_warning("address");
+        rig.ip(format!("address add 10.9.9.1/24 dev {TAP}"));
+        let alarm = rig.warning("address");
+        let mend = format!("address del 10.9.9.1/24 dev {TAP}");
+        crate::rig::assert_says(&alarm.text, &["tap0 (tap)", &format!("`ip {mend}`")]);
+        assert!(alarm.is_alarm);
+        rig.no_warning("tap_down");
+        is_copied_again(&rig, &monitor);
+        rig.ip(mend);
+        rig.no_warning("address");
+        rig.stop();
+    });
+}
+
+/// Copies by it would go out on the wire.
+#[test]
+fn a_port_that_gets_the_name_of_a_missing_tap_is_not_used() {
+    both_engines(|| {
+        let rig = Rig::silent(Plan::default(), &config());
+        rig.warning("tap_down");
+        rig.ip(format!("link property add dev uplink0 altname {TAP}"));
+        let alarm = "ALARM: tap0 (tap) is a name of the NIC uplink0";
+        rig.running.wait_log(&[alarm]);
+        passes(&rig.site, &Case::exit(0, 60));
+        rig.stop();
+    });
+}
+
+#[test]
 fn copies_of_a_burst_are_sent_or_counted_as_lost_and_the_wire_loses_nothing() {
     const FRAMES: u64 = 20_000;
     both_engines(|| {

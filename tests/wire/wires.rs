@@ -457,6 +457,23 @@ fn one_nic_of_two_wires_by_two_names_is_refused() {
     rig.stop();
 }
 
+#[test]
+fn a_tap_that_is_a_port_of_another_wire_by_another_name_is_refused() {
+    needs_root!();
+    let ground = Ground::silent();
+    let altname = "link property add dev uplink1 altname another0";
+    ground.site.middle.ip(altname).unwrap();
+    let config = Config::default()
+        .without_incoming()
+        .wire("host = \"host0\"\nuplink = \"uplink0\"\ntap = \"another0\"")
+        .wire("host = \"host1\"\nuplink = \"uplink1\"");
+    let rig = Rig::on(ground.site, &config);
+    let alarm = rig.warning("wire_down");
+    let reason = "wire.tap = \"another0\" is the NIC uplink1, which is uplink of the wire host1";
+    assert_says(&alarm.text, &["the wire host0 is not set up", reason]);
+    rig.stop();
+}
+
 /// Before the policy is loaded and after the box is gone, each host keeps its wire.
 #[test]
 fn plain_wires_come_before_the_box_and_stay_after_it() {

@@ -109,18 +109,20 @@ pub(super) fn watch(
 }
 
 impl Wire {
-    /// Checks every port, logs what has changed, and repairs what can be repaired.
+    /// Checks every port, logs what has changed, and repairs what can be repaired. `ports` are the
+    /// interface indexes of all wires' ports.
     ///
     /// # Errors
     /// A port is back and cannot be set up: the box must be restarted.
     pub(super) fn look_at_links(
         &mut self,
         overview: &Result<Overview, NicError>,
+        ports: &[u32],
         due: Instant,
     ) -> Result<(), DaemonError> {
         self.carry_link_loss();
         if let Some(tap) = &mut self.tap {
-            tap.follow(overview.as_ref().ok());
+            tap.follow(overview.as_ref().ok(), ports);
         }
         let mut states = PerRole::<Option<LinkState>>::default();
         let mut found = PerRole::<Vec<PortFault>>::default();

@@ -148,7 +148,7 @@ impl Wire {
         };
         let tap = self.tap.iter().map(|tap| TapReport {
             interface: tap.name().to_owned(),
-            is_up: tap.fault().is_none(),
+            is_up: tap.is_up(),
             copied_out: tally.of(Counter::Tapped(Direction::Out)),
             copied_in: tally.of(Counter::Tapped(Direction::In)),
             lost: Counter::LOST_COPIES
@@ -228,8 +228,8 @@ impl Wire {
             let text = format!("the ports are not set up again yet: {reason}");
             warn("port_lost", true, text);
         }
-        if let Some(fault) = self.tap.as_ref().and_then(Tap::fault) {
-            warn("tap_down", true, fault.to_owned());
+        for (kind, text) in self.tap.iter().flat_map(Tap::faults) {
+            warn(kind, true, text.to_owned());
         }
         if let Some(reason) = &self.unpinned {
             warn("unpinned", true, reason.clone());

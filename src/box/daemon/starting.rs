@@ -41,11 +41,11 @@ impl PreparedWires {
             return Err(wires.abandon(error));
         }
         for number in 0..settings.wires.len() {
-            let settings = settings.of_wire(number);
-            let looked = Prepared::look(settings.clone());
+            let of_wire = settings.of_wire(number);
+            let looked = Prepared::look(of_wire.clone(), settings);
             match looked.and_then(|ready| wires.refuse_shared(ready)) {
                 Ok(ready) => wires.ready.push(ready),
-                Err(error) => wires.failed.push(Failed::new(settings, error)),
+                Err(error) => wires.failed.push(Failed::new(of_wire, error)),
             }
         }
         if wires.ready.is_empty() {

@@ -3,7 +3,7 @@
 //! The NIC may be missing, down or removed at any time. Nothing waits for it: the copies are then
 //! lost and counted, and the port is opened again by itself when the NIC is back.
 
-use super::nics::Nics;
+use super::nics::configured;
 use super::workers::Base;
 use super::workers::Workers;
 use super::{DaemonError, capabilities};
@@ -14,12 +14,16 @@ use exitmark_nic::{LinkState, Nic, NicError, Overview, index_of, is_link_local};
 use exitmark_policy::Snapshot;
 use exitmark_service::process;
 use nix::sys::signal::SigSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// What a fault of the tap causes.
 const LOSS: &str = "exit packets are not copied";
+/// The alarms: copies are lost, and the NIC has an address.
+const DOWN: &str = "tap_down";
+const ADDRESS: &str = "address";
 /// How many changes the thread may be behind.
 const CHANGES: usize = 16;
 
@@ -29,7 +33,8 @@ pub(super) struct Tap {
     name: String,
     /// The interface index of the NIC by which the thread sends.
     open: Option<u32>,
-    fault: Option<String>,
+    /// The text of each alarm.
+    faults: BTreeMap<&'static str, String>,
     changes: Sender<TapChange>,
     stop: Arc<AtomicBool>,
     is_lost: Arc<AtomicBool>,
@@ -37,8 +42,9 @@ pub(super) struct Tap {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Refuses a NIC that cannot be a tap. It may be missing.
-pub(super) fn check(settings: &Settings, nics: &Nics) -> Result<(), DaemonError> {
+/// Refuses a NIC that cannot be a tap of this wire. It may be missing. Alternative names can make it a
+/// port of any wire of the box.
+pub(super) fn check(settings: &Settings, of_box: &Settings) -> Result<(), DaemonError> {
     let Some(name) = settings.tap() else {
         return Ok(());
     };
@@ -51,13 +57,17 @@ pub(super) fn check(settings: &Settings, nics: &Nics) -> Result<(), DaemonError>
         "wire" => "wire.tap",
         _ => "ports.tap",
     };
-    let mut ports = nics.present();
-    if let Some((role, _)) = ports.find(|(_, port)| port.index == nic.index) {
-        return Err(DaemonError::Unmet(format!(
-            "{key} = \"{name}\" is the NIC {}, which is {role}: the tap gets copies only; name a \
-             NIC of its own",
-            nic.name
-        )));
+    for (number, wire) in of_box.wires.iter().enumerate() {
+        for (role, port) in configured(&of_box.of_wire(number)).iter() {
+            let index = port.as_deref().map(index_of).transpose()?;
+            if index.flatten() == Some(nic.index) {
+                return Err(DaemonError::Unmet(format!(
+                    "{key} = \"{name}\" is the NIC {}, which is {role} of the wire {}: the tap gets \
+                     copies only; name a NIC of its own",
+                    nic.name, wire.name
+                )));
+            }
+        }
     }
     nic.refuse_bundles()?;
     let address = nic.addresses.iter().find(|one| !is_link_local(one));
@@ -82,7 +92,7 @@ impl Tap {
         let mut tap = Self {
             name: name.to_owned(),
             open: None,
-            fault: None,
+            faults: BTreeMap::new(),
             changes,
             stop: Arc::default(),
             is_lost: Arc::default(),
@@ -90,7 +100,7 @@ impl Tap {
             thread: None,
         };
         tap.serve(workers);
-        tap.follow(None);
+        tap.follow(None, &[]);
         let control = TapControl {
             changes: received,
             stop: Arc::clone(&tap.stop),
@@ -122,9 +132,15 @@ impl Tap {
         *in_force = Arc::clone(snapshot);
     }
 
-    /// Why copies are lost, if they are.
-    pub(super) fn fault(&self) -> Option<&str> {
-        self.fault.as_deref()
+    /// Whether copies can be sent.
+    pub(super) fn is_up(&self) -> bool {
+        !self.faults.contains_key(DOWN)
+    }
+
+    /// The alarms: kind and text.
+    pub(super) fn faults(&self) -> impl Iterator<Item = (&str, &str)> {
+        let faults = self.faults.iter();
+        faults.map(|(kind, text)| (*kind, text.as_str()))
     }
 
     /// The configured name of the NIC.
@@ -133,24 +149,40 @@ impl Tap {
     }
 
     /// Looks at the NIC: opens a port of it if it is back, and notes what is wrong. `overview` is of
-    /// this machine's NICs, if it is known.
-    pub(super) fn follow(&mut self, overview: Option<&Overview>) {
-        let fault = self.look(overview).err();
-        if fault != self.fault {
-            match (&fault, &self.fault) {
-                (Some(text), _) => tracing::error!("ALARM: {text}"),
-                (None, Some(_)) => {
-                    tracing::info!("{} (tap): fault cleared: tap_down", self.name);
-                }
-                (None, None) => {}
+    /// this machine's NICs, if it is known; `ports` are the interface indexes of all wires' ports.
+    pub(super) fn follow(&mut self, overview: Option<&Overview>, ports: &[u32]) {
+        let lost = self.look(overview, ports).err();
+        let address = match overview {
+            Some(overview) => self.address(overview),
+            // Until the next look.
+            None => self.faults.get(ADDRESS).cloned(),
+        };
+        for (kind, fault) in [(DOWN, lost), (ADDRESS, address)] {
+            if fault.as_ref() == self.faults.get(kind) {
+                continue;
             }
-            self.fault = fault;
+            if let Some(text) = fault {
+                tracing::error!("ALARM: {text}");
+                self.faults.insert(kind, text);
+            } else {
+                tracing::info!("{} (tap): fault cleared: {kind}", self.name);
+                self.faults.remove(kind);
+            }
         }
     }
 
+    /// The fault if this machine has an address on the NIC. Copies are sent nevertheless.
+    fn address(&self, overview: &Overview) -> Option<String> {
+        let (address, name) = (overview.address_of(self.open?)?, &self.name);
+        Some(format!(
+            "{name} (tap) was given the address {address}, so this machine sends its own packets \
+             there, and the next start is refused: `ip address del {address} dev {name}`"
+        ))
+    }
+
     /// Opens a port of the NIC if it has a link, and closes it otherwise.
-    fn look(&mut self, overview: Option<&Overview>) -> Result<(), String> {
-        let found = self.usable(overview);
+    fn look(&mut self, overview: Option<&Overview>, ports: &[u32]) -> Result<(), String> {
+        let found = self.usable(overview, ports);
         let is_lost = self.is_lost.swap(false, Ordering::AcqRel);
         let wanted = found.as_ref().ok().copied();
         if is_lost || self.open != wanted {
@@ -168,7 +200,7 @@ impl Tap {
     }
 
     /// The interface index of the NIC if it can send, otherwise what is wrong with it.
-    fn usable(&self, overview: Option<&Overview>) -> Result<u32, String> {
+    fn usable(&self, overview: Option<&Overview>, ports: &[u32]) -> Result<u32, String> {
         let name = &self.name;
         if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
             return Err(format!(
@@ -184,6 +216,13 @@ impl Tap {
                  by itself"
             ));
         };
+        if ports.contains(&state.index) {
+            return Err(format!(
+                "{name} (tap) is a name of the NIC {}, a port of a wire, where copies must not leave: \
+                 {LOSS} until another NIC has this name",
+                state.name
+            ));
+        }
         let bundle = state.master.zip(overview);
         if let Some(bundle) = bundle.and_then(|(master, overview)| overview.bundle(master)) {
             return Err(format!(

@@ -89,12 +89,12 @@ pub(super) struct Wire {
 }
 
 impl Prepared {
-    /// Checks the NICs of a wire and opens its pins. Nothing is changed.
-    pub(super) fn look(settings: Settings) -> Result<Self, DaemonError> {
+    /// Checks the NICs of a wire and opens its pins. Nothing is changed. `of_box` has all wires.
+    pub(super) fn look(settings: Settings, of_box: &Settings) -> Result<Self, DaemonError> {
         detach::set_up_held(&settings)?;
         let nics = Nics::look(&settings)?;
         nics.remark(&settings);
-        tap::check(&settings, &nics)?;
+        tap::check(&settings, of_box)?;
         let pins = Pins::open(&settings.pin.directory)?;
         let record = Record::of(&settings.control.socket, &settings.pin.directory);
         if is_connect_attached(&pins)? {

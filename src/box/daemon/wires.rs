@@ -97,8 +97,10 @@ impl Wires {
         let overview = Overview::look();
         // All wires wait for next hops at the same time.
         let due = Instant::now() + steering::TIMEOUT;
+        let ports = self.all.iter().flat_map(|wire| &wire.bound.ports);
+        let ports: Vec<_> = ports.map(|port| port.nic.index).collect();
         let mut wires = self.all.iter_mut();
-        wires.try_for_each(|wire| wire.look_at_links(&overview, due))?;
+        wires.try_for_each(|wire| wire.look_at_links(&overview, &ports, due))?;
         Roaming::follow_links(&self.all);
         if let Some(carriers) = &self.carriers {
             carriers.follow(&self.all);

@@ -167,7 +167,7 @@ fn pair(key: &'static str, host: IpNet, source: IpNet) -> Result<Translation, Se
     })
 }
 
-/// Whether all addresses of a prefix are translated.
+/// Whether all addresses of a prefix are translated, if none is twice, which [`check`] refuses.
 fn is_covered(net: &IpNet, translations: &[Translation]) -> bool {
     let size = |net: &IpNet| 1_u128 << (net.max_prefix_len() - net.prefix_len()).min(127);
     let within = translations
@@ -175,6 +175,10 @@ fn is_covered(net: &IpNet, translations: &[Translation]) -> bool {
         .map(Translation::host)
         .filter(|host| net.contains(host) || host.contains(net));
     within.map(|host| size(&host)).sum::<u128>() >= size(net)
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(other) || other.contains(one)
 }
 
 /// Checks the translations of all groups against each other and the hosts.
@@ -187,16 +191,15 @@ pub(super) fn check(
     for (name, key, group) in groups {
         for translation in &group.translations {
             let source = translation.incoming();
-            let overlaps = |net: &IpNet| net.contains(&source) || source.contains(net);
             let refuse = |reason: String| Err(name.locate(quoted(key, source, reason)));
-            if let Some(host) = hosts.iter().find(|host| overlaps(host)) {
+            if let Some(host) = hosts.iter().find(|host| overlap(host, &source)) {
                 return refuse(format!(
                     "overlaps {host}, an address of the hosts; give an address of the network of \
                      incoming that the box has for this alone"
                 ));
             }
             let twice = |(other, _): &&(Translation, _)| {
-                overlaps(&other.incoming()) || other.host().contains(&translation.host())
+                overlap(&other.incoming(), &source) || overlap(&other.host(), &translation.host())
             };
             if let Some((other, _)) = taken.iter().find(twice) {
                 return refuse(format!(

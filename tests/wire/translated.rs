@@ -2,15 +2,18 @@
 //! source address of the other network.
 
 use crate::craft::{Packet, TCP, UDP, families, noise, relay, relay_answer, segment};
-use crate::rack::{Conversation, inspect, inspected, serve};
+use crate::rack::{Conversation, has_vlan_interfaces, inspect, inspected, serve};
 use crate::reload::{REPLACED, Tor, listing, relay as relay_at};
 use crate::rig::{
-    Case, Config, Rig, Side, assert_says, both_engines, count, exitmark, refused, silent,
+    Case, Config, Rig, Side, assert_says, both_engines, count, eventually, exitmark, needs_root,
+    refused, silent,
 };
 use crate::stacks::{TCP_FILTER, all_of, converse, counters, tcp_at, tos};
 use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, TcpHeaderSlice, icmpv4};
 use exitmark_lab::consensus::ConsensusBuilder;
-use exitmark_lab::site::{HOST_V4, OR_PORT, Plan, RELAY_V4, RELAY_V6, SERVER_V4, Site};
+use exitmark_lab::site::{
+    BOX_V4, HOST_V4, OR_PORT, Plan, RELAY_V4, RELAY_V6, SERVER_V4, Site,
+};
 use exitmark_lab::{Capture, Netns, VethEnd, contained, timeout};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -18,7 +21,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::Backlog;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -537,7 +540,8 @@ fn ten_thousand_connections_outlast_a_restart_and_a_kill() {
     rig.stop();
 }
 
-/// Without the address on the box, answers would never arrive.
+/// Without the addresses on the box, answers would never arrive. Of IPv6 the kernel answers only for
+/// those of the same NIC.
 #[test]
 fn a_source_that_the_box_does_not_have_is_an_alarm_until_it_is_there() {
     both_engines(|| {
@@ -546,12 +550,53 @@ fn a_source_that_the_box_does_not_have_is_an_alarm_until_it_is_there() {
         assert!(alarm.is_alarm, "{alarm:?}");
         assert_says(
             &alarm.text,
-            &[&SOURCE_V4.to_string(), "incoming0", "ip addr add"],
+            &[&SOURCE_V4.to_string(), "and 1 more", "dev incoming0"],
         );
+        rig.ip(format!("addr add {SOURCE_V4}/32 dev lo"));
+        rig.ip(format!("addr add {SOURCE_V6}/128 dev lo nodad"));
+        let of_v6 = format!("`ip addr add {SOURCE_V6}/64 dev incoming0`");
+        eventually("an alarm for IPv6 alone", || {
+            let alarm = rig.warning("source_missing").text;
+            let is_of_one = alarm.contains(&of_v6) && !alarm.contains("more");
+            is_of_one.then_some(()).ok_or(alarm)
+        });
         own_the_sources(&rig.site);
         rig.no_warning("source_missing");
         rig.stop();
     });
+}
+
+/// The next hops are in a VLAN, and so are the addresses.
+#[test]
+fn a_source_of_a_vlan_belongs_on_the_vlan_interface() {
+    needs_root!();
+    let site = two_providers();
+    own_the_sources(&site);
+    let rig = Rig::on(site, &translating().steer("vlan = 30"));
+    let alarm = rig.warning("source_missing").text;
+    assert_says(&alarm, &["ip link add link incoming0", "vlan id 30"]);
+    let doctor = || {
+        let path = rig.configuration.to_str().unwrap();
+        let output = exitmark(&rig.site, &["doctor", "--config", path]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let missing = "there is no interface for VLAN 30 on incoming0";
+    assert_eq!(doctor().matches(missing).count(), 2);
+    if has_vlan_interfaces() {
+        rig.ip("link add link incoming0 name incoming0.30 type vlan id 30");
+        rig.ip("link set incoming0.30 up");
+        let on_vlan = format!("`ip addr add {SOURCE_V6}/64 dev incoming0.30`");
+        eventually("an alarm for the VLAN interface", || {
+            let alarm = rig.warning("source_missing").text;
+            alarm.contains(&on_vlan).then_some(()).ok_or(alarm)
+        });
+        let said = doctor();
+        let misplaced = "of incoming0, not of incoming0.30";
+        assert_eq!(said.matches(misplaced).count(), 2, "{said}");
+        rig.ip(format!("addr add {SOURCE_V6}/64 dev incoming0.30 nodad"));
+        rig.no_warning("source_missing");
+    }
+    rig.stop();
 }
 
 #[test]
@@ -614,6 +659,54 @@ fn doctor_finds_other_uses_of_a_source() {
     );
     assert!(!said.contains("8081"), "{said}");
     drop((listener, connected, wildcard));
+}
+
+#[test]
+fn a_program_that_listens_at_a_source_is_refused_at_start() {
+    needs_root!();
+    let site = two_providers();
+    own_the_sources(&site);
+    let listen = |site: &Site, address: IpAddr| {
+        let endpoint = (address, 8080);
+        site.middle
+            .run(move || TcpListener::bind(endpoint).unwrap())
+    };
+    for (source, filter) in [
+        (IpAddr::from(SOURCE_V4), SOURCE_V4.to_string()),
+        (SOURCE_V6.into(), format!("[{SOURCE_V6}]")),
+    ] {
+        let listener = listen(&site, source);
+        let endpoint = SocketAddr::from((source, 8080)).to_string();
+        let command = format!("`ss -ltnp src {filter}`");
+        assert_says(
+            &refused(&site, &translating()),
+            &["steer.source", &endpoint, &command, "another address"],
+        );
+        // The command lists it.
+        let mut ss = Command::new("ss");
+        ss.args(["-ltn", "src", &filter]);
+        let listed = site.middle.output(ss).unwrap().stdout;
+        assert!(String::from_utf8(listed).unwrap().contains(&endpoint));
+        drop(listener);
+    }
+    // Elsewhere a program may listen, and at all addresses.
+    let elsewhere = [(BOX_V4, 8081), (Ipv4Addr::UNSPECIFIED, 8082)];
+    let elsewhere = elsewhere.map(|endpoint| {
+        site.middle
+            .run(move || TcpListener::bind(endpoint).unwrap())
+    });
+    let rig = Rig::on(site, &translating());
+    drop(elsewhere);
+    // A reload that changes the configuration is refused, too.
+    let other = translating().steer("on_unavailable = \"drop\"");
+    other.write(rig.directory.path()).unwrap();
+    let reload = || exitmark(&rig.site, &["reload"]);
+    let listener = listen(&rig.site, SOURCE_V4.into());
+    let said = String::from_utf8(reload().stderr).unwrap();
+    assert_says(&said, &["steer.source", "203.0.113.10:8080"]);
+    drop(listener);
+    assert!(reload().status.success());
+    rig.stop();
 }
 
 #[test]

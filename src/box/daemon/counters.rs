@@ -1,6 +1,7 @@
 //! Checks the counters of both engines once a second, and prints them on SIGUSR1 and at the end.
 
 use super::relay_handle::RelayNumbers;
+use super::sources::Translated;
 use super::wire::Wire;
 use super::workers::Sums;
 use exitmark_datapath::{KernelCounts, Role};
@@ -76,12 +77,13 @@ impl Counted {
 impl Wire {
     /// Checks the counts since the last call for lost frames, blind programs, and traffic that does
     /// not fit the configuration. `by_incoming` is how many frames the programs of all wires have
-    /// seen that share this wire's NIC `incoming`.
+    /// seen that share this wire's NIC `incoming`. Adds to `translated`.
     pub(super) fn look_at_counters(
         &mut self,
         kernel: &KernelCounts,
         by_incoming: u64,
         lacks_relays: bool,
+        translated: &mut Translated,
     ) {
         let sums = self.workers.sums(self.counted_groups());
         let groups = self.groups(kernel, &sums.groups);
@@ -93,6 +95,7 @@ impl Wire {
         self.look_at_ports(kernel, by_incoming, &sums);
         self.look_at_sides(&tally);
         self.look_at_topology(&tally, &groups, lacks_relays);
+        translated.add(&tally);
     }
 
     /// What has been counted so far.

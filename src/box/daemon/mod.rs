@@ -194,6 +194,7 @@ impl Daemon {
         events: Sender<Event>,
         service: Service,
     ) -> Result<Self, DaemonError> {
+        sources::refuse_listener(&settings)?;
         let prepared = PreparedWires::look(&settings)?;
         let (listeners, relay_service, first) = match begin(&settings) {
             Ok(begun) => begun,

@@ -3,6 +3,7 @@
 use super::nics::{self, Nics};
 use super::parts::Loaded;
 use super::roaming::Roaming;
+use super::sources::Sources;
 use super::wire::{Prepared, own_pins};
 use super::wires::{Failed, Wires, first_error, remove_if_unused};
 use super::{DaemonError, Event, detach, steering};
@@ -148,6 +149,7 @@ impl PreparedWires {
             all: Vec::new(),
             failed,
             roaming: Roaming::default(),
+            sources: Sources::default(),
             carriers: None,
             directory: self.directory,
         };

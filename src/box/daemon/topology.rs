@@ -296,7 +296,6 @@ impl Wire {
         let Some(incoming) = settings.incoming() else {
             return;
         };
-        self.sources.look(&settings.rules, &incoming.interface);
         for (misfit, had) in Misfit::ALL.into_iter().zip(before) {
             match (had, topology.has(misfit)) {
                 (false, true) => {

@@ -15,7 +15,6 @@ use super::ports::Following;
 use super::record::Record;
 use super::rising::Rising;
 use super::sides::Sides;
-use super::sources::Sources;
 use super::steering::Steering;
 use super::tap::Tap;
 use super::topology::Topology;
@@ -28,6 +27,7 @@ use exitmark_datapath::{
     Attachment, DropCounters, GroupCounts, Kernel, KernelCounts, Links, PerRole, Pins, Role,
     is_connect_attached,
 };
+use exitmark_nic::Nic;
 use exitmark_policy::Snapshot;
 use exitmark_policy::packet::MacAddr;
 use exitmark_service::process;
@@ -59,7 +59,6 @@ pub(super) struct Wire {
     pub(super) sights: PerRole<Sight>,
     pub(super) sides: Sides,
     pub(super) topology: Topology,
-    pub(super) sources: Sources,
     pub(super) group_ledger: GroupLedger<GroupCounts>,
     /// Ports for which truncated frames were already logged.
     pub(super) cut_logged: PerRole<bool>,
@@ -153,7 +152,6 @@ impl Prepared {
             sights: PerRole::default(),
             sides: Sides::default(),
             topology: Topology::default(),
-            sources: Sources::default(),
             group_ledger: GroupLedger::default(),
             cut_logged: PerRole::default(),
             following: Following::default(),
@@ -256,8 +254,13 @@ impl Wire {
 
     /// The interface index of the NIC `incoming`, if it has one.
     pub(super) fn incoming(&self) -> Option<u32> {
+        Some(self.incoming_nic()?.index)
+    }
+
+    /// The NIC `incoming`, if it has one.
+    pub(super) fn incoming_nic(&self) -> Option<&Nic> {
         let port = self.bound.of(self.links.incoming_port()?)?;
-        Some(port.nic.index)
+        Some(&port.nic)
     }
 
     /// The NIC names, attach modes and engine, as announced when the box is ready.

@@ -6,6 +6,7 @@ use super::link_loss::CarrierWatch;
 use super::nics::{self, Nics};
 use super::record::Record;
 use super::roaming::Roaming;
+use super::sources::{Sources, Translated, refuse_listener};
 use super::wire::Wire;
 use super::{DaemonError, Event, detach, steering};
 use crate::observe::Warning;
@@ -23,6 +24,7 @@ pub(super) struct Wires {
     pub(super) all: Vec<Wire>,
     pub(super) failed: Vec<Failed>,
     pub(super) roaming: Roaming,
+    pub(super) sources: Sources,
     /// If a wire carries the loss of a link forward.
     pub(super) carriers: Option<CarrierWatch>,
     /// The lock on the pin directory, in which each of several wires has one of its own.
@@ -138,7 +140,8 @@ impl Wires {
     pub(super) fn warnings(&self) -> impl Iterator<Item = Warning> {
         let failed = self.failed.iter();
         let failed = failed.map(|failed| Warning::new("wire_down", true, failed.text()));
-        failed.chain(self.roaming.warning())
+        let of_hosts = failed.chain(self.roaming.warning());
+        of_hosts.chain(self.sources.warnings())
     }
 
     /// Compares the counts, and the addresses of the hosts, with those of the last look.
@@ -158,13 +161,15 @@ impl Wires {
                 *seen = seen.wrapping_add(counts.seen(Role::Incoming));
             }
         }
+        let mut translated = Translated::default();
         for (wire, counts) in self.all.iter_mut().zip(&counts) {
             if let Some(counts) = counts {
                 let by_incoming = wire.incoming().and_then(|nic| by_incoming.get(&nic));
                 let by_incoming = by_incoming.copied().unwrap_or_default();
-                wire.look_at_counters(counts, by_incoming, lacks_relays);
+                wire.look_at_counters(counts, by_incoming, lacks_relays, &mut translated);
             }
         }
+        self.sources.look(&self.all, translated);
     }
 }
 
@@ -219,7 +224,8 @@ impl Engine for Wires {
                     .to_owned(),
             ));
         }
-        nics::object(settings)
+        nics::object(settings)?;
+        refuse_listener(settings)
     }
 
     fn change(&mut self, settings: &Settings) -> Result<(), DaemonError> {

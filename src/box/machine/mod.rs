@@ -1,6 +1,7 @@
-//! What engine connect depends on besides the configuration: the addresses and NICs of this machine,
-//! its users, and its cgroups.
+//! What depends on this machine besides the configuration: of engine connect its addresses and NICs,
+//! users and cgroups; of a box the addresses of `steer.source`.
 
+mod sources;
 mod users;
 
 use crate::settings::{Settings, TorHost};
@@ -12,6 +13,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+pub(crate) use sources::{Misplaced, SourceNetwork, TcpSocket, listener, single, ss_filter};
 pub(crate) use users::Users;
 
 /// Connections to these never leave the machine or its links: "this host" and loopback (RFC 6890,

@@ -8,7 +8,7 @@ use super::steer::{HopKey, version_name};
 use super::{Hop, Incoming, Settings, SettingsError, needs_relays, raw};
 use exitmark_nic::{LocalNic, NextHop};
 use exitmark_policy::packet::{Version, VlanTags};
-use exitmark_policy::{AtUplink, Endpoint, ExitProtocols, Group, Mode, Steer, Translation};
+use exitmark_policy::{AtUplink, Endpoint, ExitProtocols, Group, Mode, Steer};
 use exitmark_service::config::value;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -131,19 +131,15 @@ impl Settings {
         Some(value("mark.at_uplink", "\"strip\"", reason))
     }
 
-    /// The addresses of `steer.source`.
+    /// The addresses of `steer.source` of engine connect.
     fn sources(&self) -> impl Iterator<Item = IpAddr> {
         let sockets = &self.rules.sockets;
         let v4 = sockets.source_v4.map(IpAddr::from);
-        let of_sockets = v4.into_iter().chain(sockets.source_v6.map(IpAddr::from));
-        let groups = self.rules.groups().iter();
-        let translations = groups.flat_map(|group| &group.translations);
-        let of_box = translations.map(Translation::incoming);
-        let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
-        of_sockets.chain(of_box.filter(single).map(|net| net.addr()))
+        v4.into_iter().chain(sockets.source_v6.map(IpAddr::from))
     }
 
-    /// Doubts that relay connections are steered by a source address of one IP version only.
+    /// Doubts that relay connections of engine connect are steered by a source address of one IP
+    /// version only.
     fn lone_source(&self) -> Option<SettingsError> {
         let [tor] = self.rules.groups() else {
             return None;
@@ -164,30 +160,20 @@ impl Settings {
         Some(quoted(SOURCE, source, reason))
     }
 
-    /// Doubts an address of `steer.source` that no NIC has; it may appear later.
+    /// Doubts an address of `steer.source` of engine connect that no NIC has; it may appear later.
+    /// On a box it must be on a certain NIC, which these do not identify.
     fn absent_sources(&self, nics: &[LocalNic]) -> Vec<Objection> {
         let networks = || nics.iter().flat_map(|nic| &nic.networks);
         // Without NICs the machine could not be read.
         let is_absent =
             |source: &IpAddr| !nics.is_empty() && !networks().any(|own| own.addr() == *source);
-        let absent = self.sources().filter(is_absent);
         let doubt = |source| {
-            let reason = match self.incoming() {
-                None => {
-                    "is not an address of this machine, so no connection can leave from it, and \
-                     relay connections leave unsteered; correct it, or `ip addr add ADDRESS/LENGTH \
-                     dev NIC`"
-                        .to_owned()
-                }
-                Some(incoming) => format!(
-                    "is not an address of the box, so no router can resolve it, and relays' answers \
-                     do not arrive; correct it, or `ip addr add ADDRESS/LENGTH dev {}`",
-                    incoming.interface
-                ),
-            };
+            let reason = "is not an address of this machine, so no connection can leave from it, and \
+                          relay connections leave unsteered; correct it, or `ip addr add \
+                          ADDRESS/LENGTH dev NIC`";
             Objection::doubt(quoted(SOURCE, source, reason))
         };
-        absent.map(doubt).collect()
+        self.sources().filter(is_absent).map(doubt).collect()
     }
 
     /// The objections on a machine with these NICs, including [`Self::doubts`].

@@ -1,6 +1,5 @@
 //! The parts of the report on the site: next hops, host addresses, and their warnings.
 
-use super::super::sources::SOURCE_MISSING;
 use super::super::topology::{HOST_CONFLICT, Misfit, of_groups, version_name};
 use super::Wire;
 use crate::observe::{HostReport, NextHopReport, Report, SteeringReport, SteeringState, Warning};
@@ -109,9 +108,6 @@ impl Wire {
         }
         if let Some(text) = self.topology.conflict() {
             warn(HOST_CONFLICT, true, text);
-        }
-        if let Some(text) = self.sources.text(&incoming.interface) {
-            warn(SOURCE_MISSING, true, text);
         }
         for text in other_macs(rules, hosts, incoming) {
             warn("host_mac", false, text);

@@ -2,6 +2,7 @@
 
 use super::super::sources::SourceFacts;
 use super::*;
+use crate::machine::Misplaced;
 
 const V4: &str = "203.0.113.10/32";
 const V6: &str = "2001:db8:3::/64";
@@ -9,7 +10,7 @@ const V6: &str = "2001:db8:3::/64";
 fn unused(network: &str) -> SourceFacts {
     SourceFacts {
         network: network.parse().unwrap(),
-        misplaced: None,
+        misplaced: Ok(None),
         other_user: None,
         is_preferred: false,
         listeners: BTreeSet::new(),
@@ -39,14 +40,32 @@ fn a_source_is_for_steered_traffic_alone() {
             spoil(&mut facts.sources.as_mut().unwrap()[0]);
         });
     }
-    let misplaced = |facts: &mut SourceFacts| {
-        facts.misplaced = Some(("lo".to_owned(), "incoming0".to_owned()));
-    };
     let v4 = "warning 203.0.113.10: ";
-    finds(
-        &format!("{v4}an address of lo, not of incoming0"),
-        misplaced,
-    );
+    let nowhere = |facts: &mut SourceFacts| {
+        facts.misplaced = Ok(Some(Misplaced {
+            interface: "incoming0".to_owned(),
+            home: None,
+        }));
+    };
+    finds(&format!("{v4}not an address of incoming0"), nowhere);
+    let elsewhere = |facts: &mut SourceFacts| {
+        facts.misplaced = Ok(Some(Misplaced {
+            interface: "incoming0.30".to_owned(),
+            home: Some("incoming0".to_owned()),
+        }));
+    };
+    let what = "an address of incoming0, not of incoming0.30";
+    finds(&format!("{v4}{what}"), elsewhere);
+    let mut facts = translating();
+    elsewhere(&mut facts.sources.as_mut().unwrap()[0]);
+    let [found] = &amiss(&facts)[..] else {
+        panic!("not one finding");
+    };
+    let fix = "`ip addr add 203.0.113.10/LENGTH dev incoming0.30`";
+    assert!(found.why.contains(fix), "{found:?}");
+    finds(&format!("{v4}there is no interface for VLAN 30"), |facts| {
+        facts.misplaced = Err("there is no interface for VLAN 30 on incoming0".to_owned());
+    });
     finds(&format!("{v4}02:00:00:00:00:77 answers"), |facts| {
         facts.other_user = Some("02:00:00:00:00:77".parse().unwrap());
     });
@@ -54,7 +73,7 @@ fn a_source_is_for_steered_traffic_alone() {
         facts.is_preferred = true;
     });
     finds(
-        &format!("{v4}a program of the box listens here: port 22, 80"),
+        "fault 203.0.113.10: a program of the box listens here: port 22, 80",
         |facts| {
             facts.listeners = BTreeSet::from([80, 22]);
         },

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// Runs `check`; returns its status, standard output and standard error.
-fn check(text: &str, options: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn check(text: &str, options: &[&str]) -> (Option<i32>, String, String) {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("exitmark.toml"), text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_exitmark"));

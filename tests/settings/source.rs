@@ -1,5 +1,6 @@
 //! `steer.source` of a box: the addresses that steered traffic has in place of the hosts'.
 
+use crate::effective::check;
 use exitmark_box::settings::{Settings, SettingsError};
 use std::path::Path;
 
@@ -229,4 +230,40 @@ fn what_cannot_work_is_refused_with_the_reason() {
             assert!(error.contains(word), "no `{word}` in: {error}");
         }
     }
+}
+
+/// The example of docs/return-path.md, with two addresses of the host: `check` names what only the
+/// machine shows, and doubts nothing.
+#[test]
+fn check_names_the_conditions_on_the_machine_and_doubts_nothing() {
+    let one = with(
+        "next_hop = \"203.0.113.1\"\nsource = \"203.0.113.10\"",
+        "addresses = [\"192.0.2.10\"]",
+    );
+    let tagged = with(
+        &format!("{BOTH}\nvlan = 30\nsource = {{ \"192.0.2.0/28\" = \"203.0.113.80/28\" }}"),
+        "addresses = [\"192.0.2.0/28\"]",
+    );
+    let rest = "; no program of the box may listen there or connect from there, and no other machine \
+                may use it: `exitmark doctor --config exitmark.toml` checks it\n";
+    for (text, condition) in [
+        (one, "the box must have 203.0.113.10 on eth2"),
+        (
+            tagged,
+            "the router on eth2 (VLAN 30) must route 203.0.113.80/28 to the box",
+        ),
+    ] {
+        let text = text.replace("extra = ", "consensus = [\"cached-consensus\"]\nextra = ");
+        assert!(parse(&text).unwrap().doubts().is_empty(), "{text}");
+        let (status, said, warned) = check(&text, &[]);
+        assert_eq!((status, warned.as_str()), (Some(0), ""), "{text}");
+        let (first, conditions) = said.split_once('\n').unwrap();
+        assert!(first.starts_with("exitmark.toml: fine"), "{first}");
+        assert_eq!(
+            conditions,
+            format!("exitmark.toml: steer.source: {condition}{rest}")
+        );
+    }
+    let kept = with(&format!("{BOTH}\nsource = \"keep\""), ONE_EACH);
+    assert_eq!(check(&kept, &[]).1.lines().count(), 1);
 }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 /// Check a configuration without accessing the machine: exit status 0 if it can be used, 1 if not
 ///
-/// Doubtful combinations of values give a warning. `exitmark doctor --config FILE` checks the
-/// configuration against the machine.
+/// Doubtful combinations of values give a warning. Conditions on the machine are named, not checked:
+/// `exitmark doctor --config FILE` checks the configuration against the machine.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The configuration
@@ -29,6 +29,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
         eprintln!("exitmark: {path}: warning: {}", doubt.what);
     }
     let mut text = format!("{path}: fine ({})\n", settings.summary());
+    for condition in settings.conditions_of_sources() {
+        text += &format!("{path}: {condition}: `exitmark doctor --config {path}` checks it\n");
+    }
     if arguments.explain {
         text += &format!("\n{}", settings.effective());
     }

@@ -1,11 +1,11 @@
 //! Checks `steer.source`: the addresses that steered traffic has in place of the hosts'.
 
-use super::SettingsError;
 use super::check::{names_a_host, prefixes, quoted};
 use super::forms::Sources;
 use super::groups::GroupName;
 use super::steer::version_name;
-use exitmark_policy::packet::Version;
+use super::{Settings, SettingsError};
+use exitmark_policy::packet::{Version, VlanTags};
 use exitmark_policy::{Group, MAX_PREFIXES, Steer, Translation};
 use exitmark_service::config::value;
 use ipnet::IpNet;
@@ -19,6 +19,33 @@ const KEEP: &str = "keep";
 
 const FORMS: &str = "give \"keep\", an address of the network of incoming in place of each host's, or \
                      a table such as { \"192.0.2.10\" = \"203.0.113.10\" }";
+
+impl Settings {
+    /// What this machine must fulfil for each address of `steer.source` of a box, as a sentence.
+    pub(crate) fn conditions_of_sources(&self) -> Vec<String> {
+        let names: Vec<_> = self.all_incoming().map(|one| &*one.interface).collect();
+        let names = names.join(" or ");
+        let of_group = |group: &Group| {
+            let interface = match group.path.vlan {
+                VlanTags::UNTAGGED => names.clone(),
+                vlan => format!("{names} ({vlan})"),
+            };
+            let condition = move |translation: &Translation| {
+                let net = translation.incoming();
+                let reaches = match net.prefix_len() == net.max_prefix_len() {
+                    true => format!("the box must have {} on {interface}", net.addr()),
+                    false => format!("the router on {interface} must route {net} to the box"),
+                };
+                format!(
+                    "{OF_SITE}: {reaches}; no program of the box may listen there or connect from \
+                     there, and no other machine may use it"
+                )
+            };
+            group.translations.iter().map(condition).collect::<Vec<_>>()
+        };
+        self.rules.groups().iter().flat_map(of_group).collect()
+    }
+}
 
 /// The translations of a group with these addresses. Those of an IP version that is not steered
 /// are left out.

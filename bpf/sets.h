@@ -158,6 +158,7 @@ struct change {
 	__u32 group;
 };
 
+/* Finds how an address is translated: 1 if it is. */
 static __always_inline int read_change(const struct exitmark_image *image,
 				       const struct exitmark_range_map *map, int family,
 				       struct address address, struct change *change)
@@ -176,17 +177,7 @@ static __always_inline int read_change(const struct exitmark_image *image,
 	return 1;
 }
 
-/* Finds how a host's address departs, and an address in its place arrives: 1 if it is translated. */
-__noinline int find_departure(const struct exitmark_image *image, __u64 family,
-			      const struct address *address, struct change *change)
-{
-	if (!image || !address || !change)
-		return 0;
-	if (family == V4)
-		return read_change(image, &image->policy.departures[V4], V4, *address, change);
-	return read_change(image, &image->policy.departures[V6], V6, *address, change);
-}
-
+/* Finds how an address in place of a host's arrives: 1 if it is translated. A global function. */
 __noinline int find_arrival(const struct exitmark_image *image, __u64 family,
 			    const struct address *address, struct change *change)
 {

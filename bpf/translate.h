@@ -119,40 +119,42 @@ __noinline int readdress_scattered(struct xdp_md *ctx, __u64 place, const struct
 }
 
 /*
- * Changes the source or destination address of a TCP segment, and the checksums that cover it.
- * Returns 0, or another value if its headers cannot be reached.
+ * Changes the source or destination address of a TCP segment of this family, and the checksums that
+ * cover it. Returns 0, or another value if its headers cannot be reached.
  */
-__noinline int readdress(struct xdp_md *ctx, __u64 place, const struct change *change)
+static __always_inline int readdress_at(struct xdp_md *ctx, __u64 place, int family,
+					const struct change *change)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	void *ip = data + (place & PLACE_OFFSET), *tcp;
 	__u64 offset;
 
-	if (!change)
-		return -1;
-	if (ip + (place & PLACE_V6 ? 40 : 20) > end)
+	if (ip + (family == V6 ? 40 : 20) > end)
 		return multi_buffer ? readdress_scattered(ctx, place, change) : -1;
-	offset = tcp_offset(ip, place);
+	offset = tcp_offset(ip, family == V6 ? PLACE_V6 : 0);
 	if (!offset)
 		return -1;
 	tcp = ip + offset;
 	barrier_var(tcp);
 	if (tcp + TCP_SUM_END > end)
 		return multi_buffer ? readdress_scattered(ctx, place, change) : -1;
-	if (place & PLACE_V6) {
-		if (place & PLACE_DESTINATION)
-			flip_v6(ip + 24, change);
-		else
-			flip_v6(ip + 8, change);
+	if (family == V6) {
+		flip_v6(place & PLACE_DESTINATION ? ip + 24 : ip + 8, change);
 	} else {
-		if (place & PLACE_DESTINATION)
-			flip_v4(ip + 16, change);
-		else
-			flip_v4(ip + 12, change);
+		flip_v4(place & PLACE_DESTINATION ? ip + 16 : ip + 12, change);
 		add_to_sum(ip + 10, change->delta);
 	}
 	add_to_sum(tcp + TCP_SUM_END - 2, change->delta);
 	return 0;
+}
+
+/* A global function: the verifier checks it once, not once per state of its callers. */
+__noinline int readdress(struct xdp_md *ctx, __u64 place, const struct change *change)
+{
+	if (!change)
+		return -1;
+	return place & PLACE_V6 ? readdress_at(ctx, place, V6, change) :
+				  readdress_at(ctx, place, V4, change);
 }
 
 static __always_inline int read_source(const struct frame *frame, __u64 place,
@@ -174,22 +176,30 @@ static __always_inline int read_source(const struct frame *frame, __u64 place,
 	return V4;
 }
 
+/* The same as depart(), for a segment of this family. */
+static __always_inline int depart_from(struct xdp_md *ctx, const struct exitmark_image *image,
+				       __u64 place, int family, struct address source)
+{
+	struct change change = {};
+
+	if (!read_change(image, &image->policy.departures[family], family, source, &change))
+		return -1;
+	return readdress_at(ctx, place, family, &change);
+}
+
 /* Replaces the source address of a steered segment. Returns 0, or another value if it cannot. */
 __noinline int depart(struct xdp_md *ctx, const struct exitmark_image *image, __u64 place)
 {
 	struct frame frame = frame_of(ctx);
 	struct address source = {};
-	struct change change = {};
 	int family = read_source(&frame, place, &source);
 
-	if (family < 0 && multi_buffer) {
+	if (family < 0 && multi_buffer)
 		family = read_scattered_address(&frame, SOURCE, &source);
-		if (family != V4 && family != V6)
-			return -1;
-	}
-	if (family < 0 || !find_departure(image, family, &source, &change))
+	if (!image || (family != V4 && family != V6))
 		return -1;
-	return readdress(ctx, place, &change);
+	return family == V4 ? depart_from(ctx, image, place, V4, source) :
+			      depart_from(ctx, image, place, V6, source);
 }
 
 static __always_inline bool is_error_v4(__u8 type)

@@ -9,7 +9,7 @@
 
 // Interface to benches/kernel/feed.rs.
 #define SLOT_BYTES 80
-#define SHORT_BYTES 56 // Ethernet, two tags, IPv4, and TCP up to its control bits
+#define SHORT_BYTES 60 // Ethernet, two tags, IPv4, and TCP up to its control bits
 
 struct slot {
 	__u8 headers[SLOT_BYTES];
@@ -17,8 +17,14 @@ struct slot {
 
 // One slot per flow. The number is set before loading.
 MAP(ARRAY, flows, 1, __u32, struct slot);
-// The next flow.
-MAP(PERCPU_ARRAY, position, 1, __u32, __u32);
+struct position {
+	__u32 next; // flow
+	__u32 zero;
+	__u64 begun; // ns: when this pass over the flows began; 0 before the first
+	__u64 fastest; // ns of a pass over all flows
+};
+
+MAP(PERCPU_ARRAY, position, 1, __u32, struct position);
 // The timed program, loaded for frames in one buffer or in several, and where `redirect` sends.
 MAP(PROG_ARRAY, timed, 1, __u32, __u32);
 MAP(PROG_ARRAY, timed_frags, 1, __u32, __u32);
@@ -27,24 +33,53 @@ MAP(DEVMAP, ports, 1, __u32, __u32);
 // The number of flows. Set before loading.
 const volatile __u32 count = 1;
 
+// The time of a call of BPF_PROG_RUN includes the kernel's preparations, of milliseconds, and other
+// programs; that of the fastest pass does not.
+static __always_inline void end_pass(struct position *at)
+{
+	__u64 now = bpf_ktime_get_ns();
+
+	if (at->begun && now - at->begun < at->fastest)
+		at->fastest = now - at->begun;
+	at->begun = now;
+}
+
+#define COPY(type, at) (*(volatile type *)(to + (at)) = *(const type *)(from + (at)))
+
+// A read of what two stores have just written waits for both, which no NIC makes a program do. So
+// each field of Ethernet, IP and TCP is within one store.
+static __always_inline void write_headers(void *to, const void *from, __u32 bytes)
+{
+	COPY(__u32, 0);
+	COPY(__u64, 4);
+	COPY(__u16, 12);
+	for (__u32 at = 14; at + 8 <= bytes; at += 8)
+		COPY(__u64, at);
+	if (bytes == SHORT_BYTES)
+		COPY(__u32, 54);
+}
+
 // The slots are read in order, so that the hardware prefetches the next ones with any number of flows.
 static __always_inline int feed(struct xdp_md *context, void *program, __u32 bytes)
 {
 	void *frame = (void *)(long)context->data;
-	__u32 only = 0, flow, *next;
+	__u32 only = 0, flow;
+	struct position *at;
 	struct slot *slot;
 
 	if (frame + bytes > (void *)(long)context->data_end)
 		return XDP_ABORTED;
-	next = bpf_map_lookup_elem(&position, &only);
-	if (!next)
+	at = bpf_map_lookup_elem(&position, &only);
+	if (!at)
 		return XDP_ABORTED;
-	flow = *next;
-	*next = flow + 1 < count ? flow + 1 : 0;
+	flow = at->next;
+	if (!flow)
+		end_pass(at);
+	at->next = flow + 1 < count ? flow + 1 : 0;
 	slot = bpf_map_lookup_elem(&flows, &flow);
 	if (!slot)
 		return XDP_ABORTED;
-	__builtin_memcpy(frame, slot->headers, bytes);
+	write_headers(frame, slot->headers, bytes);
 	bpf_tail_call(context, program, 0);
 	return XDP_ABORTED;
 }

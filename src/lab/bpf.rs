@@ -10,7 +10,6 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// The loaded programs and maps of one object file.
 #[derive(Clone)]
@@ -142,22 +141,43 @@ impl Programs {
         self.value(map, key).map(|value| numbers(&value))
     }
 
-    /// The first numbers of an entry of a per-CPU map, each summed over all CPUs.
+    /// The first numbers of an entry of a per-CPU map, by CPU.
     ///
     /// # Errors
     /// Fails if no map has this name, or if it has no such entry.
-    pub fn sums<const N: usize>(&self, map: &str, key: u32) -> Result<[u64; N], LabError> {
-        let mut sums = [0; N];
+    pub fn percpu<const N: usize>(&self, map: &str, key: u32) -> Result<Vec<[u64; N]>, LabError> {
         let values = self
             .map(map)?
             .lookup_percpu(&key.to_ne_bytes(), MapFlags::ANY)
             .map_err(|error| LabError(format!("cannot read the map {map}: {error}")))?;
-        for value in values.iter().flatten() {
-            for (sum, number) in sums.iter_mut().zip(numbers::<N>(value)) {
+        let values = values.iter().flatten();
+        Ok(values.map(|value| numbers::<N>(value)).collect())
+    }
+
+    /// The same, each summed over all CPUs.
+    ///
+    /// # Errors
+    /// As [`Programs::percpu`].
+    pub fn sums<const N: usize>(&self, map: &str, key: u32) -> Result<[u64; N], LabError> {
+        let mut sums = [0; N];
+        for value in self.percpu::<N>(map, key)? {
+            for (sum, number) in sums.iter_mut().zip(value) {
                 *sum += number;
             }
         }
         Ok(sums)
+    }
+
+    /// Writes an entry of a per-CPU map, the same on each CPU.
+    ///
+    /// # Errors
+    /// As [`Programs::store`].
+    pub fn store_percpu(&self, map: &str, key: u32, value: &[u8]) -> Result<(), LabError> {
+        let failed = |error| LabError(format!("cannot write the map {map}: {error}"));
+        let values = vec![value.to_vec(); libbpf_rs::num_possible_cpus().map_err(failed)?];
+        self.map(map)?
+            .update_percpu(&key.to_ne_bytes(), &values, MapFlags::ANY)
+            .map_err(failed)
     }
 
     /// Writes an interface's index into an entry of a device map, inside `netns`: the kernel
@@ -247,23 +267,19 @@ impl Programs {
     }
 
     /// Runs a program `repeat` times in a row on a frame, whose changes stay (BPF_PROG_RUN). Nothing is
-    /// sent. Returns the time of all runs.
+    /// sent.
     ///
     /// # Errors
     /// Fails if no program has this name, if the kernel cannot run it, or if the last run does not end
     /// in XDP_REDIRECT.
-    pub fn time(&self, program: &str, frame: &[u8], repeat: u32) -> Result<Duration, LabError> {
+    pub fn run_often(&self, program: &str, frame: &[u8], repeat: u32) -> Result<(), LabError> {
         let input = ProgramInput {
             data_in: Some(frame),
             repeat,
             ..ProgramInput::default()
         };
-        let runs = self.program(program)?;
-        let begin = Instant::now();
-        let ran = runs.test_run(input);
-        let spent = begin.elapsed();
-        match ran {
-            Ok(ran) if ran.return_value == libbpf_rs::libbpf_sys::XDP_REDIRECT => Ok(spent),
+        match self.program(program)?.test_run(input) {
+            Ok(ran) if ran.return_value == libbpf_rs::libbpf_sys::XDP_REDIRECT => Ok(()),
             Ok(ran) => Err(LabError(format!(
                 "{program} ended with {} instead of XDP_REDIRECT",
                 ran.return_value

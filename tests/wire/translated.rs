@@ -11,9 +11,7 @@ use crate::rig::{
 use crate::stacks::{TCP_FILTER, all_of, converse, counters, tcp_at, tos};
 use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, TcpHeaderSlice, icmpv4};
 use exitmark_lab::consensus::ConsensusBuilder;
-use exitmark_lab::site::{
-    BOX_V4, HOST_V4, OR_PORT, Plan, RELAY_V4, RELAY_V6, SERVER_V4, Site,
-};
+use exitmark_lab::site::{BOX_V4, HOST_V4, OR_PORT, Plan, RELAY_V4, RELAY_V6, SERVER_V4, Site};
 use exitmark_lab::{Capture, Netns, VethEnd, contained, timeout};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

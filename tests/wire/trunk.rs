@@ -13,7 +13,8 @@ use crate::rack::{
     make_switch, serve,
 };
 use crate::rig::{
-    Case, Config, PACE, Rig, Side, assert_says, both_engines, count, needs_root, wait_until,
+    Case, Config, PACE, Rig, Side, assert_says, both_engines, count, eventually, needs_root,
+    wait_until,
 };
 use exitmark_box::observe::{ClassCount, SteeringState};
 use exitmark_lab::site::{
@@ -415,8 +416,13 @@ fn check_strictness(rig: &Rig, trunk: &Trunk) {
     port.send(&packet.framed(router.mac, INCOMING_MAC, &[]))
         .unwrap();
     // The last two machines are the routers.
-    assert_eq!(trunk.vlans[trunk.vlans.len() - 2].refused(), 2);
-    assert_eq!(inspected(&router.netns, "wrong"), 2);
+    let vlans = &trunk.vlans[trunk.vlans.len() - 2];
+    eventually("the router has refused what it must", || {
+        match (vlans.refused(), inspected(&router.netns, "wrong")) {
+            (2, 2) => Ok(()),
+            counts => Err(format!("by its tag and by its addresses: {counts:?}")),
+        }
+    });
 }
 
 /// One host, a site with other tags on the wire than behind the next hop.

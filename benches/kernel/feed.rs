@@ -9,6 +9,8 @@ use std::time::Duration;
 pub(crate) const FEED: &str = "feed.bpf.c";
 // Interface to feed.bpf.c.
 const SLOT_BYTES: usize = 80;
+/// The most passes over the flows of one measurement.
+const MOST_PASSES: u32 = 10_000;
 
 /// The flows of one kind.
 pub(crate) struct Feed {
@@ -77,11 +79,8 @@ impl Feed {
         self.programs.store_percpu("position", 0, &position())?;
         passes(1)?;
         let once = self.fastest()?;
-        let wanted = least.as_secs_f64() / once.as_secs_f64();
-        let mut count = 2;
-        while f64::from(count) < wanted && count < 10_000 {
-            count += 1;
-        }
+        let wanted = least.as_nanos() / once.as_nanos().max(1);
+        let count = u32::try_from(wanted).map_or(MOST_PASSES, |count| count.clamp(2, MOST_PASSES));
         self.programs.store_percpu("position", 0, &position())?;
         passes(count)?;
         Ok(self.fastest()?.as_secs_f64() * 1e9 / f64::from(self.flows))

@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 
 pub(crate) const HOST_V4: &str = "192.0.2.10";
 pub(crate) const HOST_V6: &str = "2001:db8:1::10";
-/// The lengths of frames from the Ethernet header to the end of the payload. The smallest is 60
-/// bytes with IPv4 and 80 with IPv6: an Ethernet frame of 64 bytes with its FCS, or the next multiple
-/// of a flow's slot.
+/// The lengths of frames in bytes. The smaller one stands for 60 with IPv4, which is 64 with the FCS,
+/// and for 80 with IPv6, whose TCP headers do not fit into 64.
 pub(crate) const SIZES: [u32; 2] = [64, 1514];
 
 /// How many flows there are, and endpoints in the relay set.

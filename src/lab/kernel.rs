@@ -15,10 +15,14 @@ pub(crate) fn because(error: impl std::fmt::Display) -> LabError {
 
 /// Loads the programs in the calling thread's namespace, without attaching them.
 pub(crate) fn load(buffers: Buffers) -> Result<Kernel, LabError> {
-    aim(Kernel::load_for(buffers).map_err(because)?)
+    load_as(Form {
+        buffers,
+        ..Form::WHOLE
+    })
 }
 
-fn aim(kernel: Kernel) -> Result<Kernel, LabError> {
+fn load_as(form: Form) -> Result<Kernel, LabError> {
+    let kernel = Kernel::load_as(form).map_err(because)?;
     for role in Role::ALL {
         kernel.set_port(role, Some(LOOPBACK)).map_err(because)?;
     }
@@ -55,8 +59,7 @@ impl KernelEngine {
         snapshot: &Snapshot,
         incoming: Option<IncomingLink>,
     ) -> Result<Self, LabError> {
-        let kernel = aim(Kernel::load_as(form).map_err(because)?)?;
-        Self::over(kernel, snapshot, incoming)
+        Self::over(load_as(form)?, snapshot, incoming)
     }
 
     fn over(

@@ -157,7 +157,7 @@ pub struct Form {
 
 impl Form {
     /// For everything.
-    const WHOLE: Self = Self {
+    pub const WHOLE: Self = Self {
         buffers: Buffers::Several,
         has_siblings: true,
         has_tap: true,
@@ -180,18 +180,7 @@ impl Kernel {
     /// # Errors
     /// A capability is missing, or the kernel rejects the program.
     pub fn load() -> Result<Self, KernelError> {
-        Self::load_for(Buffers::Several)
-    }
-
-    /// As [`Kernel::load`], for frames in one buffer or in several.
-    ///
-    /// # Errors
-    /// As [`Kernel::load`].
-    pub fn load_for(buffers: Buffers) -> Result<Self, KernelError> {
-        Self::load_as(Form {
-            buffers,
-            ..Form::WHOLE
-        })
+        Self::load_as(Form::WHOLE)
     }
 
     /// As [`Kernel::load`], for what the form says.

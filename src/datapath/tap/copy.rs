@@ -82,20 +82,16 @@ impl TapCopy {
     /// headers is finished.
     pub fn finish(&mut self) -> bool {
         let bytes = &mut self.bytes[..self.length];
-        // With one more byte, because the end of the headers is limited to the bytes that are given.
-        let mut longer = [0; TAP_BYTES + 1];
-        longer[..self.length].copy_from_slice(bytes);
-        let longer = &longer[..=self.length];
         let (l3, version, end) = match packet::parse(bytes, self.frame_bytes) {
             Headers::V4(packet) => (
                 packet.l3,
                 packet.version(),
-                packet::headers_end(longer, &packet),
+                packet::headers_end(bytes, &packet),
             ),
             Headers::V6(packet) => (
                 packet.l3,
                 packet.version(),
-                packet::headers_end(longer, &packet),
+                packet::headers_end(bytes, &packet),
             ),
             Headers::NotIp | Headers::Malformed(_) => return false,
         };

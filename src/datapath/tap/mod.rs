@@ -140,10 +140,9 @@ impl TapRing {
     /// addresses would stay in it. Returns how many copies are lost with it. Only its reader may call
     /// this, as the last.
     pub(super) fn close(&self) -> u64 {
-        let written = &self.cells[self.first + index_of!(exitmark_tap, written)];
         let read = &self.cells[self.first + index_of!(exitmark_tap, read)];
-        let number = written.load(Ordering::Acquire);
-        let lost = number.wrapping_sub(read.load(Ordering::Relaxed));
+        let lost = self.held();
+        let number = read.load(Ordering::Relaxed).wrapping_add(lost);
         read.store(number.wrapping_sub(SLOTS), Ordering::Release);
         for cell in &self.cells[self.first + index_of!(exitmark_tap, copies)..][..SLOTS_NUMBERS] {
             cell.store(0, Ordering::Relaxed);

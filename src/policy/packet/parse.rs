@@ -65,7 +65,7 @@ pub fn transport<A: Address>(frame: &[u8], packet: &Packet<A>) -> Option<usize> 
 
 /// The length of a frame up to the end of its headers: behind the TCP header with its options, 8 bytes
 /// of UDP, or the IP headers of any other packet and of a later fragment. At most the end of the
-/// packet, and of the bytes in `frame`.
+/// packet, which may be behind the bytes in `frame`.
 pub fn headers_end<A: Address>(frame: &[u8], packet: &Packet<A>) -> usize {
     let (behind_ip, end) = match A::VERSION {
         Version::V4 => {
@@ -88,7 +88,7 @@ pub fn headers_end<A: Address>(frame: &[u8], packet: &Packet<A>) -> usize {
         (Some(_), protocol::UDP) => UDP_BYTES,
         _ => 0,
     };
-    (l4 + transport).min(end).min(frame.len())
+    (l4 + transport).min(end)
 }
 
 /// The offset of the byte whose upper half is the length of a TCP header (RFC 9293, section 3.1).

@@ -16,7 +16,9 @@ pub(crate) fn out() -> PathBuf {
 pub(crate) fn compile(source: &str, name: &str) -> SkeletonBuilder {
     println!("cargo:rerun-if-changed={SOURCES}");
     println!("cargo:rerun-if-changed={source}");
-    let mut arguments: Vec<String> = ["-O2", "-g", "-Wall", "-Werror"].map(String::from).into();
+    let mut arguments: Vec<String> = ["-O2", "-g", "-Wall", "-Werror", "-mcpu=v3"]
+        .map(String::from)
+        .into();
     arguments.extend(machine_headers());
     let mut builder = SkeletonBuilder::new();
     builder

@@ -151,6 +151,8 @@ static __always_inline int action_of(__u32 outcome)
 	return outcome < ROLES ? XDP_REDIRECT : XDP_DROP;
 }
 
+#include "plain.h"
+
 /*
  * The result of parsing and judging a frame, packed into one number. hidden() makes it unknown to
  * the verifier, which then verifies the code that follows once, not once per result.
@@ -606,16 +608,21 @@ int exitmark_host(struct xdp_md *ctx)
 
 	if (!find_state(&links, &counts))
 		return XDP_DROP;
+	image = current_image();
+	number = counts->received[ROLE_HOST] + 1;
 	if (is_meant(links, ROLE_HOST)) {
 		share = share_kept(ctx, ROLE_HOST, links);
 		if (!share && hand_over(ctx, ROLE_HOST) == XDP_REDIRECT)
 			return XDP_REDIRECT;
+	} else if (image && !is_sampled(links, number)) {
+		int action = forward_plain(ctx, image, links, counts);
+
+		if (action != NOT_PLAIN)
+			return action;
 	}
-	number = counts->received[ROLE_HOST] + 1;
 	arrived = hidden(begin_sample(ctx, links, number), number);
 	share = hidden(share, number);
 	/* Parsed only now: a frame that was handed over above is parsed by the worker. */
-	image = current_image();
 	if (!image)
 		return XDP_DROP;
 	frame = frame_of(ctx);

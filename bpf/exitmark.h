@@ -11,7 +11,7 @@
 #define EXITMARK_H
 
 /* Incremented whenever the layout or meaning of a pinned map changes. */
-#define LAYOUT_VERSION 10
+#define LAYOUT_VERSION 11
 
 /* The role of a NIC; Role in user space. */
 enum exitmark_role {
@@ -91,22 +91,20 @@ struct exitmark_ranges {
 #define RANGE_STEPS 11
 
 /*
- * An open-addressed hash table of endpoints, with a filter of one bit per hash in front. `filter`
- * and `slots` are word indices in the image. The bit index of a key is the upper half of its hash,
- * scaled to the number of bits; its slot index is the bit index divided by BITS_PER_SLOT. A slot is one word for IPv4
- * (address << 16 | port) and three for IPv6 (high, low, port); an empty slot is zero. A search
- * takes at most MAX_PROBES steps.
+ * A perfect hash table of endpoints: see src/policy/endpoint.rs. `pilots` is the index of the first
+ * pilot in `halves`, `slots` the word index of the first slot. A slot is one word for IPv4 (address
+ * << 16 | port), three for IPv6 (address, high and low, and port); all ones if it is empty.
  */
 struct exitmark_table {
 	__u64 multipliers[3];
-	__u32 bits; /* of the filter */
-	__u32 filter;
+	__u32 pilots;
+	__u32 pilot_count;
 	__u32 slots;
-	__u32 unused;
+	__u32 slot_count;
 };
 
-#define BITS_PER_SLOT 16
-#define MAX_PROBES 128
+#define PILOT_MULTIPLIER 0xd1b54a32d192ed03ULL
+#define SLOT_MULTIPLIER 0x9e3779b97f4a7c15ULL
 
 /*
  * What is known of addresses. `ranges` is the word index of sorted, disjoint ranges as above,
@@ -177,6 +175,22 @@ struct exitmark_group {
 
 #define TAG_PRESENT 0x1000
 
+#define HOP_UPLINK 0x100 /* relay traffic is not steered */
+#define HOP_NONE 0x101 /* relay traffic of this family is not routed */
+
+/*
+ * The hosts of the only group, if it marks exit traffic and has no tags, exempt prefixes,
+ * translation or tap, and the relay set classifies: the addresses high:first to
+ * high:(first + count - 1), IPv4 addresses with a `high` of 0. A `count` of 0: there are none.
+ */
+struct exitmark_plain {
+	__u64 high;
+	__u64 first;
+	__u64 count;
+	__u32 hop; /* of relay traffic: as `next_hops` of a group, HOP_UPLINK or HOP_NONE */
+	__u32 last_listener; /* the highest port on which something listens; 0: none */
+};
+
 /*
  * Everything besides the frame that a verdict depends on, published and replaced as a whole. The
  * ranges and tables follow it.
@@ -189,6 +203,7 @@ struct exitmark_policy {
 	__u8 translates; /* some group translates */
 	__u8 tap; /* TAP_OUT and TAP_IN: which exit frames are copied */
 	__u8 unused[4];
+	struct exitmark_plain plain[FAMILIES];
 	struct exitmark_range_map owners[FAMILIES];
 	/* Of translated addresses: those of hosts, and those in their place. */
 	struct exitmark_range_map departures[FAMILIES];
@@ -216,6 +231,7 @@ struct exitmark_image {
 	union {
 		struct exitmark_policy policy;
 		__u64 words[POLICY_WORDS];
+		__u16 halves[4 * POLICY_WORDS];
 	};
 };
 

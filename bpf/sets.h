@@ -188,83 +188,41 @@ __noinline int find_arrival(const struct exitmark_image *image, __u64 family,
 	return read_change(image, &image->policy.arrivals[V6], V6, *address, change);
 }
 
-/* Whether the filter has this bit set: a key with this bit may be in the table. */
-static __always_inline bool is_hinted(const struct exitmark_image *image,
-				      const struct exitmark_table *table, __u64 bit)
+/* Four a word, as the words in the order of the machine. */
+static __always_inline __u64 half(const struct exitmark_image *image, __u64 index)
 {
-	return word(image, table->filter + bit / 64) >> (bit % 64) & 1;
+	return image->halves[index & (4 * POLICY_WORDS - 1)];
 }
 
-__noinline int find_v4(const struct exitmark_image *image, __u64 slot, __u64 key)
+/* The upper half of a hash, scaled to an index below `count`. */
+static __always_inline __u64 scaled(__u64 hash, __u32 count)
 {
-	if (!image)
-		return 0;
-	for (int i = 0; i < MAX_PROBES; i++) {
-		__u64 found = word(image, slot++);
-
-		if (found == key)
-			return key != 0;
-		if (!found)
-			return 0;
-	}
-	return 0;
+	return (hash >> 32) * count >> 32;
 }
 
-__noinline int find_v6(const struct exitmark_image *image, __u64 slot,
-		       const struct address *address, __u16 port)
-{
-	if (!image || !address)
-		return 0;
-	for (int i = 0; i < MAX_PROBES; i++) {
-		__u64 at = slot + i * 3;
-		__u64 found = word(image, at + 2);
-		__u64 differ = (found ^ port) | (word(image, at) ^ address->high) |
-			       (word(image, at + 1) ^ address->low);
-
-		/* No endpoint has port 0. */
-		if (!found)
-			return 0;
-		/* In one number: the verifier would follow each comparison, in every step. */
-		barrier_var(differ);
-		if (!differ)
-			return 1;
-	}
-	return 0;
-}
-
-/* Whether exactly this address and port are in the table. */
+/* Whether exactly this address and port are in the table: one pilot and one slot. */
 static __always_inline bool lists(const struct exitmark_image *image,
 				  const struct exitmark_table *table, int family,
 				  struct address address, __u16 port)
 {
 	__u64 key = address.low << 16 | port;
-	__u64 hash, bit, slot, at, found;
+	__u64 hash, pilot, slot, differ;
 
 	if (family == V4)
 		hash = key * table->multipliers[0];
 	else
 		hash = address.high * table->multipliers[0] + address.low * table->multipliers[1] +
 		       port * table->multipliers[2];
-	/* The upper half of the hash, scaled to the number of bits. */
-	bit = (hash >> 32) * table->bits >> 32;
-	if (!is_hinted(image, table, bit))
-		return false;
-	/* Most searches end at the first slot; a call would double their cost. */
-	slot = bit / BITS_PER_SLOT;
-	if (family == V4) {
-		slot += table->slots;
-		found = word(image, slot);
-		if (!found || found == key)
-			return found;
-		return find_v4(image, slot + 1, key);
-	}
-	at = table->slots + slot * 3;
-	found = word(image, at + 2);
-	if (!found)
-		return false;
-	if (found == port && word(image, at) == address.high && word(image, at + 1) == address.low)
-		return true;
-	return find_v6(image, at + 3, &address, port);
+	pilot = half(image, table->pilots + scaled(hash, table->pilot_count));
+	slot = scaled((hash ^ pilot * PILOT_MULTIPLIER) * SLOT_MULTIPLIER, table->slot_count);
+	if (family == V4)
+		return word(image, table->slots + slot) == key;
+	slot = table->slots + slot * 3;
+	differ = (word(image, slot) ^ address.high) | (word(image, slot + 1) ^ address.low) |
+		 (word(image, slot + 2) ^ port);
+	/* In one number: the verifier would follow each comparison. */
+	barrier_var(differ);
+	return !differ;
 }
 
 #endif

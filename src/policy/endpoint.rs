@@ -2,9 +2,9 @@
 //! searched once for every TCP frame.
 //!
 //! The set is built off the packet path and never changed: a new consensus makes a new set.
-//! Each family has one open-addressed table at a load of at most one half, behind a filter that
-//! rejects nearly all endpoints that are not in it. The hash has a random key, because relay
-//! operators choose their addresses: they cannot aim for a long chain of collisions.
+//! Each family has one table, which the endpoints fill without collisions: a search reads a small
+//! number and one slot, and takes the same time for each endpoint. The hash has a random key,
+//! because relay operators choose their addresses: they cannot aim for collisions.
 
 use super::Family;
 use serde::{Deserialize, Serialize};
@@ -78,16 +78,14 @@ pub enum EndpointSetError {
     Clustered,
 }
 
-/// The most slots that a search may probe: the XDP program needs a bound.
-pub const MAX_PROBES: usize = 128;
-/// How many random keys are tried until no search of the table takes longer.
+/// How many random keys are tried until the endpoints fill a table without collisions.
 const ATTEMPTS: usize = 64;
 
 /// An immutable set of endpoints with a constant-time exact look-up.
 #[derive(Clone)]
 pub struct EndpointSet {
     v4: EndpointTable<u64>,
-    v6: EndpointTable<(u128, u16)>,
+    v6: EndpointTable<[u64; 3]>,
 }
 
 impl EndpointSet {
@@ -148,7 +146,7 @@ impl EndpointSet {
         &self.v4
     }
 
-    pub(super) const fn v6(&self) -> &EndpointTable<(u128, u16)> {
+    pub(super) const fn v6(&self) -> &EndpointTable<[u64; 3]> {
         &self.v6
     }
 
@@ -163,6 +161,10 @@ impl EndpointSet {
     }
 
     /// Every endpoint once, in no particular order.
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the last word of a key is a port"
+    )]
     pub fn iter(&self) -> impl Iterator<Item = Endpoint> + '_ {
         let v4 = self.v4.iter().map(|key| {
             let [_, _, a, b, c, d, high, low] = key.to_be_bytes();
@@ -171,10 +173,10 @@ impl EndpointSet {
                 u16::from_be_bytes([high, low]),
             )
         });
-        let v6 = self
-            .v6
-            .iter()
-            .map(|(address, port)| Endpoint::new(Ipv6Addr::from(address).into(), port));
+        let v6 = self.v6.iter().map(|[high, low, port]| {
+            let address = u128::from(high) << 64 | u128::from(low);
+            Endpoint::new(Ipv6Addr::from(address).into(), port as u16)
+        });
         v4.chain(v6)
     }
 }
@@ -189,12 +191,13 @@ impl fmt::Debug for EndpointSet {
     }
 }
 
-/// A key of an [`EndpointTable`], with a spare value for "empty". Port 0 is never stored, so the
-/// all-zero key is free.
-pub(super) trait TableKey: Copy + Eq {
+/// A key of an [`EndpointTable`], as it is in a slot. A port has 16 bits, so that the key with all
+/// bits set is of no endpoint.
+pub(super) trait TableKey: Copy + Ord {
+    /// What an empty slot holds.
     const VACANT: Self;
 
-    /// The key in 64-bit words; a vacant slot is all zero.
+    /// The key in 64-bit words.
     fn words(self) -> impl Iterator<Item = u64>;
 
     /// Multiply-shift hashing (Dietzfelbinger et al. 1997): the top bits of the result are
@@ -203,7 +206,7 @@ pub(super) trait TableKey: Copy + Eq {
 }
 
 impl TableKey for u64 {
-    const VACANT: Self = 0;
+    const VACANT: Self = Self::MAX;
 
     fn words(self) -> impl Iterator<Item = u64> {
         [self].into_iter()
@@ -215,20 +218,19 @@ impl TableKey for u64 {
     }
 }
 
-impl TableKey for (u128, u16) {
-    const VACANT: Self = (0, 0);
+impl TableKey for [u64; 3] {
+    const VACANT: Self = [u64::MAX; 3];
 
     fn words(self) -> impl Iterator<Item = u64> {
-        let [high, low] = halves(self.0);
-        [high, low, u64::from(self.1)].into_iter()
+        self.into_iter()
     }
 
     #[inline]
     fn hash(self, multipliers: &[u64; 3]) -> u64 {
-        let [high, low] = halves(self.0);
+        let [high, low, port] = self;
         high.wrapping_mul(multipliers[0])
             .wrapping_add(low.wrapping_mul(multipliers[1]))
-            .wrapping_add(u64::from(self.1).wrapping_mul(multipliers[2]))
+            .wrapping_add(port.wrapping_mul(multipliers[2]))
     }
 }
 
@@ -242,112 +244,126 @@ pub(super) const fn halves(address: u128) -> [u64; 2] {
     [(address >> 64) as u64, address as u64]
 }
 
-/// Open addressing with linear probing, behind a filter of one bit per hash.
+/// A perfect hash table, after "hash and displace" (Pagh 1999) and PTHash (Pibiri and Trani 2021).
 ///
-/// Most keys that are searched are not in the set. The filter rejects all but a few per cent of
-/// them with one load and a predictable branch; a probe ends at a different slot each time, which
-/// the processor mispredicts.
+/// A key's hash selects one of the pilots, and hash and pilot together its slot. The pilots are
+/// chosen so that each key has a slot of its own: a search reads one pilot, of which even a full set
+/// has few enough for the fastest cache, and one slot. It has no loop whose end the processor would
+/// have to predict.
 #[derive(Clone)]
 pub(super) struct EndpointTable<K> {
-    pub(super) filter: Box<[u64]>,
-    /// As many slots as the filter's bits divided by [`BITS_PER_SLOT`], and [`MAX_PROBES`] more: a
-    /// search never goes back to the beginning.
+    /// A multiple of four.
+    pub(super) pilots: Box<[u16]>,
     pub(super) slots: Box<[K]>,
-    /// The number of the filter's bits.
-    pub(super) bits: u32,
     pub(super) multipliers: [u64; 3],
     len: usize,
 }
 
-/// Bits of the filter per slot of the table. The slot's index is that of the bit divided by this.
-pub const BITS_PER_SLOT: usize = 16;
+/// How many keys have the same pilot on average. More would need less memory, but a longer search
+/// for pilots.
+const KEYS_PER_PILOT: usize = 8;
+/// A pilot is multiplied by this before it changes a hash. Odd; its bits are random.
+pub const PILOT_MULTIPLIER: u64 = 0xd1b5_4a32_d192_ed03;
+/// A hash that a pilot has changed is multiplied by this. Odd; the golden ratio of 64 bits.
+pub const SLOT_MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl<K: TableKey> EndpointTable<K> {
     fn empty() -> Self {
         Self::with_room_for(0)
     }
 
+    /// Builds a table of these keys, which are all different.
     fn new(keys: &[K]) -> Result<Self, EndpointSetError> {
         (0..ATTEMPTS)
             .find_map(|_| Self::with_room_for(keys.len()).filled(keys))
             .ok_or(EndpointSetError::Clustered)
     }
 
-    /// An empty table with a new random key.
+    /// An empty table with a new random key, of which `len` keys fill at most three quarters.
     fn with_room_for(len: usize) -> Self {
-        // Twice the keys, at least 8, so that most searches end at once. Whole words of the filter.
-        let capacity = (len * 2).next_multiple_of(4).max(8);
-        let bits = capacity * BITS_PER_SLOT;
+        let pilots = (len / KEYS_PER_PILOT + 1).next_multiple_of(4);
         let random = RandomState::new();
         Self {
-            filter: vec![0; bits / 64].into_boxed_slice(),
-            slots: vec![K::VACANT; capacity + MAX_PROBES].into_boxed_slice(),
-            // At most 2^21.
-            bits: u32::try_from(bits).unwrap_or(u32::MAX),
+            pilots: vec![0; pilots].into_boxed_slice(),
+            slots: vec![K::VACANT; len + len / 3 + 4].into_boxed_slice(),
             multipliers: [1, 2, 3].map(|number| random.hash_one(number) | 1),
             len,
         }
     }
 
-    /// Inserts these keys. `None` if the search for any key could take [`MAX_PROBES`] or more
-    /// steps.
+    /// Chooses the pilots, and inserts these keys. `None` if no pilot fits.
     fn filled(mut self, keys: &[K]) -> Option<Self> {
-        for &key in keys {
-            let bit = self.bit(key);
-            self.filter[bit / 64] |= 1 << (bit % 64);
-            let mut slot = bit / BITS_PER_SLOT;
-            while *self.slots.get(slot)? != K::VACANT {
-                slot += 1;
+        let mut sorted: Vec<_> = keys
+            .iter()
+            .map(|&key| (self.pilot_at(self.hash(key)), key))
+            .collect();
+        sorted.sort_unstable();
+        let mut groups: Vec<_> = sorted.chunk_by(|one, other| one.0 == other.0).collect();
+        // The largest groups first, as long as most slots are empty.
+        groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+        for group in groups {
+            let pilot = (0..=u16::MAX).find(|&pilot| self.insert(group, pilot))?;
+            self.pilots[group[0].0] = pilot;
+        }
+        Some(self)
+    }
+
+    /// Inserts a group with this pilot. Returns false, and leaves the table as it was, if one of the
+    /// slots is taken.
+    fn insert(&mut self, group: &[(usize, K)], pilot: u16) -> bool {
+        for (inserted, &(_, key)) in group.iter().enumerate() {
+            let slot = self.slot_at(self.hash(key), pilot);
+            if self.slots[slot] != K::VACANT {
+                for &(_, key) in &group[..inserted] {
+                    let slot = self.slot_at(self.hash(key), pilot);
+                    self.slots[slot] = K::VACANT;
+                }
+                return false;
             }
             self.slots[slot] = key;
         }
-        (self.longest_run() < MAX_PROBES).then_some(self)
+        true
     }
 
-    /// The longest run of occupied slots.
-    fn longest_run(&self) -> usize {
-        let (mut run, mut longest) = (0, 0);
-        for slot in &self.slots {
-            run = if *slot == K::VACANT { 0 } else { run + 1 };
-            longest = longest.max(run);
-        }
-        longest
+    #[inline(always)]
+    fn hash(&self, key: K) -> u64 {
+        key.hash(&self.multipliers)
     }
 
-    /// The key's bit in the filter, which also determines the first slot of its search.
-    #[inline]
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "after the shift, only the bit's index is left"
-    )]
-    fn bit(&self, key: K) -> usize {
-        // The upper half of the hash, scaled to the number of bits.
-        (((key.hash(&self.multipliers) >> 32) * u64::from(self.bits)) >> 32) as usize
+    /// The index of the pilot of the keys with this hash.
+    #[inline(always)]
+    fn pilot_at(&self, hash: u64) -> usize {
+        scaled(hash, self.pilots.len())
+    }
+
+    /// The index of the slot of the key with this hash.
+    #[inline(always)]
+    fn slot_at(&self, hash: u64, pilot: u16) -> usize {
+        let changed = hash ^ u64::from(pilot).wrapping_mul(PILOT_MULTIPLIER);
+        scaled(changed.wrapping_mul(SLOT_MULTIPLIER), self.slots.len())
     }
 
     #[inline(always)]
     fn contains(&self, key: K) -> bool {
-        let bit = self.bit(key);
-        self.filter[bit / 64] >> (bit % 64) & 1 == 1 && self.holds(key, bit / BITS_PER_SLOT)
-    }
-
-    /// Searches for the key from this slot on.
-    #[inline(always)]
-    fn holds(&self, key: K, slot: usize) -> bool {
-        for &found in self.slots.get(slot..).unwrap_or_default() {
-            if found == key {
-                return key != K::VACANT;
-            }
-            if found == K::VACANT {
-                return false;
-            }
-        }
-        false
+        let hash = self.hash(key);
+        let pilot = self.pilots.get(self.pilot_at(hash));
+        let slot = pilot.and_then(|&pilot| self.slots.get(self.slot_at(hash, pilot)));
+        slot.is_some_and(|&found| found == key)
     }
 
     fn iter(&self) -> impl Iterator<Item = K> + '_ {
         self.slots.iter().copied().filter(|&key| key != K::VACANT)
     }
+}
+
+/// The upper half of a hash, scaled to an index below `count`, which is below 2³².
+#[inline(always)]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "the result is below the count"
+)]
+const fn scaled(hash: u64, count: usize) -> usize {
+    (((hash >> 32) * count as u64) >> 32) as usize
 }
 
 #[cfg(test)]
@@ -429,54 +445,61 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_collide_are_found_and_a_long_run_is_refused() {
-        // With this multiplier the upper bits of the key are its slot.
-        let table = |len| EndpointTable::<u64> {
-            multipliers: [1; 3],
+    fn keys_with_one_pilot_are_found_and_keys_with_one_hash_are_refused() {
+        // With this multiplier the hash is the key, and the upper bits select the pilot.
+        let table = |len, multiplier| EndpointTable::<u64> {
+            multipliers: [multiplier; 3],
             ..EndpointTable::with_room_for(len)
         };
-        let keys: Vec<u64> = (1..=MAX_PROBES as u64).collect();
-        let full = table(MAX_PROBES);
-        assert!(
-            keys.iter().all(|key| full.bit(*key) == 0),
-            "all in one place"
-        );
-        assert!(table(MAX_PROBES).filled(&keys).is_none());
-        let most = &keys[..MAX_PROBES - 1];
-        let filled = table(MAX_PROBES).filled(most).unwrap();
-        assert_eq!(filled.longest_run(), MAX_PROBES - 1);
-        assert!(most.iter().all(|key| filled.contains(*key)));
-        assert!(!filled.contains(MAX_PROBES as u64));
-    }
-
-    #[test]
-    fn a_run_at_the_end_goes_on_behind_it() {
-        let table = EndpointTable::<u64> {
-            multipliers: [1; 3],
-            ..EndpointTable::with_room_for(4)
-        };
-        // All at the last of eight slots.
-        let keys = [1, 2, 3, 4].map(|low| u64::MAX << 8 | low);
-        let filled = table.filled(&keys).unwrap();
-        let taken: Vec<_> = filled.slots.iter().map(|key| *key != 0).collect();
-        assert_eq!(taken[7..12], [true, true, true, true, false]);
-        assert_eq!(filled.longest_run(), 4);
+        let keys: Vec<u64> = (1..=100).collect();
+        let filled = table(100, 1).filled(&keys).unwrap();
+        assert_eq!(filled.pilots.iter().filter(|pilot| **pilot > 0).count(), 1);
         assert!(keys.iter().all(|key| filled.contains(*key)));
-        assert!(!filled.contains(u64::MAX << 8 | 5));
+        assert!(!filled.contains(0) && !filled.contains(101));
+        assert!(table(100, 0).filled(&keys).is_none());
     }
 
     #[test]
-    fn a_table_is_at_most_half_full() {
-        for (keys, slots) in [(0, 8), (4, 8), (5, 12), (8, 16), (9, 20), (65_536, 131_072)] {
+    fn a_pilot_that_does_not_fit_leaves_the_table_as_it_was() {
+        let mut table = EndpointTable::<u64>::with_room_for(2);
+        let slot = table.slot_at(table.hash(2), 7);
+        table.slots[slot] = 9;
+        assert!(!table.insert(&[(0, 1), (0, 2)], 7));
+        let left: Vec<_> = table.iter().collect();
+        assert_eq!(left, [9]);
+    }
+
+    #[test]
+    fn a_table_is_at_most_three_quarters_full() {
+        for (keys, pilots, slots) in [
+            (0, 4, 4),
+            (1, 4, 5),
+            (9, 4, 16),
+            (32, 8, 46),
+            (65_536, 8_196, 87_385),
+        ] {
             let table = EndpointTable::<u64>::with_room_for(keys);
-            assert_eq!(table.slots.len(), slots + MAX_PROBES, "{keys} keys");
-            assert_eq!(table.filter.len() * 64, slots * BITS_PER_SLOT);
-            assert_eq!(table.bits as usize, slots * BITS_PER_SLOT);
+            assert_eq!(table.slots.len(), slots, "{keys} keys");
+            assert_eq!(table.pilots.len(), pilots, "{keys} keys");
         }
         let [a, b, c] = EndpointTable::<u64>::with_room_for(1).multipliers;
         assert!(
             a & b & c & 1 == 1 && a != b && b != c,
             "odd, and each its own"
         );
+    }
+
+    #[test]
+    fn the_highest_endpoint_is_not_an_empty_slot() {
+        let highest = [
+            "255.255.255.255:65535",
+            "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535",
+        ];
+        for endpoint in highest.map(|text| text.parse::<Endpoint>().unwrap()) {
+            assert!(!EndpointSet::empty().contains(endpoint.address, endpoint.port));
+            let set = EndpointSet::new([endpoint]).unwrap();
+            assert!(set.contains(endpoint.address, endpoint.port));
+            assert_eq!(set.iter().collect::<Vec<_>>(), [endpoint]);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Selects the part of a set that belongs to an address family, at compile time.
 
-use super::endpoint::{EndpointTable, TableKey};
+use super::endpoint::{EndpointTable, TableKey, halves};
 use super::groups::ByFamily;
 use super::owners::Owner;
 use super::prefix::Ranges;
@@ -51,15 +51,16 @@ impl Family for u32 {
 }
 
 impl Family for u128 {
-    type Key = (Self, u16);
+    type Key = [u64; 3];
 
     #[inline]
-    fn key(self, port: u16) -> (Self, u16) {
-        (self, port)
+    fn key(self, port: u16) -> [u64; 3] {
+        let [high, low] = halves(self);
+        [high, low, u64::from(port)]
     }
 
     #[inline]
-    fn table(set: &EndpointSet) -> &EndpointTable<(Self, u16)> {
+    fn table(set: &EndpointSet) -> &EndpointTable<[u64; 3]> {
         set.v6()
     }
 

@@ -1,9 +1,10 @@
 //! Serialises a snapshot for the XDP program, as one flat array of 64-bit words.
 //!
 //! The layout is that of `struct exitmark_image` in bpf/exitmark.h. The tables are copied bit for
-//! bit from the snapshot: both sides use the same hash, filter and probing.
+//! bit from the snapshot: both sides use the same hash and pilots.
 
 use super::endpoint::{EndpointTable, TableKey, halves};
+use super::owners::Owner;
 use super::range_map::{Number, Range, RangeMap};
 use super::rules::Marking;
 use super::translation::{ByDirection, Translated};
@@ -13,7 +14,7 @@ use super::{
 use crate::packet::{Dscp, Ecn, MacAddr, Version, VlanTags};
 use std::mem::offset_of;
 
-pub use super::endpoint::{BITS_PER_SLOT, MAX_PROBES};
+pub use super::endpoint::{PILOT_MULTIPLIER, SLOT_MULTIPLIER};
 
 /// The size of every image in bytes.
 pub const IMAGE_BYTES: usize = 1 << 22;
@@ -33,6 +34,10 @@ pub const TAP_IN: u8 = 2;
 pub const KEEP_PRIORITY: u8 = 0xff;
 /// The words of the value of a translated IPv6 address.
 pub const TRANSLATED_V6_WORDS: usize = 3;
+/// In place of the number of a next hop: relay traffic leaves by `uplink`.
+pub const HOP_UPLINK: u32 = 0x100;
+/// In place of the number of a next hop: none routes relay traffic.
+pub const HOP_NONE: u32 = 0x101;
 const ACTIONS: usize = 24;
 /// The groups, frames of no group, and room up to a power of two.
 const GROUPS_ROOM: usize = 2 * MAX_GROUPS;
@@ -51,6 +56,7 @@ pub struct Fixed {
     pub translates: u8,
     pub tap: u8,
     pub unused: [u8; 4],
+    pub plain: [Plain; 2],
     pub owners: [RangeIndex; 2],
     pub departures: [RangeIndex; 2],
     pub arrivals: [RangeIndex; 2],
@@ -85,6 +91,17 @@ pub struct GroupPolicy {
     pub padding: [u64; 5],
 }
 
+/// The layout of `struct exitmark_plain`.
+#[repr(C)]
+#[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
+pub struct Plain {
+    pub high: u64,
+    pub first: u64,
+    pub count: u64,
+    pub hop: u32,
+    pub last_listener: u32,
+}
+
 /// The layout of `struct exitmark_range_map`.
 #[repr(C)]
 #[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
@@ -112,10 +129,10 @@ pub struct Ranges {
 #[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
 pub struct HashTable {
     pub multipliers: [u64; 3],
-    pub bits: u32,
-    pub filter: u32,
+    pub pilots: u32,
+    pub pilot_count: u32,
     pub slots: u32,
-    pub unused: u32,
+    pub slot_count: u32,
 }
 
 /// The layout of `struct exitmark_sockets`.
@@ -160,6 +177,7 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     let mut draft = Draft(bytes);
     draft.put(offset_of!(Fixed, generation), &[snapshot.generation]);
     draft.put(offset_of!(Fixed, clears), &[rules.clears().to_u64()]);
+    draft.put_plain(snapshot);
     draft.push_maps(rules);
     for (number, group) in rules.groups().iter().enumerate() {
         draft.put_group(number, group, snapshot);
@@ -315,6 +333,66 @@ impl Draft {
         self.push_prefixes(at + offset_of!(GroupPolicy, exempt), &group.exempt);
     }
 
+    /// Describes the hosts whose ordinary frames the program may forward in few instructions.
+    fn put_plain(&mut self, snapshot: &Snapshot) {
+        let rules = &snapshot.rules;
+        let [group] = rules.groups() else {
+            return;
+        };
+        let tap = rules.tap();
+        let of_exits = action(&group.actions, Rule::ExitProtocol);
+        let is_plain = rules.classify_by == ClassifyBy::RelaySet
+            && of_exits == ACTION_SET
+            && !(group.has_both_kinds() || group.translates())
+            && !(tap.copies_out() || tap.copies_answers())
+            && [group.vlan, group.path.vlan].map(VlanTags::to_u32) == [0; 2]
+            && group.exempt.v4().is_empty()
+            && group.exempt.v6().is_empty();
+        if !is_plain {
+            return;
+        }
+        let owners = rules.owners();
+        if let [range] = &owners.v4.ranges[..] {
+            let range = (range.value, range.first.into(), range.last.into());
+            self.put_plain_family(Version::V4, range, group, snapshot);
+        }
+        if let [range] = &owners.v6.ranges[..] {
+            let range = (range.value, range.first, range.last);
+            self.put_plain_family(Version::V6, range, group, snapshot);
+        }
+    }
+
+    /// The only range of a family, from the first to the last address.
+    fn put_plain_family(
+        &mut self,
+        version: Version,
+        (owner, first, last): (Owner, u128, u128),
+        group: &Group,
+        snapshot: &Snapshot,
+    ) {
+        let ([high, first], [last_high, last]) = (halves(first), halves(last));
+        let count = last.checked_sub(first).and_then(|more| more.checked_add(1));
+        let Some(count) = count.filter(|_| owner.to_u8() == 0 && high == last_high) else {
+            return;
+        };
+        let hop = match group.actions.of(Rule::ToListedRelay).egress {
+            Egress::Uplink => HOP_UPLINK,
+            Egress::Incoming if group.actions.intent().steer.routes(version) => {
+                group.path.next_hops[version as usize].into()
+            }
+            Egress::Incoming | Egress::Unrouted => HOP_NONE,
+        };
+        let at = offset_of!(Fixed, plain) + version as usize * size_of::<Plain>();
+        self.put(at + offset_of!(Plain, high), &[high, first, count]);
+        self.put_number(at + offset_of!(Plain, hop), hop as usize);
+        let ports = &snapshot.listeners.any;
+        let last = ports
+            .iter()
+            .rposition(|ports| *ports != 0)
+            .map_or(0, |word| word * 64 + ports[word].ilog2() as usize);
+        self.put_number(at + offset_of!(Plain, last_listener), last);
+    }
+
     fn put_actions(&mut self, group: usize, actions: &Actions) {
         for rule in Rule::ALL {
             let at = group + offset_of!(GroupPolicy, actions) + rule as usize;
@@ -396,11 +474,14 @@ impl Draft {
         let mask = map.candidates.len() - 1;
         self.put_number(at + offset_of!(RangeIndex, mask), mask);
         self.put_number(at + offset_of!(RangeIndex, candidates), self.words());
-        let (packed, _) = map.candidates.as_chunks::<4>();
-        let word = |[a, b, c, d]: &[u16; 4]| {
-            u64::from(*a) | u64::from(*b) << 16 | u64::from(*c) << 32 | u64::from(*d) << 48
-        };
-        self.push(packed.iter().map(word));
+        self.push_halves(&map.candidates);
+    }
+
+    /// Writes a multiple of four numbers, four a word.
+    fn push_halves(&mut self, numbers: &[u16]) {
+        for number in numbers {
+            self.0.extend_from_slice(&number.to_ne_bytes());
+        }
     }
 
     fn push_prefixes(&mut self, at: usize, prefixes: &PrefixSet) {
@@ -418,9 +499,11 @@ impl Draft {
 
     fn push_table<K: TableKey>(&mut self, at: usize, table: &EndpointTable<K>) {
         self.put(at + offset_of!(HashTable, multipliers), &table.multipliers);
-        self.put_number(at + offset_of!(HashTable, bits), table.bits as usize);
-        self.put_number(at + offset_of!(HashTable, filter), self.words());
-        self.push(table.filter.iter().copied());
+        let pilots = table.pilots.len();
+        self.put_number(at + offset_of!(HashTable, pilot_count), pilots);
+        self.put_number(at + offset_of!(HashTable, slot_count), table.slots.len());
+        self.put_number(at + offset_of!(HashTable, pilots), self.words() * 4);
+        self.push_halves(&table.pilots);
         self.put_number(at + offset_of!(HashTable, slots), self.words());
         self.push(table.slots.iter().flat_map(|key| key.words()));
     }
@@ -539,20 +622,17 @@ mod tests {
             let hash = products.fold(0_u64, |sum, (part, at)| {
                 sum.wrapping_add(part.wrapping_mul(self.word(at)))
             });
-            let bits = self.number(at + offset_of!(HashTable, bits)) as u64;
-            let filter = self.number(at + offset_of!(HashTable, filter));
-            let slots = self.number(at + offset_of!(HashTable, slots));
-            let bit = usize::try_from(((hash >> 32) * bits) >> 32).unwrap();
-            let is_filled = self.word(filter + bit / 64) >> (bit % 64) & 1 == 1;
-            let slot = |number: usize| -> Vec<u64> {
-                let at = slots + number * key.len();
-                (at..at + key.len()).map(|at| self.word(at)).collect()
+            let number = |field| self.number(at + field);
+            let scaled = |hash: u64, count: usize| {
+                usize::try_from(((hash >> 32) * count as u64) >> 32).unwrap()
             };
-            is_filled
-                && (bit / 16..)
-                    .map(slot)
-                    .take_while(|slot| slot.iter().any(|part| *part != 0))
-                    .any(|slot| slot == key)
+            let pilot = number(offset_of!(HashTable, pilots))
+                + scaled(hash, number(offset_of!(HashTable, pilot_count)));
+            let pilot = self.word(pilot / 4) >> (pilot % 4 * 16) & 0xffff;
+            let hash = (hash ^ pilot.wrapping_mul(PILOT_MULTIPLIER)).wrapping_mul(SLOT_MULTIPLIER);
+            let slot = scaled(hash, number(offset_of!(HashTable, slot_count)));
+            let slot = number(offset_of!(HashTable, slots)) + slot * key.len();
+            (slot..).zip(key).all(|(at, part)| self.word(at) == *part)
         }
 
         fn ports(&self, at: usize) -> Vec<usize> {
@@ -612,6 +692,125 @@ mod tests {
         let relays = relays.map(|text| text.parse::<Endpoint>().unwrap());
         let relays = EndpointSet::new(relays).unwrap();
         Read(image(&Snapshot::new(3, Arc::new(rules), relays)).unwrap())
+    }
+
+    /// The plain hosts of IPv4 and IPv6: high, first, count, hop and last listener.
+    fn plain(groups: Vec<Group>, classify_by: ClassifyBy) -> [(u64, u64, u64, usize, usize); 2] {
+        let rules = Rules::new(classify_by, groups, SocketRules::default());
+        let snapshot = Snapshot::new(1, Arc::new(rules), EndpointSet::empty());
+        let image = Read(image(&snapshot).unwrap());
+        [0, 1].map(|family| {
+            let at = offset_of!(Fixed, plain) + family * size_of::<Plain>();
+            let word = |field| image.word((at + field) / 8);
+            let number = |field| image.number(at + field);
+            (
+                word(offset_of!(Plain, high)),
+                word(offset_of!(Plain, first)),
+                word(offset_of!(Plain, count)),
+                number(offset_of!(Plain, hop)),
+                number(offset_of!(Plain, last_listener)),
+            )
+        })
+    }
+
+    fn ordinary() -> Group {
+        let net = |texts: &[&str]| PrefixSet::new(texts.iter().map(|text| text.parse().unwrap()));
+        Group {
+            addresses: net(&["192.0.2.4/30", "2001:db8::8/125"]),
+            listeners: [Listener::Port(22), Listener::Port(8443)].into(),
+            path: SteeredPath {
+                next_hops: [3, 4],
+                ..SteeredPath::default()
+            },
+            ..Group::new("host", actions(Steer::Only(Version::V4)))
+        }
+    }
+
+    #[test]
+    fn the_hosts_of_an_ordinary_group_are_plain() {
+        let high = 0x2001_0db8_0000_0000;
+        let unrouted = HOP_NONE as usize;
+        assert_eq!(
+            plain(vec![ordinary()], ClassifyBy::RelaySet),
+            [(0, 0xc000_0204, 4, 3, 8443), (high, 8, 8, unrouted, 8443)]
+        );
+        let unsteered = Group {
+            listeners: [].into(),
+            ..Group::new("host", actions(Steer::Off))
+        };
+        let unsteered = Group {
+            addresses: ordinary().addresses,
+            ..unsteered
+        };
+        let by_uplink = HOP_UPLINK as usize;
+        assert_eq!(
+            plain(vec![unsteered], ClassifyBy::RelaySet),
+            [
+                (0, 0xc000_0204, 4, by_uplink, 0),
+                (high, 8, 8, by_uplink, 0)
+            ]
+        );
+    }
+
+    #[test]
+    fn hosts_with_anything_special_are_not_plain() {
+        let net = |texts: &[&str]| PrefixSet::new(texts.iter().map(|text| text.parse().unwrap()));
+        let counts =
+            |groups, classify_by| plain(groups, classify_by).map(|(_, _, count, ..)| count);
+        let of = |group| counts(vec![group], ClassifyBy::RelaySet);
+        assert_eq!(of(ordinary()), [4, 8]);
+        let changed: [fn(&mut Group); 5] = [
+            |group| group.vlan = VlanTags::one(10),
+            |group| group.path.vlan = VlanTags::one(10),
+            |group| group.exempt = PrefixSet::new(["203.0.113.0/24".parse().unwrap()]),
+            |group| group.exempt = PrefixSet::new(["2001:db8:9::/48".parse().unwrap()]),
+            |group| {
+                let [host, incoming] =
+                    ["192.0.2.4/30", "203.0.113.4/30"].map(|net| net.parse().unwrap());
+                group.translations = [Translation::new(host, incoming).unwrap()].into();
+            },
+        ];
+        for (number, change) in changed.into_iter().enumerate() {
+            let mut group = ordinary();
+            change(&mut group);
+            assert_eq!(of(group), [0, 0], "change {number}");
+        }
+        let audited = Actions::new(Intent {
+            mode: Mode::Audit,
+            ..ordinary().actions.intent()
+        });
+        let audited = Group {
+            actions: audited,
+            ..ordinary()
+        };
+        assert_eq!(of(audited), [0, 0]);
+        assert_eq!(
+            counts(vec![ordinary()], ClassifyBy::HostMark(Dscp::AF11)),
+            [0, 0]
+        );
+        let other = Group {
+            addresses: net(&["192.0.2.77/32"]),
+            ..ordinary()
+        };
+        assert_eq!(
+            counts(vec![ordinary(), other], ClassifyBy::RelaySet),
+            [0, 0]
+        );
+        // Relay addresses, or several ranges, of one family.
+        let both_kinds = Group {
+            relay_addresses: net(&["192.0.2.99/32"]),
+            ..ordinary()
+        };
+        assert_eq!(of(both_kinds), [0, 0]);
+        let scattered = Group {
+            addresses: net(&["192.0.2.4/32", "192.0.2.8/32", "2001:db8::/64"]),
+            ..ordinary()
+        };
+        assert_eq!(
+            of(scattered),
+            [0, 0],
+            "2^64 addresses are one too many to count"
+        );
     }
 
     #[test]
@@ -795,7 +994,7 @@ mod tests {
             let snapshot = largest(MAX_ENDPOINTS, PrefixSet::new(nets));
             image(&snapshot).err().map(|error| error.words)
         };
-        const FEW: usize = 3;
+        const FEW: usize = 1;
         const WORDS: usize = IMAGE_BYTES / 8;
         let too_many = WORDS / 4;
         let most = too_many - (refused(too_many).unwrap() - WORDS) / 4;

@@ -2,7 +2,7 @@
 
 use crate::rig::in_namespace;
 use exitmark_datapath::contract::{
-    self, exitmark_group, exitmark_range_map, exitmark_ranges, exitmark_table,
+    self, exitmark_group, exitmark_plain, exitmark_range_map, exitmark_ranges, exitmark_table,
 };
 use exitmark_lab::LabError;
 use exitmark_lab::differential::{Plant, Scenario, Session};
@@ -43,6 +43,7 @@ const OWNERS: usize = offset_of!(contract::exitmark_policy, owners);
 const OWNERS_V6: usize = OWNERS + size_of::<exitmark_range_map>();
 const RELAYS: usize = offset_of!(contract::exitmark_policy, relays);
 const LISTENERS: usize = offset_of!(contract::exitmark_policy, listeners);
+const PLAIN: usize = offset_of!(contract::exitmark_policy, plain);
 const LISTENS: usize = offset_of!(contract::exitmark_policy, listens);
 const LISTENS_EVERYWHERE: usize = offset_of!(contract::exitmark_policy, listens_everywhere);
 const RANGES_BYTES: usize = size_of::<exitmark_ranges>();
@@ -56,9 +57,10 @@ const OWNED_COUNT: usize = offset_of!(exitmark_range_map, count);
 const OWNED_BY: usize = offset_of!(exitmark_range_map, values);
 // ... and in that of a table.
 const MULTIPLIERS: usize = offset_of!(exitmark_table, multipliers);
-const BITS: usize = offset_of!(exitmark_table, bits);
-const FILTER: usize = offset_of!(exitmark_table, filter);
+const PILOTS: usize = offset_of!(exitmark_table, pilots);
+const PILOT_COUNT: usize = offset_of!(exitmark_table, pilot_count);
 const SLOTS: usize = offset_of!(exitmark_table, slots);
+const SLOT_COUNT: usize = offset_of!(exitmark_table, slot_count);
 
 /// The bit that is flipped in the kernel's image.
 #[derive(Clone, Copy, Debug)]
@@ -75,8 +77,8 @@ enum Flip {
     Owner(usize, u64),
     /// The lowest bit of a port in the table at this offset; a slot has this many words.
     SlotPort(usize, usize),
-    /// A bit in the filter of the table at this offset.
-    Filter(usize),
+    /// The lowest bit of the pilots of the table at this offset that are not zero.
+    Pilot(usize),
     /// The bit of the first listener's port in the bitmap at this offset.
     Listens(usize),
 }
@@ -120,15 +122,19 @@ impl Flip {
                 }
             }
             Self::SlotPort(table, words) => {
-                let (bits, slots) = (number(image, table + BITS), number(image, table + SLOTS));
-                let mut ports = (0..bits / 16).map(|slot| slots + slot * words + words - 1);
-                if let Some(taken) = ports.find(|&at| word(image, at) != 0) {
+                let (slots, count) = (
+                    number(image, table + SLOTS),
+                    number(image, table + SLOT_COUNT),
+                );
+                let mut ports = (0..count).map(|slot| slots + slot * words + words - 1);
+                if let Some(taken) = ports.find(|&at| word(image, at) != u64::MAX) {
                     flip_word(image, taken, 1);
                 }
             }
-            Self::Filter(table) => {
-                let (filter, slots) = (number(image, table + FILTER), number(image, table + SLOTS));
-                if let Some(at) = (filter..slots).find(|&at| word(image, at) != 0) {
+            Self::Pilot(table) => {
+                let pilots = number(image, table + PILOTS) / 4;
+                let words = number(image, table + PILOT_COUNT) / 4;
+                if let Some(at) = (pilots..pilots + words).find(|&at| word(image, at) != 0) {
                     let lowest = word(image, at) & word(image, at).wrapping_neg();
                     flip_word(image, at, lowest);
                 }
@@ -194,6 +200,8 @@ fn a_bit_in_the_kernel_is_found() {
         ("frames are counted by group", Flip::Bit(SEVERAL, 1)),
         ("exit frames are copied", Flip::Bit(TAP, 1)),
         ("answers are copied", Flip::Bit(TAP, 2)),
+        ("the next hop of plain hosts", Flip::Bit(PLAIN + offset_of!(exitmark_plain, hop), 1)),
+        ("the last listener", Flip::Bit(PLAIN + offset_of!(exitmark_plain, last_listener) + 1, 1)),
         ("an IPv4 address range", Flip::OwnedRange(OWNERS, 1)),
         ("an IPv6 address range", Flip::OwnedRange(OWNERS_V6, 4)),
         ("the kind of an address", Flip::Owner(OWNERS, 0x80)),
@@ -203,10 +211,11 @@ fn a_bit_in_the_kernel_is_found() {
         ("the number of exempt ranges", Flip::Bit(EXEMPT + COUNT, 1)),
         ("a relay's port, IPv4", Flip::SlotPort(RELAYS, 1)),
         ("a relay's port, IPv6", Flip::SlotPort(RELAYS + TABLE_BYTES, 3)),
-        ("a bit of the relays' filter", Flip::Filter(RELAYS)),
+        ("a bit of the relays' pilots", Flip::Pilot(RELAYS)),
         ("a multiplier", Flip::Bit(RELAYS + MULTIPLIERS + 3, 8)),
         ("a multiplier of IPv6", Flip::Bit(RELAYS + TABLE_BYTES + MULTIPLIERS + 8, 4)),
-        ("the number of bits", Flip::Bit(RELAYS + BITS, 16)),
+        ("the number of pilots", Flip::Bit(RELAYS + PILOT_COUNT, 4)),
+        ("the number of slots", Flip::Bit(RELAYS + SLOT_COUNT, 4)),
         ("a listener's port", Flip::SlotPort(LISTENERS, 1)),
         ("the bit of a listening port", Flip::Listens(LISTENS)),
         ("whether all listen", Flip::Listens(LISTENS_EVERYWHERE)),

@@ -57,11 +57,12 @@ macro_rules! same_layout {
 }
 
 same_layout!(Ranges, exitmark_ranges: at count);
-same_layout!(HashTable, exitmark_table: multipliers bits filter slots unused);
+same_layout!(HashTable, exitmark_table: multipliers pilots pilot_count slots slot_count);
 same_layout!(
     RangeIndex, exitmark_range_map:
     masks multipliers shift count ranges values candidates mask
 );
+same_layout!(Plain, exitmark_plain: high first count hop last_listener);
 same_layout!(Sockets, exitmark_sockets: source_v6 source_v4 fwmark interface overwrites);
 same_layout!(
     GroupPolicy, exitmark_group:
@@ -70,7 +71,7 @@ same_layout!(
 );
 same_layout!(
     Fixed, exitmark_policy:
-    generation clears host_mark several translates tap unused owners departures arrivals relays
+    generation clears host_mark several translates tap unused plain owners departures arrivals relays
     listeners sockets groups listens listens_everywhere
 );
 
@@ -81,8 +82,9 @@ const _: () = {
     assert!(image::ACTION_CLEAR as u32 == ACTION_CLEAR);
     assert!(image::TAP_OUT as u32 == TAP_OUT);
     assert!(image::TAP_IN as u32 == TAP_IN);
-    assert!(image::BITS_PER_SLOT == BITS_PER_SLOT as usize);
-    assert!(image::MAX_PROBES == MAX_PROBES as usize);
+    assert!(image::HOP_UPLINK == HOP_UPLINK && image::HOP_NONE == HOP_NONE);
+    assert!(image::PILOT_MULTIPLIER == PILOT_MULTIPLIER.cast_unsigned());
+    assert!(image::SLOT_MULTIPLIER == SLOT_MULTIPLIER.cast_unsigned());
     assert!(MAX_PREFIXES < 1 << RANGE_STEPS);
     assert!(::exitmark_policy::MAX_GROUPS == MAX_GROUPS as usize);
     assert!(MAX_NEXT_HOPS == NEXT_HOPS as usize);
@@ -140,7 +142,7 @@ mod tests {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         assert_eq!(
-            hash, 0xef86_10c7_d04e_fe91,
+            hash, 0xe50c_00f1_5bbb_bb1c,
             "bpf/exitmark.h has changed. Increment LAYOUT_VERSION if a pinned map has; then \
              expect {hash:#x} here"
         );

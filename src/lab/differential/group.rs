@@ -150,6 +150,21 @@ impl GroupScenario {
         }
     }
 
+    /// Leaves the group one prefix of each IP version, and nothing that only some operators need.
+    pub(super) fn simplify(&mut self, random: &mut Random) {
+        let bits = u8::try_from(random.below(7)).unwrap_or(0);
+        let nets = [
+            IpNet::new(Ipv4Addr::from(some_v4(random)).into(), 32 - bits),
+            IpNet::new(Ipv6Addr::from(some_v6(random)).into(), 128 - bits),
+        ];
+        self.addresses = nets.into_iter().flatten().map(|net| net.trunc()).collect();
+        self.relay_addresses.clear();
+        self.exempt.clear();
+        self.translations.clear();
+        self.vlan.clear();
+        self.steer_vlan.clear();
+    }
+
     /// The prefixes of both kinds.
     pub fn hosts(&self) -> impl Iterator<Item = IpNet> + '_ {
         self.addresses.iter().chain(&self.relay_addresses).copied()

@@ -22,6 +22,8 @@ use std::time::Duration;
 pub struct Scenario {
     /// Whether to change frames or only to count them.
     pub mode: Mode,
+    /// The frames that are copied for a tap.
+    pub tap: Tap,
     /// The hosts' mark on exit traffic; `None` if frames are classified by the relay set.
     pub host_mark: Option<Dscp>,
     /// The groups of hosts, at least one.
@@ -159,7 +161,13 @@ impl Scenario {
         let vlans = random.percent(40);
         let next_hops = random.below(5);
         let some = |_| GroupScenario::some(random, groups, vlans, next_hops);
-        let groups: Vec<_> = (0..groups).map(some).collect();
+        let mut groups: Vec<_> = (0..groups).map(some).collect();
+        // The kernel's program has a short way for the frames of an only group without extras.
+        let is_plain = random.percent(25);
+        if is_plain {
+            groups.truncate(1);
+            groups[0].simplify(random);
+        }
         let hosts: Vec<_> = groups.iter().flat_map(GroupScenario::hosts).collect();
         let relays = match random.below(100) {
             0..8 => 0,
@@ -183,7 +191,11 @@ impl Scenario {
                 true => Mode::Audit,
                 false => Mode::Enforce,
             },
-            host_mark: random.percent(30).then(|| some_mark(random)),
+            tap: match is_plain {
+                true => Tap::Off,
+                false => random.one_of([Tap::Both, Tap::Both, Tap::Out, Tap::Off]),
+            },
+            host_mark: (!is_plain && random.percent(30)).then(|| some_mark(random)),
             groups,
             relays,
             incoming: random.percent(80).then(|| IncomingLink {
@@ -215,7 +227,7 @@ impl Scenario {
         let by = self.host_mark;
         let by = by.map_or(ClassifyBy::RelaySet, ClassifyBy::HostMark);
         let groups = self.groups.iter().map(|group| group.group(self.mode));
-        let rules = Rules::new(by, groups.collect(), SocketRules::default()).tapping(Tap::Both);
+        let rules = Rules::new(by, groups.collect(), SocketRules::default()).tapping(self.tap);
         let relays = EndpointSet::new(self.relays.iter().copied())
             .map_err(|error| LabError(error.to_string()))?;
         Ok(Snapshot::new(1, Arc::new(rules), relays))
@@ -264,9 +276,10 @@ impl Display for Scenario {
         let incoming = self.incoming.map(link);
         write!(
             f,
-            "mode={:?} host_mark={} relays={} incoming={} next_hops={} drops_unsteered={} \
-             seeks_host={} longest={} hand_over={}",
+            "mode={:?} tap={:?} host_mark={} relays={} incoming={} next_hops={} \
+             drops_unsteered={} seeks_host={} longest={} hand_over={}",
             self.mode,
+            self.tap,
             optional(self.host_mark.map(Dscp::bits)),
             list(&self.relays),
             optional(incoming),
@@ -357,9 +370,14 @@ impl FromStr for Scenario {
 
     fn from_str(text: &str) -> Result<Self, LabError> {
         let mut fields = Fields::of(text);
+        let mode = read_variant(fields.next("mode")?, &[Mode::Enforce, Mode::Audit])?;
+        let tap = fields.optional("tap");
         let mut next = |key: &str| fields.next(key);
         let mut scenario = Self {
-            mode: read_variant(next("mode")?, &[Mode::Enforce, Mode::Audit])?,
+            mode,
+            tap: tap.map_or(Ok(Tap::Both), |tap| {
+                read_variant(tap, &[Tap::Off, Tap::Out, Tap::Both])
+            })?,
             host_mark: read_optional(next("host_mark")?, read_mark)?,
             groups: Vec::new(),
             relays: read_list(next("relays")?, read)?,

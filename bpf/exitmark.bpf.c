@@ -66,13 +66,8 @@ struct {
 
 #include "policy.h"
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct exitmark_links);
-} links SEC(".maps");
+/* A map of one value, to which the program has a pointer: it takes no look-up. */
+struct exitmark_links link_state SEC(".bss.links");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -108,9 +103,9 @@ static __always_inline bool find_state(struct exitmark_links **found_links,
 {
 	__u32 only = 0;
 
-	*found_links = bpf_map_lookup_elem(&links, &only);
+	*found_links = &link_state;
 	*found_counts = bpf_map_lookup_elem(&counters, &only);
-	return *found_links && *found_counts;
+	return *found_counts;
 }
 
 #include "parse.h"
@@ -593,8 +588,10 @@ static __always_inline bool is_steered(const struct exitmark_group *group, __u64
 	return rule < RULES && group->actions[rule] & ACTION_STEER;
 }
 
-SEC("xdp")
-int exitmark_host(struct xdp_md *ctx)
+/*
+ * The general way of a frame of a host. A global function: the short way has the registers to itself.
+ */
+__noinline int decide_host(struct xdp_md *ctx)
 {
 	__u64 share = 0, number, arrived, known, key = 0;
 	const struct exitmark_image *image;
@@ -608,21 +605,16 @@ int exitmark_host(struct xdp_md *ctx)
 
 	if (!find_state(&links, &counts))
 		return XDP_DROP;
-	image = current_image();
-	number = counts->received[ROLE_HOST] + 1;
 	if (is_meant(links, ROLE_HOST)) {
 		share = share_kept(ctx, ROLE_HOST, links);
 		if (!share && hand_over(ctx, ROLE_HOST) == XDP_REDIRECT)
 			return XDP_REDIRECT;
-	} else if (image && !is_sampled(links, number)) {
-		int action = forward_plain(ctx, image, links, counts);
-
-		if (action != NOT_PLAIN)
-			return action;
 	}
+	number = counts->received[ROLE_HOST] + 1;
 	arrived = hidden(begin_sample(ctx, links, number), number);
 	share = hidden(share, number);
 	/* Parsed only now: a frame that was handed over above is parsed by the worker. */
+	image = current_image();
 	if (!image)
 		return XDP_DROP;
 	frame = frame_of(ctx);
@@ -656,7 +648,26 @@ int exitmark_host(struct xdp_md *ctx)
 }
 
 SEC("xdp")
-int exitmark_uplink(struct xdp_md *ctx)
+int exitmark_host(struct xdp_md *ctx)
+{
+	const struct exitmark_image *image;
+	struct exitmark_counts *counts;
+	struct exitmark_links *links;
+
+	if (!find_state(&links, &counts))
+		return XDP_DROP;
+	image = current_image();
+	if (image) {
+		int action = forward_plain(ctx, image, links, counts);
+
+		if (action != NOT_PLAIN)
+			return action;
+	}
+	return decide_host(ctx);
+}
+
+/* The general way of a frame that arrived by uplink. */
+__noinline int decide_uplink(struct xdp_md *ctx)
 {
 	struct frame frame = frame_of(ctx);
 	struct exitmark_counts *counts;
@@ -669,6 +680,23 @@ int exitmark_uplink(struct xdp_md *ctx)
 	if (links->incoming_port == ROLE_UPLINK)
 		find_routed(&frame, links, &host);
 	return inbound(ctx, &frame, ROLE_UPLINK, &host, links, counts);
+}
+
+SEC("xdp")
+int exitmark_uplink(struct xdp_md *ctx)
+{
+	struct frame frame = frame_of(ctx);
+	struct exitmark_counts *counts;
+	struct exitmark_links *links;
+
+	if (!find_state(&links, &counts))
+		return XDP_DROP;
+	measure_short(&frame);
+	if (has_tap || !is_straight(frame.bytes, ROLE_UPLINK, links, counts))
+		return decide_uplink(ctx);
+	counts->received[ROLE_UPLINK]++;
+	counts->inbound_bytes[ROLE_UPLINK] += frame.bytes;
+	return action_of(to_port(ROLE_HOST, counts));
 }
 
 SEC("xdp")

@@ -275,6 +275,11 @@ struct exitmark_links {
 	__u64 longest_redirect; /* bytes: the longest frame that can be redirected to every port */
 	__u64 hand_over[ROLES]; /* enum exitmark_handover */
 	__u64 decides[ROLES]; /* frames from this role can be redirected to their egress ports */
+	/*
+	 * bytes: the longest frame from this role that only the policy and its headers decide about;
+	 * 0: workers or special counters come first.
+	 */
+	__u64 straight[ROLES];
 	__u64 heartbeat_timeout; /* ns: a worker with an older heartbeat counts as dead */
 	__u64 soft_watermark; /* backlog in frames: from it on, this program decides some flows */
 	__u64 hard_watermark; /* the same; from it on, this program decides all flows */

@@ -118,6 +118,15 @@ static __always_inline int forward_family(struct xdp_md *ctx, __u8 *data, const 
 	return action_of(to_port(egress, counts));
 }
 
+/* Whether only the policy decides about a frame of this length, and it is not sampled. */
+static __always_inline bool is_straight(__u64 bytes, enum exitmark_role role,
+					const struct exitmark_links *links,
+					const struct exitmark_counts *counts)
+{
+	return bytes <= READ_ONCE(links->straight[role]) &&
+	       !is_sampled(links, counts->received[role] + 1);
+}
+
 /* Forwards a frame of a host if it is plain. Returns an XDP action, or NOT_PLAIN. */
 static __always_inline int forward_plain(struct xdp_md *ctx, const struct exitmark_image *image,
 					 struct exitmark_links *links,
@@ -128,7 +137,7 @@ static __always_inline int forward_plain(struct xdp_md *ctx, const struct exitma
 	const __u8 *end = frame.end;
 	__u32 kind;
 
-	if (data + ETH_HLEN + 2 > end || frame.bytes > links->longest_redirect)
+	if (!is_straight(frame.bytes, ROLE_HOST, links, counts) || data + ETH_HLEN + 2 > end)
 		return NOT_PLAIN;
 	kind = *(__u32 *)(data + 2 * ETH_ALEN);
 	if ((kind & bpf_htonl(0xffffff00)) == bpf_htonl(PLAIN_V4))

@@ -126,6 +126,7 @@ impl Links {
             let frames = [HAND_OVER_SLOW, HAND_OVER_ALL][usize::from(all)];
             self.set(cell!(hand_over) + role.index(), frames.into());
         }
+        self.settle_straight();
     }
 
     /// Tells the XDP program which ports' frames it may decide itself, because they can be
@@ -134,6 +135,24 @@ impl Links {
         self.set(cell!(longest_redirect), u64::from(longest));
         for (role, &may) in from.iter() {
             self.set(cell!(decides) + role.index(), u64::from(may));
+        }
+        self.settle_straight();
+    }
+
+    /// Sums up for the program which frames only the policy decides about, so that it compares one
+    /// number: those from a port of which no worker gets every frame, and which is not watched.
+    fn settle_straight(&self) {
+        for role in Role::ALL {
+            let of_role = |field: usize| self.get(field + role.index());
+            let decides =
+                of_role(cell!(decides)) != 0 && of_role(cell!(hand_over)) != HAND_OVER_ALL.into();
+            let is_watched =
+                role == Role::Uplink && (self.seeks_host() || self.incoming == Some(Role::Uplink));
+            let longest = match decides && !is_watched {
+                true => self.get(cell!(longest_redirect)),
+                false => 0,
+            };
+            self.set(cell!(straight) + role.index(), longest);
         }
     }
 
@@ -175,6 +194,7 @@ impl Links {
     /// none arrives by `host`, the two NICs may be swapped.
     pub fn seek_host(&self, seeks: bool) {
         self.set(cell!(seeks_host), u64::from(seeks));
+        self.settle_straight();
     }
 
     #[inline]
@@ -365,5 +385,52 @@ impl Links {
             true => MacAddr::from_u64(self.get(cell!(next_hops) + number)),
             false => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: TakeoverLimits = TakeoverLimits {
+        heartbeat_timeout: Duration::from_millis(8),
+        soft_watermark: 64,
+        hard_watermark: 128,
+    };
+
+    fn straight(links: &Links) -> [u64; 2] {
+        [Role::Host, Role::Uplink].map(|role| links.get(cell!(straight) + role.index()))
+    }
+
+    fn links(incoming: Option<Role>) -> Links {
+        let link = |port| IncomingLink {
+            port,
+            own: MacAddr::new([2, 0, 0, 0, 3, 1]),
+            next_hop: None,
+        };
+        let links = Links::new(incoming.map(link));
+        links.hand_over(PerRole::from_fn(|_| false), LIMITS);
+        links.allow_redirects(PerRole::from_fn(|_| true), 1514);
+        links
+    }
+
+    #[test]
+    fn frames_go_straight_unless_a_worker_or_a_count_comes_first() {
+        let links = links(Some(Role::Incoming));
+        assert_eq!(straight(&links), [1514, 1514]);
+        links.seek_host(true);
+        assert_eq!(straight(&links), [1514, 0]);
+        links.seek_host(false);
+        links.hand_over(PerRole::from_fn(|role| role == Role::Host), LIMITS);
+        assert_eq!(straight(&links), [0, 1514]);
+        links.hand_over(PerRole::from_fn(|_| false), LIMITS);
+        links.allow_redirects(PerRole::from_fn(|role| role == Role::Host), 9014);
+        assert_eq!(straight(&links), [9014, 0]);
+    }
+
+    #[test]
+    fn frames_from_an_uplink_that_is_also_incoming_do_not_go_straight() {
+        assert_eq!(straight(&links(Some(Role::Uplink))), [1514, 0]);
+        assert_eq!(straight(&links(None)), [1514, 1514]);
     }
 }

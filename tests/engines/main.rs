@@ -14,6 +14,7 @@ mod filled;
 mod hosts;
 mod inbound;
 mod million;
+mod plain;
 mod plants;
 mod rig;
 mod sampled;

@@ -306,7 +306,7 @@ impl Kernel {
         let maps = &self.skeleton.maps;
         let pinned = [
             maps.policies.as_fd(),
-            maps.links.as_fd(),
+            maps.bss_links.as_fd(),
             maps.guards.as_fd(),
             maps.counters.as_fd(),
             maps.worker_counters.as_fd(),
@@ -334,7 +334,7 @@ impl Kernel {
     /// # Errors
     /// The map cannot be mapped.
     pub fn links(&self) -> Result<Cells, KernelError> {
-        let map = self.skeleton.maps.links.as_fd();
+        let map = self.skeleton.maps.bss_links.as_fd();
         let mapped = Mapped::new(map, LINK_NUMBERS).map_err(map_error("links"))?;
         Ok(Cells::shared(mapped))
     }

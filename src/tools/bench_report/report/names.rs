@@ -6,9 +6,9 @@ pub(crate) const XDP: &str = "exitmark-xdp";
 pub(crate) const AF_XDP: &str = "exitmark-af_xdp";
 pub(crate) const SPILL: &str = "exitmark-af_xdp-spill";
 pub(crate) const NFTABLES: &str = "nftables";
-pub(crate) const TC: &str = "tc-bpf";
 pub(crate) const BARE: &str = "bare-xdp";
 pub(crate) const WIRE: &str = "wire";
+pub(crate) const TOUCH: &str = "touch";
 pub(crate) const TESTPMD: &str = "testpmd-af_xdp";
 
 /// Name, description, colour. The colours can be distinguished without red and green, and every
@@ -37,7 +37,7 @@ const FORWARDERS: [(&str, &str, RGBColor); 17] = [
         RGBColor(0x77, 0x77, 0x77),
     ),
     (
-        TC,
+        "tc-bpf",
         "the same rule as a tc-bpf classifier",
         RGBColor(0xcc, 0x79, 0xa7),
     ),
@@ -87,7 +87,7 @@ const FORWARDERS: [(&str, &str, RGBColor); 17] = [
         RGBColor(0xff, 0x99, 0x66),
     ),
     (
-        "touch",
+        TOUCH,
         "an XDP redirect that marks every frame, without a rule",
         RGBColor(0x99, 0x66, 0x33),
     ),

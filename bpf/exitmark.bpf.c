@@ -547,7 +547,7 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 				   struct exitmark_links *links, struct exitmark_counts *counts)
 {
 	bool meant = links->hand_over[role] == HAND_OVER_ALL || !links->decides[role];
-	__u64 arrived;
+	__u64 arrived, number;
 	__u32 outcome;
 
 	measure_short(frame);
@@ -566,8 +566,8 @@ static __always_inline int inbound(struct xdp_md *ctx, struct frame *frame,
 	}
 	/* Merges the verifier's states: the code that follows is verified once. */
 	*frame = frame_again(frame);
-	arrived = begin_sample(ctx, links, counts->received[role] + 1);
-	arrived = hidden(arrived, counts->received[role]);
+	number = next_number(counts, role);
+	arrived = hidden(begin_sample(ctx, links, number), number);
 	outcome = deliver(frame, role, host, links, counts);
 	if (arrived)
 		end_sample(ctx, arrived, role, outcome, RULES,
@@ -610,7 +610,7 @@ __noinline int decide_host(struct xdp_md *ctx)
 		if (!share && hand_over(ctx, ROLE_HOST) == XDP_REDIRECT)
 			return XDP_REDIRECT;
 	}
-	number = counts->received[ROLE_HOST] + 1;
+	number = next_number(counts, ROLE_HOST);
 	arrived = hidden(begin_sample(ctx, links, number), number);
 	share = hidden(share, number);
 	/* Parsed only now: a frame that was handed over above is parsed by the worker. */
@@ -694,9 +694,7 @@ int exitmark_uplink(struct xdp_md *ctx)
 	measure_short(&frame);
 	if (has_tap || !is_straight(frame.bytes, ROLE_UPLINK, links, counts))
 		return decide_uplink(ctx);
-	counts->received[ROLE_UPLINK]++;
-	counts->inbound_bytes[ROLE_UPLINK] += frame.bytes;
-	return action_of(to_port(ROLE_HOST, counts));
+	return take_short_way(SHORT_INBOUND, ROLE_HOST, frame.bytes, counts);
 }
 
 SEC("xdp")

@@ -181,14 +181,17 @@ struct exitmark_group {
 /*
  * The hosts of the only group, if it marks exit traffic and has no tags, exempt prefixes,
  * translation or tap, and the relay set classifies: the addresses high:first to
- * high:(first + count - 1), IPv4 addresses with a `high` of 0. A `count` of 0: there are none.
+ * high:(first + count - 1), IPv4 addresses with a `high` of 0. A `count` of 0: there are none. What
+ * the program reads for a frame of them is in two cache lines.
  */
 struct exitmark_plain {
-	__u64 high;
 	__u64 first;
 	__u64 count;
-	__u32 hop; /* of relay traffic: as `next_hops` of a group, HOP_UPLINK or HOP_NONE */
-	__u32 last_listener; /* the highest port on which something listens; 0: none */
+	__u16 hop; /* of relay traffic: as `next_hops` of a group, HOP_UPLINK or HOP_NONE */
+	__u16 last_listener; /* the highest port on which something listens; 0: none */
+	__u32 mark; /* as that of a group */
+	struct exitmark_table relays; /* the same as that of the policy */
+	__u64 high;
 };
 
 /*
@@ -269,24 +272,25 @@ struct exitmark_host {
  * hosts' MAC addresses.
  */
 struct exitmark_links {
-	__u64 next_hops[NEXT_HOPS]; /* MAC addresses; 0: unknown, or no link: not steered */
-	__u64 incoming_mac;
-	__u64 incoming_port; /* the role whose NIC is incoming; ROLES: none */
-	__u64 longest_redirect; /* bytes: the longest frame that can be redirected to every port */
-	__u64 hand_over[ROLES]; /* enum exitmark_handover */
-	__u64 decides[ROLES]; /* frames from this role can be redirected to their egress ports */
+	/* What the short ways read comes first, in one or two cache lines. */
 	/*
 	 * bytes: the longest frame from this role that only the policy and its headers decide about;
 	 * 0: workers or special counters come first.
 	 */
 	__u64 straight[ROLES];
+	__u64 sample; /* sampling rate of the decisions, in units of 1 / (1 << 64); 0: none */
+	__u64 incoming_mac;
+	__u64 incoming_port; /* the role whose NIC is incoming; ROLES: none */
+	__u64 next_hops[NEXT_HOPS]; /* MAC addresses; 0: unknown, or no link: not steered */
+	__u64 longest_redirect; /* bytes: the longest frame that can be redirected to every port */
+	__u64 hand_over[ROLES]; /* enum exitmark_handover */
+	__u64 decides[ROLES]; /* frames from this role can be redirected to their egress ports */
 	__u64 heartbeat_timeout; /* ns: a worker with an older heartbeat counts as dead */
 	__u64 soft_watermark; /* backlog in frames: from it on, this program decides some flows */
 	__u64 hard_watermark; /* the same; from it on, this program decides all flows */
 	__u64 netns; /* inode of the box's network namespace, to which `nics` belong */
 	__u64 nics[ROLES]; /* interface index of each role; 0: none */
 	__u64 drops_unsteered; /* relay frames that cannot be steered are dropped */
-	__u64 sample; /* sampling rate of the decisions, in units of 1 / (1 << 64); 0: none */
 	__u64 sample_until; /* CLOCK_MONOTONIC, ns: user space reads samples until then */
 	__u64 seeks_host; /* frames from uplink with the host's source address are counted */
 	__u64 host_mac; /* of the hosts, if all have one; 0: unknown */
@@ -359,7 +363,20 @@ struct exitmark_group_counts {
 	__u64 unrouted_source;
 };
 
-/* Per CPU. The fields before `stack` are a Tally in user space. */
+/* The frames that took a short way, by what became of them. */
+enum exitmark_short {
+	SHORT_MARKED, /* from host: exit frames that got the mark */
+	SHORT_EXIT, /* exit frames that had it */
+	SHORT_BY_UPLINK, /* frames to relays, which left by uplink ... */
+	SHORT_BY_INCOMING, /* ... and by incoming */
+	SHORT_INBOUND, /* from uplink to host */
+	SHORTS,
+};
+
+/*
+ * Per CPU. The fields before `stack` are a Tally in user space, which adds the frames of the short
+ * ways to it.
+ */
 struct exitmark_counts {
 	__u64 received[ROLES];
 	__u64 forwarded[ROLES];
@@ -391,6 +408,10 @@ struct exitmark_counts {
 	__u64 handed[ROLES]; /* handed to user space */
 	__u64 spilled[ROLES]; /* meant for a worker, but decided by this program */
 	__u64 samples_lost; /* user space did not read them in time */
+	struct exitmark_short_counts {
+		__u64 frames;
+		__u64 bytes;
+	} shorts[SHORTS]; /* one pair of numbers a frame, in one cache line */
 	struct exitmark_group_counts groups[MAX_GROUPS];
 };
 

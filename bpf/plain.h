@@ -25,6 +25,22 @@ static __always_inline bool is_learned(struct exitmark_links *links, __u64 key, 
 	return host->key == key && !((mac ^ be64(data + 4)) << 16) && (__s64)mac < 0;
 }
 
+/* Redirects a frame that took a short way, and counts it. Returns an XDP action. */
+static __always_inline int take_short_way(enum exitmark_short way, enum exitmark_role egress,
+					  __u64 bytes, struct exitmark_counts *counts)
+{
+	int action = bpf_redirect_map(&ports, egress, XDP_DROP);
+
+	counts->shorts[way].frames++;
+	counts->shorts[way].bytes += bytes;
+	if (action != XDP_REDIRECT) {
+		/* The NIC of that port is gone. */
+		counts->forwarded[egress]--;
+		counts->no_egress++;
+	}
+	return action;
+}
+
 static __always_inline int forward_family(struct xdp_md *ctx, __u8 *data, const __u8 *end,
 					  __u64 bytes, int family,
 					  const struct exitmark_image *image,
@@ -33,11 +49,10 @@ static __always_inline int forward_family(struct xdp_md *ctx, __u8 *data, const 
 {
 	const struct exitmark_policy *policy = &image->policy;
 	const struct exitmark_plain *plain = &policy->plain[family];
-	const struct exitmark_group *group = &policy->groups[0];
 	const int header = family == V4 ? 20 : 40;
 	__u8 *ip = data + ETH_HLEN, *tcp = ip + header;
 	struct address source = {}, destination = {};
-	__u64 ports, total, egress = ROLE_UPLINK, rule;
+	__u64 ports, total;
 	__u16 *first = (__u16 *)ip, old;
 	__u8 tos;
 
@@ -79,43 +94,39 @@ static __always_inline int forward_family(struct xdp_md *ctx, __u8 *data, const 
 		return NOT_PLAIN;
 	if (!is_learned(links, host_key(family, source), data))
 		return NOT_PLAIN;
-	if (lists(image, &policy->relays[family], family, destination, ports)) {
+	if (lists(image, &plain->relays, family, destination, ports)) {
 		__u32 hop = plain->hop;
-		__u64 next_hop;
+		__u64 next_hop, egress;
 
 		if (policy->clears >> (tos >> 2) & 1)
 			return NOT_PLAIN;
-		if (hop < NEXT_HOPS) {
-			/* Read once: user space updates it concurrently. */
-			next_hop = READ_ONCE(links->next_hops[hop]);
-			egress = links->incoming_port;
-			if (!next_hop || egress >= ROLES)
-				return NOT_PLAIN;
-			write_macs(data, next_hop, links->incoming_mac);
-		} else if (hop != HOP_UPLINK) {
+		if (hop == HOP_UPLINK)
+			return take_short_way(SHORT_BY_UPLINK, ROLE_UPLINK, bytes, counts);
+		if (hop >= NEXT_HOPS)
 			return NOT_PLAIN;
-		}
-		rule = RULE_TO_LISTED_RELAY;
-	} else {
-		rule = RULE_EXIT_PROTOCOL;
-		if ((tos & DSCP_BITS) != group->mark) {
-			tos = group->mark | (tos & ~DSCP_BITS);
-			if (family == V4) {
-				__u16 *checksum = (__u16 *)(ip + 10);
-				__u16 new = bpf_htons(0x4500 | tos);
-
-				*first = new;
-				*checksum = replace_word(*checksum, old, new);
-			} else {
-				*first = bpf_htons((bpf_ntohs(old) & 0xf00f) | tos << 4);
-			}
-			counts->marked++;
-		}
+		/* Read once: user space updates it concurrently. */
+		next_hop = READ_ONCE(links->next_hops[hop]);
+		egress = links->incoming_port;
+		if (!next_hop || egress >= ROLES)
+			return NOT_PLAIN;
+		write_macs(data, next_hop, links->incoming_mac);
+		if (egress == ROLE_UPLINK)
+			return take_short_way(SHORT_BY_UPLINK, ROLE_UPLINK, bytes, counts);
+		return take_short_way(SHORT_BY_INCOMING, ROLE_INCOMING, bytes, counts);
 	}
-	counts->received[ROLE_HOST]++;
-	counts->rules[rule]++;
-	counts->bytes[rule] += bytes;
-	return action_of(to_port(egress, counts));
+	if ((tos & DSCP_BITS) == plain->mark)
+		return take_short_way(SHORT_EXIT, ROLE_UPLINK, bytes, counts);
+	tos = plain->mark | (tos & ~DSCP_BITS);
+	if (family == V4) {
+		__u16 *checksum = (__u16 *)(ip + 10);
+		__u16 new = bpf_htons(0x4500 | tos);
+
+		*first = new;
+		*checksum = replace_word(*checksum, old, new);
+	} else {
+		*first = bpf_htons((bpf_ntohs(old) & 0xf00f) | tos << 4);
+	}
+	return take_short_way(SHORT_MARKED, ROLE_UPLINK, bytes, counts);
 }
 
 /* Whether only the policy decides about a frame of this length, and it is not sampled. */
@@ -124,7 +135,7 @@ static __always_inline bool is_straight(__u64 bytes, enum exitmark_role role,
 					const struct exitmark_counts *counts)
 {
 	return bytes <= READ_ONCE(links->straight[role]) &&
-	       !is_sampled(links, counts->received[role] + 1);
+	       !is_sampled(links, next_number(counts, role));
 }
 
 /* Forwards a frame of a host if it is plain. Returns an XDP action, or NOT_PLAIN. */

@@ -65,6 +65,20 @@ static __always_inline bool is_sampled(const struct exitmark_links *links, __u64
 	return __builtin_expect(number * GOLDEN <= links->sample, false);
 }
 
+/* The sequence number of the next decision about a frame of this role. */
+static __always_inline __u64 next_number(const struct exitmark_counts *counts,
+					 enum exitmark_role role)
+{
+	__u64 number = counts->received[role] + 1;
+
+	if (role == ROLE_HOST)
+		for (int way = SHORT_MARKED; way < SHORT_INBOUND; way++)
+			number += counts->shorts[way].frames;
+	if (role == ROLE_UPLINK)
+		number += counts->shorts[SHORT_INBOUND].frames;
+	return number;
+}
+
 /* Begins a sample of an arriving frame. Returns the time, or 0 if no sample is made. */
 __noinline __u64 sample_arrival(struct xdp_md *ctx, __u64 sample_until)
 {

@@ -35,9 +35,9 @@ pub const KEEP_PRIORITY: u8 = 0xff;
 /// The words of the value of a translated IPv6 address.
 pub const TRANSLATED_V6_WORDS: usize = 3;
 /// In place of the number of a next hop: relay traffic leaves by `uplink`.
-pub const HOP_UPLINK: u32 = 0x100;
+pub const HOP_UPLINK: u16 = 0x100;
 /// In place of the number of a next hop: none routes relay traffic.
-pub const HOP_NONE: u32 = 0x101;
+pub const HOP_NONE: u16 = 0x101;
 const ACTIONS: usize = 24;
 /// The groups, frames of no group, and room up to a power of two.
 const GROUPS_ROOM: usize = 2 * MAX_GROUPS;
@@ -95,11 +95,13 @@ pub struct GroupPolicy {
 #[repr(C)]
 #[allow(missing_docs, reason = "bpf/exitmark.h describes the fields")]
 pub struct Plain {
-    pub high: u64,
     pub first: u64,
     pub count: u64,
-    pub hop: u32,
-    pub last_listener: u32,
+    pub hop: u16,
+    pub last_listener: u16,
+    pub mark: u32,
+    pub relays: HashTable,
+    pub high: u64,
 }
 
 /// The layout of `struct exitmark_range_map`.
@@ -177,7 +179,6 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
     let mut draft = Draft(bytes);
     draft.put(offset_of!(Fixed, generation), &[snapshot.generation]);
     draft.put(offset_of!(Fixed, clears), &[rules.clears().to_u64()]);
-    draft.put_plain(snapshot);
     draft.push_maps(rules);
     for (number, group) in rules.groups().iter().enumerate() {
         draft.put_group(number, group, snapshot);
@@ -193,6 +194,7 @@ pub fn image(snapshot: &Snapshot) -> Result<Vec<u8>, ImageTooLarge> {
         draft.push_table(at, endpoints.v4());
         draft.push_table(at + size_of::<HashTable>(), endpoints.v6());
     }
+    draft.put_plain(snapshot);
     for (at, ports) in [
         (offset_of!(Fixed, listens), &listeners.any),
         (offset_of!(Fixed, listens_everywhere), &listeners.everywhere),
@@ -265,6 +267,10 @@ impl Draft {
     )]
     fn put_number(&mut self, at: usize, number: usize) {
         self.0[at..at + 4].copy_from_slice(&(number as u32).to_ne_bytes());
+    }
+
+    fn put_half(&mut self, at: usize, number: u16) {
+        self.0[at..at + 2].copy_from_slice(&number.to_ne_bytes());
     }
 
     fn push(&mut self, words: impl IntoIterator<Item = u64>) {
@@ -382,15 +388,22 @@ impl Draft {
             }
             Egress::Incoming | Egress::Unrouted => HOP_NONE,
         };
-        let at = offset_of!(Fixed, plain) + version as usize * size_of::<Plain>();
-        self.put(at + offset_of!(Plain, high), &[high, first, count]);
-        self.put_number(at + offset_of!(Plain, hop), hop as usize);
         let ports = &snapshot.listeners.any;
-        let last = ports
-            .iter()
-            .rposition(|ports| *ports != 0)
-            .map_or(0, |word| word * 64 + ports[word].ilog2() as usize);
-        self.put_number(at + offset_of!(Plain, last_listener), last);
+        let last_listener =
+            (0..=u16::MAX).rfind(|port| ports[usize::from(port / 64)] >> (port % 64) & 1 == 1);
+        let at = offset_of!(Fixed, plain) + version as usize * size_of::<Plain>();
+        self.put(at + offset_of!(Plain, high), &[high]);
+        self.put(at + offset_of!(Plain, first), &[first, count]);
+        self.put_half(at + offset_of!(Plain, hop), hop);
+        self.put_half(
+            at + offset_of!(Plain, last_listener),
+            last_listener.unwrap_or(0),
+        );
+        let mark = tos(group.actions.mark());
+        self.put_number(at + offset_of!(Plain, mark), mark.into());
+        let relays = offset_of!(Fixed, relays) + version as usize * size_of::<HashTable>();
+        let relays = relays..relays + size_of::<HashTable>();
+        self.0.copy_within(relays, at + offset_of!(Plain, relays));
     }
 
     fn put_actions(&mut self, group: usize, actions: &Actions) {
@@ -703,12 +716,13 @@ mod tests {
             let at = offset_of!(Fixed, plain) + family * size_of::<Plain>();
             let word = |field| image.word((at + field) / 8);
             let number = |field| image.number(at + field);
+            let hop = number(offset_of!(Plain, hop));
             (
                 word(offset_of!(Plain, high)),
                 word(offset_of!(Plain, first)),
                 word(offset_of!(Plain, count)),
-                number(offset_of!(Plain, hop)),
-                number(offset_of!(Plain, last_listener)),
+                hop & 0xffff,
+                hop >> 16,
             )
         })
     }

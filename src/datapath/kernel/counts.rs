@@ -1,10 +1,13 @@
 //! Reads the XDP program's counters.
 
-use super::contract::index_of;
+use super::contract::{
+    SHORT_BY_INCOMING, SHORT_BY_UPLINK, SHORT_EXIT, SHORT_INBOUND, SHORT_MARKED, index_of,
+};
 use super::{COUNTERS, COUNTS, Kernel, KernelError, ONLY, map_error};
 use crate::counters::{Counter, SLOTS};
 use crate::groups::{ALL_GROUP_SLOTS, GROUP_SLOTS, GroupCounts};
 use crate::{PerRole, Role, Tally};
+use exitmark_policy::Rule;
 use libbpf_rs::{MapCore, MapFlags};
 
 impl Kernel {
@@ -16,6 +19,7 @@ impl Kernel {
         let sums = sums::<COUNTS>(&self.skeleton.maps.counters).map_err(map_error(COUNTERS))?;
         let mut tally = Tally::default();
         tally.0.copy_from_slice(&sums[..SLOTS]);
+        add_short_ways(&mut tally, &sums);
         let per_role = |first: usize| PerRole::from_fn(|role| sums[first + role.index()]);
         Ok(KernelCounts {
             tally,
@@ -28,6 +32,47 @@ impl Kernel {
                 .map(GroupCounts::of_numbers)
                 .collect(),
         })
+    }
+}
+
+/// Adds the frames that took a short way, of which the program counts nothing else.
+fn add_short_ways(tally: &mut Tally, sums: &[u64; COUNTS]) {
+    let exit = Some(Rule::ExitProtocol);
+    let relay = Some(Rule::ToListedRelay);
+    for (way, ingress, rule, egress) in [
+        (SHORT_MARKED, Role::Host, exit, Role::Uplink),
+        (SHORT_EXIT, Role::Host, exit, Role::Uplink),
+        (SHORT_BY_UPLINK, Role::Host, relay, Role::Uplink),
+        (SHORT_BY_INCOMING, Role::Host, relay, Role::Incoming),
+        (SHORT_INBOUND, Role::Uplink, None, Role::Host),
+    ] {
+        let at = index_of!(exitmark_counts, shorts) + 2 * way as usize;
+        let [frames, bytes] = [sums[at], sums[at + 1]];
+        let mut add = |slot: usize, number: u64| {
+            tally.0[slot] = tally.0[slot].wrapping_add(number);
+        };
+        add(
+            index_of!(exitmark_counts, received) + ingress.index(),
+            frames,
+        );
+        // Of a frame that its NIC did not accept, the program has subtracted this.
+        add(
+            index_of!(exitmark_counts, forwarded) + egress.index(),
+            frames,
+        );
+        match rule {
+            Some(rule) => {
+                add(index_of!(exitmark_counts, rules) + rule as usize, frames);
+                add(index_of!(exitmark_counts, bytes) + rule as usize, bytes);
+            }
+            None => add(
+                index_of!(exitmark_counts, inbound_bytes) + ingress.index(),
+                bytes,
+            ),
+        }
+        if way == SHORT_MARKED {
+            add(index_of!(exitmark_counts, marked), frames);
+        }
     }
 }
 

@@ -685,29 +685,34 @@ __noinline int decide_uplink(struct xdp_md *ctx)
 SEC("xdp")
 int exitmark_uplink(struct xdp_md *ctx)
 {
-	struct frame frame = frame_of(ctx);
+	struct frame frame = first_buffer(ctx);
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
 
 	if (!find_state(&links, &counts))
 		return XDP_DROP;
-	measure_short(&frame);
+	measure_packet(&frame);
 	if (has_tap || !is_straight(frame.bytes, ROLE_UPLINK, links, counts))
 		return decide_uplink(ctx);
-	return take_short_way(SHORT_INBOUND, ROLE_HOST, frame.bytes, counts);
+	return take_short_way(SHORT_FROM_UPLINK, ROLE_HOST, frame.bytes, counts);
 }
 
 SEC("xdp")
 int exitmark_incoming(struct xdp_md *ctx)
 {
-	struct frame frame = frame_of(ctx);
+	struct frame frame = first_buffer(ctx);
 	struct exitmark_counts *counts;
 	struct exitmark_links *links;
 	struct hosted host = {};
 	__u64 arrived;
+	int action;
 
 	if (!find_state(&links, &counts))
 		return XDP_PASS;
+	action = deliver_plain(&frame, links, counts);
+	if (action != NOT_PLAIN)
+		return action;
+	measure_long(&frame);
 	find_routed(&frame, links, &host);
 	if (host.translates)
 		arrive(ctx, &host);

@@ -189,7 +189,8 @@ struct exitmark_plain {
 	__u64 count;
 	__u16 hop; /* of relay traffic: as `next_hops` of a group, HOP_UPLINK or HOP_NONE */
 	__u16 last_listener; /* the highest port on which something listens; 0: none */
-	__u32 mark; /* as that of a group */
+	__u16 mark; /* as that of a group */
+	__u16 learns; /* the hosts' MAC addresses are learned, not configured */
 	struct exitmark_table relays; /* the same as that of the policy */
 	__u64 high;
 };
@@ -369,7 +370,8 @@ enum exitmark_short {
 	SHORT_EXIT, /* exit frames that had it */
 	SHORT_BY_UPLINK, /* frames to relays, which left by uplink ... */
 	SHORT_BY_INCOMING, /* ... and by incoming */
-	SHORT_INBOUND, /* from uplink to host */
+	SHORT_FROM_UPLINK, /* to host, unchanged */
+	SHORT_FROM_INCOMING, /* to host, with its MAC address */
 	SHORTS,
 };
 

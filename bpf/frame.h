@@ -42,22 +42,33 @@ static __always_inline void measure(struct frame *frame)
 		frame->bytes = bpf_xdp_get_buff_len(frame->ctx);
 }
 
-/*
- * Reading the length of a frame calls a kernel helper, which takes as long as a relay look-up. A
- * frame whose first buffer is short is in one buffer, unless the NIC splits headers off. In that
- * case the packet's own length shows that there is more; bytes after the packet go unnoticed.
- */
-static __always_inline struct frame frame_of(struct xdp_md *ctx)
+/* A frame of which only the first buffer is measured. */
+static __always_inline struct frame first_buffer(struct xdp_md *ctx)
 {
-	struct frame frame = {
+	return (struct frame){
 		.ctx = ctx,
 		.data = (void *)(long)ctx->data,
 		.end = (void *)(long)ctx->data_end,
 		.bytes = (void *)(long)ctx->data_end - (void *)(long)ctx->data,
 	};
+}
 
-	if (frame.bytes >= SMALLEST_BUFFER)
-		measure(&frame);
+/*
+ * Reading the length of a frame calls a kernel helper, which takes as long as a relay look-up. A
+ * frame whose first buffer is short is in one buffer, unless the NIC splits headers off. In that
+ * case the packet's own length shows that there is more; bytes after the packet go unnoticed.
+ */
+static __always_inline void measure_long(struct frame *frame)
+{
+	if (frame->bytes >= SMALLEST_BUFFER)
+		measure(frame);
+}
+
+static __always_inline struct frame frame_of(struct xdp_md *ctx)
+{
+	struct frame frame = first_buffer(ctx);
+
+	measure_long(&frame);
 	return frame;
 }
 

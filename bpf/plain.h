@@ -129,6 +129,29 @@ static __always_inline int forward_family(struct xdp_md *ctx, __u8 *data, const 
 	return take_short_way(SHORT_MARKED, ROLE_UPLINK, bytes, counts);
 }
 
+/*
+ * Measures a frame without the helper, if the packet's own length shows that it is in the first
+ * buffer; bytes after the packet go unnoticed.
+ */
+static __always_inline void measure_packet(struct frame *frame)
+{
+	const __u8 *data = frame->data;
+	__u32 kind;
+
+	if (!multi_buffer)
+		return;
+	if (data + ETH_HLEN + 6 <= (const __u8 *)frame->end) {
+		kind = *(const __u32 *)(data + 2 * ETH_ALEN) & bpf_htonl(0xfffff000);
+		if (kind == bpf_htonl((__u32)ETH_P_IP << 16 | 0x4000) &&
+		    be16(data + ETH_HLEN + 2) + ETH_HLEN <= frame->bytes)
+			return;
+		if (kind == bpf_htonl(PLAIN_V6) &&
+		    be16(data + ETH_HLEN + 4) + ETH_HLEN + 40 <= frame->bytes)
+			return;
+	}
+	measure(frame);
+}
+
 /* Whether only the policy decides about a frame of this length, and it is not sampled. */
 static __always_inline bool is_straight(__u64 bytes, enum exitmark_role role,
 					const struct exitmark_links *links,
@@ -143,11 +166,12 @@ static __always_inline int forward_plain(struct xdp_md *ctx, const struct exitma
 					 struct exitmark_links *links,
 					 struct exitmark_counts *counts)
 {
-	struct frame frame = frame_of(ctx);
+	struct frame frame = first_buffer(ctx);
 	__u8 *data = frame.data;
 	const __u8 *end = frame.end;
 	__u32 kind;
 
+	/* The packet's length shows whether there are more buffers; bytes after it go unnoticed. */
 	if (!is_straight(frame.bytes, ROLE_HOST, links, counts) || data + ETH_HLEN + 2 > end)
 		return NOT_PLAIN;
 	kind = *(__u32 *)(data + 2 * ETH_ALEN);
@@ -156,6 +180,55 @@ static __always_inline int forward_plain(struct xdp_md *ctx, const struct exitma
 	if ((kind & bpf_htonl(0xfffff000)) == bpf_htonl(PLAIN_V6))
 		return forward_family(ctx, data, end, frame.bytes, V6, image, links, counts);
 	return NOT_PLAIN;
+}
+
+/* The learned MAC address of a host, if it is in the first entry for its address; otherwise 0. */
+static __always_inline __u64 first_learned(struct exitmark_links *links, __u64 key)
+{
+	const struct exitmark_host *host = host_slot(links, key, 0);
+	__u64 mac = READ_ONCE(host->mac) & MAC_BITS;
+
+	return host->key == key ? mac : 0;
+}
+
+/*
+ * Forwards a frame from incoming that a next hop sent to the box for a known host. Returns an XDP
+ * action, or NOT_PLAIN for a frame that it has not changed.
+ */
+static __always_inline int deliver_plain(struct frame *frame, struct exitmark_links *links,
+					 struct exitmark_counts *counts)
+{
+	const struct exitmark_image *image = current_image();
+	const struct exitmark_plain *plain;
+	struct address address = {};
+	__u8 *data = frame->data, *ip = data + ETH_HLEN;
+	__u64 mac = 0;
+	__u32 kind;
+
+	if (has_tap || !image || ip + 40 > (__u8 *)frame->end ||
+	    links->incoming_port != ROLE_INCOMING || be64(data) >> 16 != links->incoming_mac)
+		return NOT_PLAIN;
+	measure_packet(frame);
+	if (!is_straight(frame->bytes, ROLE_INCOMING, links, counts))
+		return NOT_PLAIN;
+	kind = *(__u32 *)(data + 2 * ETH_ALEN) & bpf_htonl(0xfffff000);
+	if (kind == bpf_htonl(PLAIN_V4 & 0xfffff000)) {
+		plain = &image->policy.plain[V4];
+		address.low = be32(ip + 16);
+		if (plain->learns && address.low - plain->first < plain->count)
+			mac = first_learned(links, host_key(V4, address));
+	} else if (kind == bpf_htonl(PLAIN_V6)) {
+		plain = &image->policy.plain[V6];
+		address.high = be64(ip + 24);
+		address.low = be64(ip + 32);
+		if (plain->learns && address.high == plain->high &&
+		    address.low - plain->first < plain->count)
+			mac = first_learned(links, host_key(V6, address));
+	}
+	if (!mac)
+		return NOT_PLAIN;
+	write_macs(data, mac, 0);
+	return take_short_way(SHORT_FROM_INCOMING, ROLE_HOST, frame->bytes, counts);
 }
 
 #endif

@@ -72,10 +72,12 @@ static __always_inline __u64 next_number(const struct exitmark_counts *counts,
 	__u64 number = counts->received[role] + 1;
 
 	if (role == ROLE_HOST)
-		for (int way = SHORT_MARKED; way < SHORT_INBOUND; way++)
+		for (int way = SHORT_MARKED; way <= SHORT_BY_INCOMING; way++)
 			number += counts->shorts[way].frames;
 	if (role == ROLE_UPLINK)
-		number += counts->shorts[SHORT_INBOUND].frames;
+		number += counts->shorts[SHORT_FROM_UPLINK].frames;
+	if (role == ROLE_INCOMING)
+		number += counts->shorts[SHORT_FROM_INCOMING].frames;
 	return number;
 }
 

@@ -99,7 +99,8 @@ pub struct Plain {
     pub count: u64,
     pub hop: u16,
     pub last_listener: u16,
-    pub mark: u32,
+    pub mark: u16,
+    pub learns: u16,
     pub relays: HashTable,
     pub high: u64,
 }
@@ -400,7 +401,8 @@ impl Draft {
             last_listener.unwrap_or(0),
         );
         let mark = tos(group.actions.mark());
-        self.put_number(at + offset_of!(Plain, mark), mark.into());
+        self.put_half(at + offset_of!(Plain, mark), mark.into());
+        self.put_half(at + offset_of!(Plain, learns), group.mac.is_none().into());
         let relays = offset_of!(Fixed, relays) + version as usize * size_of::<HashTable>();
         let relays = relays..relays + size_of::<HashTable>();
         self.0.copy_within(relays, at + offset_of!(Plain, relays));

@@ -86,3 +86,17 @@ fn a_host_whose_frames_are_ordinary_is_active() {
         }
     });
 }
+
+#[test]
+fn a_frame_from_uplink_is_counted_with_all_its_buffers() {
+    in_namespace(|| {
+        let mut rig = Rig::new(Buffers::Several, &snapshot("192.0.2.10/32"), None);
+        let frame = tcp(WEB4, "192.0.2.10:40000").payload(1900).build();
+        for first in [14, 60, 1200] {
+            let (ran, counted) = rig.run_split(Role::Uplink, &frame, first);
+            assert!(ran.redirected, "{first}");
+            let bytes = counted.of(Counter::ReceivedBytes(Role::Uplink));
+            assert_eq!(bytes, frame.len() as u64, "{first}");
+        }
+    });
+}

@@ -1,7 +1,8 @@
 //! Reads the XDP program's counters.
 
 use super::contract::{
-    SHORT_BY_INCOMING, SHORT_BY_UPLINK, SHORT_EXIT, SHORT_INBOUND, SHORT_MARKED, index_of,
+    SHORT_BY_INCOMING, SHORT_BY_UPLINK, SHORT_EXIT, SHORT_FROM_INCOMING, SHORT_FROM_UPLINK,
+    SHORT_MARKED, index_of,
 };
 use super::{COUNTERS, COUNTS, Kernel, KernelError, ONLY, map_error};
 use crate::counters::{Counter, SLOTS};
@@ -44,7 +45,8 @@ fn add_short_ways(tally: &mut Tally, sums: &[u64; COUNTS]) {
         (SHORT_EXIT, Role::Host, exit, Role::Uplink),
         (SHORT_BY_UPLINK, Role::Host, relay, Role::Uplink),
         (SHORT_BY_INCOMING, Role::Host, relay, Role::Incoming),
-        (SHORT_INBOUND, Role::Uplink, None, Role::Host),
+        (SHORT_FROM_UPLINK, Role::Uplink, None, Role::Host),
+        (SHORT_FROM_INCOMING, Role::Incoming, None, Role::Host),
     ] {
         let at = index_of!(exitmark_counts, shorts) + 2 * way as usize;
         let [frames, bytes] = [sums[at], sums[at + 1]];

@@ -9,7 +9,7 @@ use exitmark_datapath::contract::{exitmark_guard, exitmark_handed};
 use exitmark_datapath::memory::{HeapMemory, MemoryPort, SimulatedFault};
 use exitmark_datapath::{
     Cells, Counter, DropReason, Forwarder, GUARD_NUMBERS, Guard, IncomingLink, Links, PerRole,
-    Role, Samples, Spin, Tally, Worker, WorkerLimits,
+    Role, Samples, SpinLimits, Tally, Wait, Worker, WorkerLimits,
 };
 use exitmark_lab::cases::tables;
 use exitmark_lab::frames::{FROM, tcp};
@@ -39,7 +39,7 @@ fn worker_with(links: Links) -> Worker<MemoryPort> {
     let forwarder = Forwarder::new(Arc::new(snapshot()), Arc::new(links));
     let limits = WorkerLimits {
         batch: BATCH,
-        spin: Duration::ZERO,
+        spin: SpinLimits::fixed(Duration::ZERO),
     };
     Worker::new(ports, memory, pool, forwarder, limits)
 }
@@ -314,22 +314,24 @@ fn the_latency_of_a_stamped_frame_is_measured_when_it_has_been_sent() {
 #[test]
 fn a_worker_sleeps_unless_frames_come_fast() {
     let at = Duration::from_micros;
-    let mut spin = Spin::new(at(50));
-    assert!(!spin.goes_on(at(100), false), "no frame has come yet");
-    assert!(spin.goes_on(at(200), true));
-    assert!(!spin.goes_on(at(210), false), "one frame alone");
-    assert!(spin.goes_on(at(259), true));
-    assert!(spin.goes_on(at(300), false), "it had waited for 49 us");
-    assert!(spin.goes_on(at(349), false));
-    assert!(!spin.goes_on(at(350), false), "nothing came in time");
-    assert!(spin.goes_on(at(351), true));
-    assert!(!spin.goes_on(at(352), false), "it had waited for 51 us");
+    let mut wait = Wait::new(SpinLimits::DEFAULT);
+    let mut goes_on = |at, was_active| wait.goes_on(at, was_active, false);
+    assert!(!goes_on(at(100), false), "no frame has come yet");
+    assert!(goes_on(at(200), true));
+    assert!(!goes_on(at(210), false), "one frame alone");
+    assert!(goes_on(at(259), true));
+    assert!(goes_on(at(300), false), "it had waited for 49 us");
+    assert!(goes_on(at(349), false));
+    assert!(!goes_on(at(350), false), "nothing came in time");
+    assert!(goes_on(at(351), true));
+    assert!(!goes_on(at(352), false), "it had waited for 51 us");
     // Only the time spent waiting counts, not the length of a turn.
     for turn in [500, 600, 700] {
-        assert!(spin.goes_on(at(turn), true));
+        assert!(goes_on(at(turn), true));
     }
-    assert!(spin.goes_on(at(800), false));
-    let mut none = Spin::new(Duration::ZERO);
-    assert!(none.goes_on(at(900), true) && none.goes_on(at(900), true));
-    assert!(!none.goes_on(at(900), false));
+    assert!(goes_on(at(800), false));
+    let mut wait = Wait::new(SpinLimits::fixed(Duration::ZERO));
+    let mut goes_on = |at, was_active| wait.goes_on(at, was_active, false);
+    assert!(goes_on(at(900), true) && goes_on(at(900), true));
+    assert!(!goes_on(at(900), false));
 }

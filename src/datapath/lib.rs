@@ -8,6 +8,7 @@
 mod cells;
 mod connect;
 mod counters;
+mod cpu_latency;
 mod cut;
 mod forward;
 mod frame;
@@ -21,6 +22,7 @@ mod sample;
 mod sent;
 mod tap;
 mod tap_sender;
+mod wait;
 mod worker;
 mod xsk;
 
@@ -32,6 +34,7 @@ pub use connect::{
     connect_cgroups, detach_connect, is_connect_attached,
 };
 pub use counters::{Counter, Counters, DropReason, Tally};
+pub use cpu_latency::{CPU_LATENCY_DEVICE, CpuLatency};
 pub use forward::{Forwarder, Outbox, Outcome};
 pub use frame::{Frame, FrameMemory, FramePool};
 pub use groups::GroupCounts;
@@ -48,7 +51,8 @@ pub use links::{IncomingLink, Links, TakeoverLimits};
 pub use sample::{DecidedBy, Excerpt, Sample, Samples};
 pub use tap::{Direction, TAP_BYTES, TapCopy, TapRing};
 pub use tap_sender::{TapChange, TapControl, TapSender};
-pub use worker::{Balance, BalanceGauge, Control, Spin, Worker, WorkerLimits, WorkerReport, clock};
+pub use wait::{SpinLimits, Wait};
+pub use worker::{Balance, BalanceGauge, Control, Worker, WorkerLimits, WorkerReport, clock};
 pub use xsk::{
     Bound, FilledRings, PacketPort, QueueGauge, Rings, SharedRings, Troubles, Umem, WorkerPort,
     XskError, XskMemory, XskPort, XskSettings,

@@ -4,8 +4,10 @@
 //! nothing arrived misses completions and unsent frames. No port can block another: frames that do
 //! not fit into a transmit ring are dropped and counted for that port.
 
+use super::wait::{FastWakes, SpinLimits, Wait};
 use super::{
-    Counters, DropReason, Forwarder, Frame, FramePool, Guard, Outbox, PerRole, Port, Role,
+    Counters, CpuLatency, DropReason, Forwarder, Frame, FramePool, Guard, Outbox, PerRole, Port,
+    Role,
 };
 use crossbeam::channel::{Receiver, Sender};
 use exitmark_policy::Snapshot;
@@ -32,19 +34,18 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// How many turns without a frame end the drain.
 const DRAIN_QUIET_TURNS: u32 = 4;
 
-/// The batch size of a worker, and how long it busy-polls.
+/// The batch size of a worker, and how long it busy-polls while frames arrive that fast.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerLimits {
     /// The most frames received from one port in one turn.
     pub batch: usize,
-    /// How long the worker busy-polls for the next frame while frames arrive that fast; waking up
-    /// would take longer.
-    pub spin: Duration,
+    /// How long the worker busy-polls for the next frame; waking up would take longer.
+    pub spin: SpinLimits,
 }
 
 impl WorkerLimits {
     /// Limits of this batch and this spin.
-    pub const fn new(batch: u32, spin: Duration) -> Self {
+    pub const fn new(batch: u32, spin: SpinLimits) -> Self {
         Self {
             batch: batch as usize,
             spin,
@@ -84,6 +85,8 @@ pub struct Control {
     pub wake: Arc<EventFd>,
     /// Receives the worker's balance, from time to time.
     pub gauge: Arc<BalanceGauge>,
+    /// What makes wake-ups fast while frames arrive often, if anything.
+    pub cpu_latency: Option<Arc<CpuLatency>>,
 }
 
 /// A worker's published balance: the fields of [`Balance`] and the number of unaccounted frames.
@@ -340,41 +343,6 @@ impl<P: Port> Worker<P> {
     }
 }
 
-/// Decides whether an idle worker busy-polls instead of sleeping: only while frames arrive in such
-/// quick succession that sleeping would not pay off.
-#[derive(Clone, Copy, Debug)]
-pub struct Spin {
-    limit: Duration,
-    /// Since when turns have found nothing; `None` after a turn with frames.
-    idle_since: Option<Duration>,
-    /// Whether the last frames arrived within `limit` after the worker became idle.
-    is_worth_it: bool,
-}
-
-impl Spin {
-    /// Busy-polls for at most `limit`.
-    pub const fn new(limit: Duration) -> Self {
-        Self {
-            limit,
-            idle_since: Some(Duration::ZERO),
-            is_worth_it: false,
-        }
-    }
-
-    /// Call after a turn that began at `now`. Returns whether to make another turn without sleep.
-    pub fn goes_on(&mut self, now: Duration, was_active: bool) -> bool {
-        let in_time = |since| now.saturating_sub(since) < self.limit;
-        if was_active {
-            self.is_worth_it = self.idle_since.is_none_or(in_time);
-            self.idle_since = None;
-            return true;
-        }
-        let since = self.idle_since.unwrap_or(now);
-        self.idle_since = Some(since);
-        self.is_worth_it && in_time(since)
-    }
-}
-
 /// The time since boot on the clock that the XDP program reads too.
 pub fn clock() -> Duration {
     // Linux always has this clock.
@@ -392,7 +360,8 @@ impl<P: Port + AsFd> Worker<P> {
     /// Runs until [`Control::stop`] is set, then drains outstanding frames and reports.
     pub fn run(mut self, control: &Control) -> WorkerReport {
         let mut retry = RETRY_FIRST;
-        let mut spin = Spin::new(self.limits.spin);
+        let mut wait = Wait::new(self.limits.spin);
+        let mut fast_wakes = FastWakes::of(control.cpu_latency.clone());
         let mut turns = 0_u64;
         while !control.stop.load(Ordering::Acquire) {
             if let Ok(snapshot) = control.snapshots.try_recv() {
@@ -403,7 +372,9 @@ impl<P: Port + AsFd> Worker<P> {
             let was_active = self.turn(now);
             turns += 1;
             // No busy polling while frames cannot be sent.
-            let goes_on = spin.goes_on(now, was_active) && (was_active || !self.has_unsent());
+            let goes_on = wait.goes_on(now, was_active, fast_wakes.are_on())
+                && (was_active || !self.has_unsent());
+            fast_wakes.set(wait.wants_fast());
             if !goes_on || turns.is_multiple_of(CHECK_EVERY) {
                 control.gauge.publish(&self.balance());
             }
@@ -421,8 +392,9 @@ impl<P: Port + AsFd> Worker<P> {
             } else {
                 IDLE_SLEEP
             };
-            self.sleep(&control.wake, sleep);
+            self.sleep(&control.wake, wait.longest_sleep(sleep));
         }
+        drop(fast_wakes);
         self.drain(&control.wake);
         let report = self.report();
         control.gauge.publish(&report.balance);

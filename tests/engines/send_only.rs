@@ -3,7 +3,7 @@
 use exitmark_datapath::memory::{HeapMemory, MemoryPort};
 use exitmark_datapath::{
     AttachMode, Counter, DropReason, Forwarder, Frame, FrameMemory, FramePool, IncomingLink,
-    Kernel, Links, PacketPort, PerRole, Pins, Port, Role, TakeoverLimits, Umem, Worker,
+    Kernel, Links, PacketPort, PerRole, Pins, Port, Role, SpinLimits, TakeoverLimits, Umem, Worker,
     WorkerLimits, WorkerPort, XskSettings,
 };
 use exitmark_lab::cases::{HOST4, RELAY4, tables};
@@ -222,7 +222,7 @@ fn a_worker_counts_what_is_not_sent() {
         let port = PacketPort::open(index("in0"), ROOM).unwrap();
         let mut ports = PerRole::from_fn(|_| Some(MemoryPort::new(64).into()));
         ports[Role::Incoming] = Some(WorkerPort::SendOnly(port));
-        let limits = WorkerLimits::new(16, Duration::ZERO);
+        let limits = WorkerLimits::new(16, SpinLimits::fixed(Duration::ZERO));
         Worker::new(ports, memory, pool, forwarder, limits)
     });
     for (is_up, numbers) in [(true, [1, 0]), (false, [1, 1])] {

@@ -1,7 +1,9 @@
 //! Runs the table of cases through the forwarder, and through a whole worker over memory ports.
 
 use exitmark_datapath::memory::{HeapMemory, MemoryPort};
-use exitmark_datapath::{Counter, Forwarder, Outcome, PerRole, Role, Worker, WorkerLimits};
+use exitmark_datapath::{
+    Counter, Forwarder, Outcome, PerRole, Role, SpinLimits, Worker, WorkerLimits,
+};
 use exitmark_lab::cases::translated::{Arrival, arrivals};
 use exitmark_lab::cases::{CaseTable, tables, translated};
 use exitmark_policy::Class;
@@ -95,7 +97,7 @@ fn every_case_by_a_worker() {
             let ports = PerRole::from_fn(|_| Some(MemoryPort::new(64)));
             let limits = WorkerLimits {
                 batch: 16,
-                spin: Duration::ZERO,
+                spin: SpinLimits::fixed(Duration::ZERO),
             };
             let mut worker = Worker::new(ports, memory, pool, forwarder(&table), limits);
             let arriving = table.cases.iter().map(|case| case.before.clone());

@@ -103,6 +103,8 @@ enum Event {
 /// A precondition of the settings is not met on this machine, or a worker failed.
 pub(crate) fn run(settings: Settings, path: &Path) -> Result<(), DaemonError> {
     let service = Service::find();
+    // Before the process gives up being root.
+    workers::open_cpu_latency(&settings);
     if let (Some(user), true) = (&settings.user, process::is_root()) {
         process::become_user(user)?;
     }

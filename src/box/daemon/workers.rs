@@ -7,10 +7,10 @@ use crate::observe::WorkerReport as BalanceReport;
 use crate::settings::{Engine, RingSizes, Settings};
 use crossbeam::channel::{self, Receiver, Sender};
 use exitmark_datapath::{
-    BalanceGauge, Bound, Cells, Control, Counters, FilledRings, Forwarder, GroupCounts, Guard,
-    Kernel, Links, MAX_QUEUES, PacketPort, PerRole, QueueGauge, Rings, Role, Samples, SharedRings,
-    Tally, TapRing, Umem, Worker, WorkerLimits, WorkerPort, WorkerReport, XskError, XskPort,
-    XskSettings, clock,
+    BalanceGauge, Bound, CPU_LATENCY_DEVICE, Cells, Control, Counters, CpuLatency, FilledRings,
+    Forwarder, GroupCounts, Guard, Kernel, Links, MAX_QUEUES, PacketPort, PerRole, QueueGauge,
+    Rings, Role, Samples, SharedRings, SpinLimits, Tally, TapRing, Umem, Worker, WorkerLimits,
+    WorkerPort, WorkerReport, XskError, XskPort, XskSettings, clock,
 };
 use exitmark_policy::Snapshot;
 use exitmark_service::process;
@@ -19,8 +19,8 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::SigSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -182,7 +182,30 @@ struct Served {
 }
 
 fn limits(settings: &Settings, rings: RingSizes) -> WorkerLimits {
-    WorkerLimits::new(rings.batch, settings.datapath.spin)
+    let spin = settings.datapath.spin;
+    let spin = spin.map_or(SpinLimits::DEFAULT, SpinLimits::fixed);
+    WorkerLimits::new(rings.batch, spin)
+}
+
+/// The request for fast wake-ups, which the workers of all wires share. It is of the process, like
+/// its memory lock: opened once, by root, and withdrawn by the kernel when the process ends.
+static CPU_LATENCY: OnceLock<Arc<CpuLatency>> = OnceLock::new();
+
+/// Opens the request for fast wake-ups, if the configuration permits one and it has an effect.
+pub(super) fn open_cpu_latency(settings: &Settings) {
+    let limit = CpuLatency::useful_limit().filter(|_| settings.permits_fast_wakes());
+    let Some(limit) = limit else {
+        return;
+    };
+    match CpuLatency::open(limit) {
+        Ok(latency) => {
+            CPU_LATENCY.get_or_init(|| Arc::new(latency));
+        }
+        Err(error) => tracing::info!(
+            "a frame after a pause waits until its core is awake: {CPU_LATENCY_DEVICE} cannot be \
+             opened: {error}"
+        ),
+    }
 }
 
 /// All workers, one for each queue, and what they share with the XDP program.
@@ -294,6 +317,7 @@ impl Workers {
             stop: Arc::clone(&self.stop),
             wake: Arc::clone(&wake),
             gauge: Arc::clone(&gauge),
+            cpu_latency: CPU_LATENCY.get().cloned(),
         };
         let (events, stop_requested) = (events.clone(), Arc::clone(&self.stop));
         let thread = thread::Builder::new()

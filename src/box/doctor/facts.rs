@@ -9,7 +9,7 @@ use crate::settings::{Engine, Frags, Hop, Pin, Settings, ZeroCopy};
 use caps::{CapSet, Capability};
 use exitmark_bpf::kernel_release;
 use exitmark_datapath::{
-    Connect, Kernel, Pins, Role, XdpState, connect_cgroups, kernel_version, xdp_state,
+    Connect, CpuLatency, Kernel, Pins, Role, XdpState, connect_cgroups, kernel_version, xdp_state,
 };
 use exitmark_nic::{Nic, possible_cpus};
 use exitmark_relays::{LoadError, Validity};
@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub(super) const CAPABILITIES: [Capability; 5] = [
     Capability::CAP_NET_ADMIN,
@@ -55,6 +55,8 @@ pub(crate) struct CheckScope {
     pub(crate) needs_zero_copy: bool,
     /// `datapath.frags` is `off`.
     pub(crate) forbids_frags: bool,
+    /// Whether workers may request fast wake-ups.
+    pub(crate) permits_fast_wakes: bool,
     /// The configured engine; `Auto` without a configuration.
     pub(crate) engine: Engine,
     /// The settings of engine connect.
@@ -113,6 +115,7 @@ impl CheckScope {
             files,
             needs_zero_copy: settings.datapath.zero_copy == ZeroCopy::Require,
             forbids_frags: settings.datapath.frags == Frags::Off,
+            permits_fast_wakes: settings.permits_fast_wakes(),
             engine: settings.engine,
             tor: TorScope::by(settings),
         }
@@ -183,6 +186,9 @@ pub(crate) struct Facts {
     pub(crate) memlock: Option<u64>,
     /// Whether the BPF JIT is on (net.core.bpf_jit_enable), if that can be read.
     pub(crate) has_jit: Option<bool>,
+    /// The limit that makes wake-ups fast, if workers may request it and it has an effect; or why
+    /// it cannot be requested.
+    pub(crate) cpu_latency: Option<Result<Duration, String>>,
     pub(crate) files: Vec<RelayFile>,
     pub(crate) now: SystemTime,
     /// The state of each NIC, in the order of the roles; of every NIC if none was named.
@@ -244,6 +250,7 @@ impl Facts {
             has_jit: fs::read_to_string("/proc/sys/net/core/bpf_jit_enable")
                 .ok()
                 .map(|text| text.trim() != "0"),
+            cpu_latency: scope.permits_fast_wakes.then(look_at_cpu_latency).flatten(),
             files: files.into_iter().map(relay_file).collect(),
             now: SystemTime::now(),
             ports,
@@ -268,6 +275,12 @@ impl Facts {
             ..self.clone()
         }
     }
+}
+
+fn look_at_cpu_latency() -> Option<Result<Duration, String>> {
+    let limit = CpuLatency::useful_limit()?;
+    let opened = CpuLatency::open(limit).map(|_| limit);
+    Some(opened.map_err(|error| error.to_string()))
 }
 
 fn look_at_ports(names: Vec<(Option<Role>, String)>, cpus: u32) -> Vec<Port> {

@@ -4,9 +4,11 @@ use super::facts::{Facts, RelayFile, Trial};
 use super::{Finding, word};
 use crate::settings::Engine;
 use caps::Capability;
+use exitmark_datapath::CPU_LATENCY_DEVICE;
 use exitmark_relays::{Age, CLOCK_SLACK, Validity, utc};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// More bytes than a box of four queues and three ports with the default rings locks.
 const ENOUGH_LOCKED: u64 = 1 << 30;
@@ -23,6 +25,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings.push(pins(facts));
     findings.extend(capabilities(facts));
     findings.extend(memory(facts));
+    findings.extend(facts.cpu_latency.as_ref().map(cpu_latency));
     findings.extend(facts.files.iter().map(|file| relay_file(file, facts)));
     let warning = facts.own_resolver.as_deref();
     findings.extend(warning.map(|text| Finding::warning("host.resolvers", text)));
@@ -125,6 +128,27 @@ fn jit(is_on: bool) -> Finding {
         false => Finding::warning("jit", "BPF programs are interpreted")
             .because("every decision takes several times as much CPU time")
             .mended_by("sysctl -w net.core.bpf_jit_enable=1"),
+    }
+}
+
+fn cpu_latency(limit: &Result<Duration, String>) -> Finding {
+    let subject = "cpu_latency";
+    match limit {
+        Ok(limit) => Finding::ok(
+            subject,
+            format!(
+                "while frames arrive often, cores get ready within {} us",
+                limit.as_micros()
+            ),
+        ),
+        Err(error) => Finding::warning(
+            subject,
+            format!("{CPU_LATENCY_DEVICE} cannot be opened: {error}"),
+        )
+        .because(
+            "the box forwards all the same, but a frame that arrives after a pause waits until \
+             its core has left an idle state; datapath.cpu_latency = \"off\" makes no request",
+        ),
     }
 }
 

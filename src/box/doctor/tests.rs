@@ -84,6 +84,7 @@ fn sound() -> Facts {
         attached_cgroups: 0,
         missing: Vec::new(),
         memlock: None,
+        cpu_latency: None,
         has_jit: Some(true),
         files: vec![RelayFile {
             path: "/var/lib/tor/cached-consensus".into(),
@@ -214,6 +215,9 @@ fn each_fault_is_found_alone_with_its_command() {
         "warning jit: interpreted => sysctl -w net.core.bpf_jit_enable=1",
         |f| f.has_jit = Some(false),
     );
+    finds("warning cpu_latency: /dev/cpu_dma_latency", |f| {
+        f.cpu_latency = Some(Err("Permission denied".to_owned()));
+    });
     finds(
         "fault pins: not in a BPF file system => \
          mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf",

@@ -245,7 +245,7 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
         let reason = format!("is more than datapath.ring = {ring} holds");
         return Err(value("datapath.batch", batch, reason));
     }
-    let spin = within("datapath.spin", raw.spin, &SPIN)?;
+    let spin = given("datapath.spin", raw.spin, &SPIN)?;
     let sample = within("datapath.sample", raw.sample, &SAMPLE)?;
     if sample != 0 && !sample.is_power_of_two() {
         let reason = format!("is not a power of two; {} is", sample.next_power_of_two());
@@ -260,7 +260,8 @@ pub(super) fn datapath(raw: &raw::Datapath) -> Result<Datapath, SettingsError> {
         sample,
         ring,
         batch,
-        spin: Duration::from_micros(spin.into()),
+        spin: spin.map(|spin| Duration::from_micros(spin.into())),
+        cpu_latency: raw.cpu_latency,
         zero_copy: raw.zero_copy,
         frags: raw.frags,
         spill: raw.spill,

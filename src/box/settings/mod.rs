@@ -245,8 +245,11 @@ pub struct Datapath {
     pub ring: Option<u32>,
     /// Frames per batch, 1 to 256. For the default see [`Datapath::rings`].
     pub batch: Option<u32>,
-    /// How long an idle worker polls before it sleeps, at most 1,000 µs.
-    pub spin: Duration,
+    /// How long an idle worker polls before it sleeps, at most 1,000 µs. By default as long as a
+    /// wake-up takes.
+    pub spin: Option<Duration>,
+    /// Whether wake-ups of workers are made fast while frames arrive often.
+    pub cpu_latency: CpuLatencyLimit,
     /// Whether the sockets are bound zero-copy.
     pub zero_copy: ZeroCopy,
     /// Whether the XDP program is loaded for multi-buffer frames.
@@ -279,6 +282,17 @@ impl Datapath {
         let batch = self.batch.unwrap_or_else(|| ring.min(batch));
         RingSizes { ring, batch }
     }
+}
+
+/// Whether cores are kept out of idle states that take long to leave, while frames arrive often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CpuLatencyLimit {
+    /// If the kernel has idle states to choose from, and permits it.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Whether the XDP program is loaded for multi-buffer frames.
@@ -355,6 +369,16 @@ impl Settings {
     pub(crate) fn replaces_tags(&self) -> bool {
         let mut groups = self.rules.groups().iter();
         groups.any(|group| group.vlan.count() != group.path.vlan.count())
+    }
+
+    /// Whether workers may request fast wake-ups. With engine `xdp` hardly any frame needs one.
+    pub(crate) fn permits_fast_wakes(&self) -> bool {
+        let serves_many = match self.engine {
+            Engine::AfXdp | Engine::Auto => true,
+            Engine::Xdp => self.datapath.inbound == Engine::AfXdp,
+            Engine::Connect => false,
+        };
+        serves_many && self.datapath.cpu_latency == CpuLatencyLimit::Auto
     }
 
     /// Whether exit and relay traffic are classified by the relay set.

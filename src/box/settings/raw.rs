@@ -1,7 +1,7 @@
 //! The configuration as deserialized from the file, with its defaults and before any check.
 
 use super::forms::{Hosts, NextHops, Sources, Tags, Wires};
-use super::{Control, Engine, Frags, LinkLoss, Pin, WhenStale, ZeroCopy};
+use super::{Control, CpuLatencyLimit, Engine, Frags, LinkLoss, Pin, WhenStale, ZeroCopy};
 use exitmark_policy::{AtUplink, ExitProtocols, Mode};
 use exitmark_service::config::RawDscp;
 use serde::{Deserialize, Serialize};
@@ -276,7 +276,8 @@ impl Default for Relays {
 pub(super) struct Datapath {
     pub(super) ring: Option<i64>,
     pub(super) batch: Option<i64>,
-    pub(super) spin: i64,
+    pub(super) spin: Option<i64>,
+    pub(super) cpu_latency: CpuLatencyLimit,
     pub(super) zero_copy: ZeroCopy,
     pub(super) frags: Frags,
     pub(super) spill: bool,
@@ -289,7 +290,8 @@ impl Default for Datapath {
         Self {
             ring: None,
             batch: None,
-            spin: 50,
+            spin: None,
+            cpu_latency: CpuLatencyLimit::default(),
             zero_copy: ZeroCopy::default(),
             frags: Frags::default(),
             spill: true,

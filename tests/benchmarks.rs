@@ -97,7 +97,12 @@ fn latency() -> Value {
             "round_trip": {"p50_us": trips[1], "p99_us": 20.0, "samples": 1000,
                 "rounds": rounds(trips)},
             "loss_curve": [{"offered_mpps": 2.0, "loss": 0.0}, {"offered_mpps": 5.0, "loss": 0.5}],
-            "burst_frames": 512, "recovery_us": 1500.0,
+            "burst_frames": 512, "recovery_us": 1500.0, "idle_core": 0.002,
+            "round_trips": [{
+                "offered_mpps": 0.019_98, "p50_us": trips[1], "p99_us": 20.0, "p99_99_us": null,
+                "max_us": 345.6, "samples": 4567, "loss": 0.0, "core": 0.1574,
+                "rounds": rounds(trips),
+            }],
         })
     };
     json!([
@@ -273,6 +278,7 @@ fn goals_are_compared_with_ratios_within_rounds() {
         ("TCP download, exitmark-xdp / wire", "-", "-", "not measured"),
         ("round trip, exitmark-xdp more than wire", "6.50 − 6.00 µs", "0.500 µs, over TCP 1.250 µs",
          "met"),
+        ("core time of the box without frames", "-", "0.200 %", "met"),
     ];
     for (what, figures, measured, verdict) in table {
         let line = line(&report.page, what);
@@ -295,6 +301,7 @@ fn the_page_has_every_measurement() {
         "Other processes used this machine meanwhile",
         "| exitmark-xdp | 64 | IPv4 | 1.250 | - | 5.00 | 6.00 | 9.00 | 40.0 | 400 | 0.00 | 12,345 |",
         "| exitmark-xdp | 64 | IPv4 | 512 | - | - | 1,500 |",
+        "| exitmark-xdp | 64 | IPv4 | 20,000 | 6.50 | 20.0 | - | 346 | 15.7 % | 0.2 % | 4,567 |",
         "| exit4 | 64 | ring | +3.2 | - | +8.0 | +99.0 |",
         "| forwarder | B | family | prefixes of the host |",
         "\n\nThe generators of this many queues use every core",

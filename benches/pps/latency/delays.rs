@@ -16,6 +16,9 @@ pub(super) const ROUND_TRIP: u32 = 1;
 /// A time longer than any bucket, in nanoseconds.
 const LONGEST: u64 = 1 << 36;
 
+/// The number of times beyond a quantile that make it meaningful.
+const BEYOND: u64 = 10;
+
 /// Times in nanoseconds, each with a precision of 1/128.
 pub(super) struct Delays {
     times: Histogram<u64>,
@@ -62,6 +65,28 @@ impl Delays {
     /// The quantile `part` in microseconds.
     pub(super) fn quantile(&self, part: f64) -> f64 {
         microseconds(self.times.value_at_quantile(part).min(self.longest))
+    }
+
+    /// The time in microseconds that all but one in `frames` were below; `None` with too few times.
+    pub(super) fn all_but_one_in(&self, frames: u32) -> Option<f64> {
+        let part = 1.0 - 1.0 / f64::from(frames);
+        (self.count() >= BEYOND * u64::from(frames)).then(|| self.quantile(part))
+    }
+
+    /// The times of all of these together; `None` if there are none.
+    pub(super) fn sum<'d>(each: impl IntoIterator<Item = &'d Self>) -> Option<Self> {
+        let mut each = each.into_iter();
+        let first = each.next()?;
+        let mut sum = Self {
+            times: first.times.clone(),
+            longest: first.longest,
+        };
+        for one in each {
+            // All have the same bounds.
+            sum.times.add(&one.times).ok()?;
+            sum.longest = sum.longest.max(one.longest);
+        }
+        Some(sum)
     }
 
     /// The longest measured time, in microseconds.

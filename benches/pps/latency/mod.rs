@@ -23,6 +23,7 @@
 //! batches of one, about a microsecond one way on a quiet machine.
 
 mod burst;
+mod core_time;
 mod delays;
 mod lossless;
 mod pace;
@@ -42,7 +43,7 @@ use pace::{Pacer, Trial};
 use recovery::Recovery;
 use std::fmt;
 use std::time::Duration;
-use trips::Percentiles;
+use trips::{COMPARED, Percentiles, ROUND_TRIPS, Trips};
 
 /// The loads at which frames are timed, as fractions of the highest without loss.
 const TIMED: [f64; 3] = [0.1, 0.5, 0.9];
@@ -61,12 +62,20 @@ pub(crate) struct Latency {
     /// Address families
     #[arg(long, value_delimiter = ',', default_value = "ipv4")]
     families: Vec<Family>,
+    /// Only the round trips at fixed loads
+    #[arg(long)]
+    round_trips: bool,
+    /// A row more for engine `af_xdp` with these lines in `[datapath]`; may be given repeatedly
+    #[arg(long, value_name = "LINES")]
+    datapath: Vec<String>,
 }
 
 /// Runs the bench; returns false if a forwarder failed.
 pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
     let options = &arguments.options;
-    let (forwarders, missing) = peers::chosen(BENCH, options, peers::all())?;
+    let (mut forwarders, missing) = peers::chosen(BENCH, options, peers::all())?;
+    let more = arguments.datapath.iter();
+    forwarders.extend(more.map(|lines| peers::with_datapath(lines)));
     let compiled = bpf::compile(bpf::TRAFFIC)?;
     pace::let_signals_interrupt()?;
     let loads = arguments.families.iter().flat_map(|&family| {
@@ -77,12 +86,20 @@ pub(crate) fn bench(arguments: &Latency) -> Result<bool, LabError> {
         })
     });
     let contestants = loads.flat_map(|load| Contestant::all(&forwarders, load));
+    let every_load = arguments.sizes.first().copied().map(usize::from);
     let outcome = rounds::run(BENCH, options, contestants, |one, length| {
-        run(&compiled, one, length)
+        let steps = Steps {
+            every_load: Some(one.load.size) <= every_load,
+            only_round_trips: arguments.round_trips,
+        };
+        run(&compiled, one, length, steps)
     })?;
     let rows: Vec<_> = outcome.contests.iter().map(report::Row::new).collect();
     report::print(&rows);
-    let files = ["latency.json", "latency-machine.json"];
+    let files = match arguments.round_trips {
+        false => ["latency.json", "latency-machine.json"],
+        true => ["round-trips.json", "round-trips-machine.json"],
+    };
     outcome.write(BENCH, files, &rows, missing)
 }
 
@@ -94,32 +111,59 @@ pub(crate) struct Sample {
     curve: Vec<Trial>,
     /// One for each of [`TIMED`].
     one_way: [Option<Percentiles>; TIMED.len()],
-    round_trip: Option<Percentiles>,
+    /// One for each of [`ROUND_TRIPS`].
+    round_trips: [Option<Trips>; ROUND_TRIPS.len()],
+    /// The fraction of a core that the forwarder's processes take without frames.
+    idle_core: Option<f64>,
     burst: Option<u32>,
     recovery: Option<Recovery>,
     reasons: Vec<String>,
 }
 
+/// The steps of a run.
+#[derive(Clone, Copy)]
+struct Steps {
+    /// Whether round trips are measured at every load, or only at the compared one.
+    every_load: bool,
+    only_round_trips: bool,
+}
+
 /// One run: a fresh site, one forwarder, all steps, and a check that the forwarder did its job.
-fn run(compiled: &[u8], one: &Contestant<'_>, length: Duration) -> Result<Sample, LabError> {
+fn run(
+    compiled: &[u8],
+    one: &Contestant<'_>,
+    length: Duration,
+    chosen: Steps,
+) -> Result<Sample, LabError> {
     let Contestant { forwarder, load } = *one;
     let site = site::build(load.queues)?;
     let traffic = Traffic::new(compiled, &site, load, forwarder.next_hop)?;
     let pacer = Pacer::new(&site, &traffic, one, length)?;
     let running = forwarder.start(&site, &traffic, &load)?;
     let before = traffic.counts()?;
-    let sample = steps(&pacer)?;
+    let sample = steps(&pacer, chosen)?;
     let counts = traffic.drained()?.since(&before);
     running()?;
     check(forwarder.job, load, &counts)?;
     Ok(sample)
 }
 
-fn steps(pacer: &Pacer<'_>) -> Result<Sample, LabError> {
+fn steps(pacer: &Pacer<'_>, chosen: Steps) -> Result<Sample, LabError> {
     let mut sample = Sample::default();
     // Before any overload.
-    let found = trips::round_trip(pacer)?;
-    sample.round_trip = sample.keep(found);
+    trips::prepare_way_back(pacer)?;
+    for number in 0..ROUND_TRIPS.len() {
+        if chosen.every_load || number == COMPARED {
+            let found = trips::round_trip(pacer, number)?;
+            sample.round_trips[number] = sample.keep(found);
+        }
+    }
+    if chosen.every_load {
+        sample.idle_core = Some(trips::idle_core()?);
+    }
+    if chosen.only_round_trips {
+        return Ok(sample);
+    }
     pacer.warm_up()?;
     let mut found = lossless::search(pacer)?;
     let frames = burst::longest(pacer)?;
@@ -157,15 +201,21 @@ impl Sample {
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.best() {
-            Some(best) => write!(f, "{:.3} Mpps without loss", best / 1e6)?,
-            None => write!(f, "no load without loss")?,
+        match (self.best(), &self.lossless) {
+            (Some(best), _) => write!(f, "{:.3} Mpps without loss", best / 1e6)?,
+            (None, Some(_)) => write!(f, "no load without loss")?,
+            (None, None) => write!(f, "round trips only")?,
         }
         if let Some(times) = &self.one_way[0] {
             write!(f, ", {times} at a tenth of it")?;
         }
-        if let Some(times) = &self.round_trip {
-            write!(f, ", there and back {times}")?;
+        for trips in self.round_trips.iter().flatten() {
+            let (times, offered) = (&trips.percentiles, trips.percentiles.trial.offered);
+            let core = trips.core * 100.0;
+            write!(
+                f,
+                ", there and back {times} at {offered:.0}/s with {core:.1} % of a core"
+            )?;
         }
         if let Some(frames) = self.burst {
             write!(f, ", bursts of {frames}")?;

@@ -120,6 +120,8 @@ pub(super) struct Pacer<'t> {
     pub(super) length: Duration,
     /// The length of a trial that times frames.
     pub(super) timed: Duration,
+    /// The length of a run in seconds, by which lengths that are not parts of it are scaled.
+    pub(super) scale: f64,
     /// The time until the forwarder is back in its normal mode after an overload.
     recovers_in: Duration,
     /// Whether frames were lost since the last rest.
@@ -144,6 +146,7 @@ impl<'t> Pacer<'t> {
             load: one.load,
             length: run / TRIALS_A_RUN,
             timed: TIMED_SHORTEST.max(run / 2),
+            scale: run.as_secs_f64(),
             recovers_in: one.forwarder.recovers_in,
             lost: Cell::new(false),
         })

@@ -2,8 +2,9 @@
 //!
 //! Every value is the median of the rounds that have it, null if none has.
 
+use super::delays::Delays;
 use super::pace::Trial;
-use super::trips::Percentiles;
+use super::trips::{COMPARED, Percentiles, ROUND_TRIPS};
 use super::{Sample, TIMED, burst};
 use crate::common::results::{Series, rounded};
 use crate::common::rounds::Contest;
@@ -25,6 +26,10 @@ pub(super) struct Row {
     generator_bound: bool,
     latency: Vec<OneWay>,
     round_trip: Option<RoundTrip>,
+    /// Round trips at fixed loads, in ascending order.
+    round_trips: Vec<FixedLoad>,
+    /// The fraction of a core that the forwarder's processes take without frames.
+    idle_core: Option<f64>,
     /// The loss at the ladder's loads.
     loss_curve: Vec<Point>,
     /// Every load of every search.
@@ -68,6 +73,23 @@ struct RoundTrip {
     rounds: Vec<Option<f64>>,
 }
 
+/// Round trips at a load that is the same for every forwarder. Quantiles are of all rounds together.
+#[derive(Serialize)]
+struct FixedLoad {
+    offered_mpps: f64,
+    p50_us: f64,
+    /// Null if all rounds together had too few samples.
+    p99_us: Option<f64>,
+    p99_99_us: Option<f64>,
+    max_us: f64,
+    samples: u64,
+    loss: f64,
+    /// The fraction of a core that the forwarder's processes took, the median of the rounds.
+    core: f64,
+    /// The median of each round.
+    rounds: Vec<Option<f64>>,
+}
+
 #[derive(Serialize)]
 struct Point {
     offered_mpps: f64,
@@ -101,6 +123,10 @@ impl Row {
             generator_bound: samples.iter().filter(bound).count() * 2 > samples.len(),
             latency: timed.collect(),
             round_trip: RoundTrip::new(samples),
+            round_trips: (0..ROUND_TRIPS.len())
+                .filter_map(|number| FixedLoad::new(samples, number))
+                .collect(),
+            idle_core: median(samples, |one| one.idle_core).map(rounded),
             loss_curve: curve(samples),
             tried: tried
                 .filter_map(|trial| Point::of([trial].into_iter()))
@@ -139,16 +165,46 @@ impl OneWay {
 
 impl RoundTrip {
     fn new(samples: &[Sample]) -> Option<Self> {
-        let trips = || samples.iter().filter_map(|one| one.round_trip);
-        let middle =
-            |value: fn(&Percentiles) -> f64| median(samples, |one| Some(value(&one.round_trip?)));
+        let of = |one: &Sample| Some(one.round_trips[COMPARED].as_ref()?.percentiles);
+        let trips = || samples.iter().filter_map(of);
+        let middle = |value: fn(&Percentiles) -> f64| median(samples, |one| Some(value(&of(one)?)));
         Some(Self {
             offered_mpps: rounded(middle(|trip| trip.trial.offered / 1e6)?),
             batch: middle(|trip| f64::from(trip.batch))?,
             p50_us: carried(middle(|trip| trip.p50)?),
             p99_us: carried(middle(|trip| trip.p99)?),
             samples: trips().map(|trip| trip.samples).sum(),
-            rounds: in_rounds(samples, |one| Some(carried(one.round_trip?.p50))),
+            rounds: in_rounds(samples, |one| Some(carried(of(one)?.p50))),
+        })
+    }
+}
+
+impl FixedLoad {
+    fn new(samples: &[Sample], number: usize) -> Option<Self> {
+        let of = |one: &'_ Sample| {
+            one.round_trips[number]
+                .as_ref()
+                .map(|trips| trips.percentiles)
+        };
+        let trips = || {
+            samples
+                .iter()
+                .filter_map(|one| one.round_trips[number].as_ref())
+        };
+        let all = Delays::sum(trips().map(|trips| &trips.delays))?;
+        let each: Vec<_> = trips().collect();
+        Some(Self {
+            offered_mpps: rounded(median(&each, |one| {
+                Some(one.percentiles.trial.offered / 1e6)
+            })?),
+            p50_us: carried(all.quantile(0.5)),
+            p99_us: all.all_but_one_in(100).map(carried),
+            p99_99_us: all.all_but_one_in(10_000).map(carried),
+            max_us: carried(all.longest()),
+            samples: all.count(),
+            loss: median(&each, |one| Some(one.percentiles.trial.loss()))?,
+            core: rounded(median(&each, |one| Some(one.core))?),
+            rounds: in_rounds(samples, |one| Some(carried(of(one)?.p50))),
         })
     }
 }
@@ -211,6 +267,7 @@ pub(super) fn print(rows: &[Row]) {
             plain(trip.map(|trip| trip.p99_us)),
         );
     }
+    print_round_trips(rows);
     println!(
         "\n{:<22} {:>5}  load    Mpps  one way, us: 50 %    90 %    99 %  99.9 % 99.99 %     max  batch  loss",
         "forwarder", "bytes"
@@ -231,6 +288,29 @@ pub(super) fn print(rows: &[Row]) {
                 times.max_us,
                 times.batch,
                 times.loss * 100.0,
+            );
+        }
+    }
+}
+
+fn print_round_trips(rows: &[Row]) {
+    println!(
+        "\n{:<22} {:>5}  frames/s  there and back, us: 50 %    99 %  99.99 %     max  core, %  idle, %",
+        "forwarder", "bytes"
+    );
+    for row in rows {
+        for trips in &row.round_trips {
+            println!(
+                "{:<22} {:>5}  {:>8.0}  {:>24} {:>7} {:>8} {:>7}  {:>7.1}  {:>7}",
+                row.forwarder,
+                row.frame_bytes,
+                trips.offered_mpps * 1e6,
+                trips.p50_us,
+                plain(trips.p99_us),
+                plain(trips.p99_99_us),
+                trips.max_us,
+                trips.core * 100.0,
+                shown(row.idle_core.map(|core| core * 100.0), 2),
             );
         }
     }

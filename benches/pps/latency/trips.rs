@@ -1,6 +1,7 @@
 //! Latency of frames at a load: one way, from the host's departure to the arrival at a sink (RFC
 //! 2544, 26.2), and the round trip.
 
+use super::core_time;
 use super::delays::{Delays, ONE_WAY, ROUND_TRIP};
 use super::pace::{FULL_BATCH, LoadParameters, Pacer, Trial};
 use crate::common::results::number;
@@ -8,6 +9,7 @@ use crate::load::Family;
 use crate::site::{BOX_HOST, BOX_UPLINK, HOST_MAC};
 use exitmark_lab::LabError;
 use std::fmt;
+use std::thread;
 use std::time::Duration;
 
 /// The clock reads per batch: with fewer, frames leave sooner, but the generator's limit is lower.
@@ -18,17 +20,22 @@ const CARRIED: f64 = 0.97;
 const SHORTEST: Duration = Duration::from_millis(20);
 /// Enough for a quantile of four nines, and too few to slow down a fast forwarder.
 const STAMPS_A_SECOND: f64 = 300_000.0;
-/// The load of the round trip in frames per second, the same for all forwarders: each frame is back
-/// before the next one leaves. Frames leave singly, when they are due.
-const TRIPS_A_SECOND: f64 = 5000.0;
+/// The loads of the round trip in frames per second, the same for all forwarders, and their least
+/// lengths: enough for a thousand probes even on a busy machine; relay frames do not come back.
+/// Frames leave singly, when they are due.
+pub(super) const ROUND_TRIPS: [(f64, Duration); 4] = [
+    (1000.0, Duration::from_millis(2500)),
+    (5000.0, Duration::from_millis(750)),
+    (20_000.0, Duration::from_millis(500)),
+    (200_000.0, Duration::from_millis(500)),
+];
+/// The index of the load whose round trip every size of frames has: each frame is back before the
+/// next one leaves.
+pub(super) const COMPARED: usize = 1;
 const TRIPS_BATCH: u32 = 1;
-/// Long enough for a thousand probes even on a busy machine; relay frames do not come back.
-const TRIPS_LENGTH: Duration = Duration::from_millis(750);
 const TRIPS_WARM_UP: Duration = Duration::from_millis(100);
 /// The fraction of probes that must come back for representative times.
 const BACK: f64 = 0.99;
-/// The number of frames beyond a quantile that make it meaningful.
-const BEYOND: u64 = 10;
 
 /// Latency of one load, in microseconds.
 #[derive(Clone, Copy, Debug)]
@@ -47,11 +54,7 @@ pub(super) struct Percentiles {
 impl Percentiles {
     /// `None` with too few times for a quantile of two nines.
     fn new(trial: Trial, batch: u32, delays: &Delays) -> Option<Self> {
-        let samples = delays.count();
-        let all_but_one_in = |frames: u32| {
-            let part = 1.0 - 1.0 / f64::from(frames);
-            (samples >= BEYOND * u64::from(frames)).then(|| delays.quantile(part))
-        };
+        let all_but_one_in = |frames| delays.all_but_one_in(frames);
         Some(Self {
             trial,
             batch,
@@ -61,7 +64,7 @@ impl Percentiles {
             p99_9: all_but_one_in(1000),
             p99_99: all_but_one_in(10_000),
             max: delays.longest(),
-            samples,
+            samples: delays.count(),
         })
     }
 }
@@ -71,6 +74,9 @@ impl fmt::Display for Percentiles {
         write!(f, "{:.1} us (99 %: {:.1} us)", self.p50, self.p99)
     }
 }
+
+/// The length of the measurement without a load.
+const IDLE_LENGTH: Duration = Duration::from_secs(1);
 
 /// The latency of a load, or why it was not measured.
 type Timed = Result<Result<Percentiles, String>, LabError>;
@@ -84,24 +90,60 @@ pub(super) fn one_way(pacer: &Pacer<'_>, rate: f64) -> Timed {
     timed(pacer, &parameters, ONE_WAY)
 }
 
-/// Measures the round trip of every exit frame.
-pub(super) fn round_trip(pacer: &Pacer<'_>) -> Timed {
-    make_way_back(pacer)?;
+/// The round trips of one load.
+pub(super) struct Trips {
+    pub(super) percentiles: Percentiles,
+    pub(super) delays: Delays,
+    /// The fraction of a core that the forwarder's processes took.
+    pub(super) core: f64,
+}
+
+/// Measures the round trip of every exit frame at one of [`ROUND_TRIPS`], after
+/// [`prepare_way_back`].
+pub(super) fn round_trip(
+    pacer: &Pacer<'_>,
+    number: usize,
+) -> Result<Result<Trips, String>, LabError> {
+    let (rate, least) = ROUND_TRIPS[number];
     let parameters = LoadParameters {
         batch: TRIPS_BATCH,
         stamp_every: Some(1),
         probe: true,
-        ..LoadParameters::steady(TRIPS_A_SECOND, TRIPS_LENGTH)
+        ..LoadParameters::steady(rate, least.mul_f64(pacer.scale.max(1.0)))
     };
     pacer.run(&LoadParameters {
         change: TRIPS_WARM_UP,
         length: TRIPS_WARM_UP,
         ..parameters
     })?;
-    timed(pacer, &parameters, ROUND_TRIP)
+    pacer.rest_after_loss();
+    let before = core_time::of_children()?;
+    let found = times(pacer, &parameters, ROUND_TRIP)?;
+    let spent = core_time::of_children()?.saturating_sub(before);
+    Ok(found.map(|(percentiles, delays)| Trips {
+        percentiles,
+        delays,
+        core: core_time::fraction(spent, parameters.length),
+    }))
+}
+
+/// The fraction of a core that the forwarder's processes take while no frame arrives.
+pub(super) fn idle_core() -> Result<f64, LabError> {
+    let before = core_time::of_children()?;
+    thread::sleep(IDLE_LENGTH);
+    let spent = core_time::of_children()?.saturating_sub(before);
+    Ok(core_time::fraction(spent, IDLE_LENGTH))
 }
 
 fn timed(pacer: &Pacer<'_>, parameters: &LoadParameters, way: u32) -> Timed {
+    Ok(times(pacer, parameters, way)?.map(|(percentiles, _)| percentiles))
+}
+
+fn times(
+    pacer: &Pacer<'_>,
+    parameters: &LoadParameters,
+    way: u32,
+) -> Result<Result<(Percentiles, Delays), String>, LabError> {
     let programs = &pacer.traffic.programs;
     pacer.rest_after_loss();
     Delays::clear(programs, way)?;
@@ -126,7 +168,10 @@ fn timed(pacer: &Pacer<'_>, parameters: &LoadParameters, way: u32) -> Timed {
              99 % are"
         )
     };
-    Ok(Percentiles::new(trial, parameters.batch, &delays).ok_or_else(too_few))
+    let percentiles = Percentiles::new(trial, parameters.batch, &delays);
+    Ok(percentiles
+        .map(|percentiles| (percentiles, delays))
+        .ok_or_else(too_few))
 }
 
 /// The smallest batch size that sustains a load, or the best one.
@@ -165,7 +210,7 @@ fn one_in(all: f64, some: f64) -> u64 {
 
 /// Prepares the return path as on a real box: the NIC towards the uplink polls, which a veth does
 /// only with XDP or GRO, and a router knows the host's MAC address.
-fn make_way_back(pacer: &Pacer<'_>) -> Result<(), LabError> {
+pub(super) fn prepare_way_back(pacer: &Pacer<'_>) -> Result<(), LabError> {
     let middle = &pacer.site.middle;
     middle.command("ethtool", &["-K", BOX_UPLINK, "gro", "on"])?;
     let load = &pacer.load;

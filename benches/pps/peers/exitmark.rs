@@ -127,6 +127,17 @@ pub(super) fn tapped() -> Forwarder {
     )
 }
 
+/// Engine `af_xdp` with these lines in `[datapath]`, which are its name too.
+pub(crate) fn with_datapath(lines: &str) -> Forwarder {
+    // Names live as long as the bench.
+    let name: &'static str = Box::leak(lines.to_owned().into_boxed_str());
+    let lines: &'static str = Box::leak(format!("spill = false\n{lines}").into_boxed_str());
+    let variant = Variant::new(name, "af_xdp", lines);
+    Forwarder::new(name, Job::MarkAndSteer, move |site, _, load| {
+        start(variant, site, load)
+    })
+}
+
 /// The engines while `exitmark capture` writes every frame that its limit allows.
 pub(crate) fn captured() -> [Forwarder; 2] {
     let [xdp, af_xdp, _] = VARIANTS;

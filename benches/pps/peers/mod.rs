@@ -19,7 +19,7 @@ use ::exitmark_lab::LabError;
 use ::exitmark_policy::packet::MacAddr;
 use std::time::Duration;
 
-pub(crate) use self::exitmark::{captured, of_groups};
+pub(crate) use self::exitmark::{captured, of_groups, with_datapath};
 
 /// The job of a forwarder, which the sinks check frame by frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -110,6 +110,7 @@ pub(crate) fn all(sources: &Sources) -> Vec<Goal> {
     goals.extend(decision(sources));
     goals.extend(goodput(sources));
     goals.extend(round_trip(sources));
+    goals.extend(idle(sources));
     goals
 }
 
@@ -316,4 +317,21 @@ fn round_trip(sources: &Sources) -> [Goal; 2] {
         )
     };
     [added(XDP, 1.0), added(AF_XDP, 12.0)]
+}
+
+/// The core time of the box without frames, of the engine that takes most: of threads that look at
+/// their work ten times a second, not of workers. `None` if an older bench has not measured it.
+fn idle(sources: &Sources) -> Option<Goal> {
+    let engines = [XDP, AF_XDP, SPILL];
+    let rows = sources.latency.iter();
+    let rows = rows.filter(|row| engines.contains(&row.forwarder.as_str()));
+    let most = rows.filter_map(|row| row.idle_core).reduce(f64::max)?;
+    Some(Goal {
+        unit: " %",
+        ..Goal::new(
+            "core time of the box without frames",
+            Bound::AtMost(0.5),
+            Some(most * 100.0),
+        )
+    })
 }

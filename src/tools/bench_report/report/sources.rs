@@ -84,6 +84,11 @@ pub(crate) struct Latency {
     pub(crate) rounds: Vec<Option<f64>>,
     pub(crate) latency: Vec<Percentiles>,
     pub(crate) round_trip: Option<RoundTrip>,
+    /// Of the smallest frames only.
+    #[serde(default)]
+    pub(crate) round_trips: Vec<FixedLoad>,
+    /// The fraction of a core that the forwarder's processes take without frames.
+    pub(crate) idle_core: Option<f64>,
     #[serde(default)]
     pub(crate) loss_curve: Vec<LossPoint>,
     pub(crate) burst_frames: Option<f64>,
@@ -137,6 +142,19 @@ pub(crate) struct RoundTrip {
     pub(crate) p99_us: Option<f64>,
     pub(crate) samples: u64,
     pub(crate) rounds: Vec<Option<f64>>,
+}
+
+/// Round trips at a load that is the same for every forwarder.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct FixedLoad {
+    pub(crate) offered_mpps: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: Option<f64>,
+    pub(crate) p99_99_us: Option<f64>,
+    pub(crate) max_us: f64,
+    pub(crate) samples: u64,
+    /// The fraction of a core that the forwarder's processes took.
+    pub(crate) core: f64,
 }
 
 /// The fraction of lost frames at an offered load.

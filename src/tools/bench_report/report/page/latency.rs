@@ -94,7 +94,48 @@ pub(super) fn section(page: &Page<'_>) -> Option<String> {
     let figures = ["offered, Mpps", "batch", "p50", "p99", "samples"];
     let headings = [&NAMED[..], &figures].concat();
     text.push_str(&table(&headings, trips));
+    text.extend(fixed_loads(&rows));
     Some(text)
+}
+
+/// Round trips by load, and what they cost; `None` if an older bench has not measured them.
+fn fixed_loads(rows: &[&Latency]) -> Option<String> {
+    let each = rows.iter().flat_map(|row| {
+        row.round_trips.iter().map(|trips| {
+            let mut cells = named(row);
+            cells.extend([
+                count(whole((trips.offered_mpps * 1e6 / 100.0).round() * 100.0)),
+                micros(trips.p50_us),
+                known(trips.p99_us, micros),
+                known(trips.p99_99_us, micros),
+                micros(trips.max_us),
+                core_time(trips.core),
+                known(row.idle_core, core_time),
+                count(trips.samples),
+            ]);
+            cells
+        })
+    });
+    let each: Vec<_> = each.collect();
+    let figures = [
+        "frames/s",
+        "p50",
+        "p99",
+        "p99.99",
+        "max",
+        "core time",
+        "without frames",
+        "samples",
+    ];
+    let headings = [&NAMED[..], &figures].concat();
+    (!each.is_empty()).then(|| {
+        format!(
+            "\n### Round trip by load\n\nIn µs, over all rounds; `-`: too few samples. Core time: \
+             what the processes of the forwarder take of\na core, a forwarder in the kernel \
+             none; without frames, what they take then.\n\n{}",
+            table(&headings, each.into_iter())
+        )
+    })
 }
 
 pub(super) fn bursts(page: &Page<'_>) -> Option<String> {
@@ -125,6 +166,11 @@ pub(super) fn bursts(page: &Page<'_>) -> Option<String> {
             table(&headings, rows)
         )
     })
+}
+
+/// A fraction of a core.
+fn core_time(part: f64) -> String {
+    format!("{:.1} %", part * 100.0)
 }
 
 fn batch(batch: Option<f64>) -> String {

@@ -26,6 +26,7 @@ import packages
 import publish
 import suites
 import verifier
+import waits
 import wires
 
 RESULTS = verifier.ROOT / "target/vm.json"
@@ -262,6 +263,16 @@ def run_lag(arguments):
     return 0 if all(row["ok"] for row in rows) else 1
 
 
+def run_waits(arguments):
+    """The command `waits`."""
+    packages.ensure(["qemu", "busybox", "tools", f"kernel-{arguments.kernel}"])
+    with tempfile.TemporaryDirectory(prefix="exitmark-vm-") as scratch:
+        program = cells.strip(arguments.program, pathlib.Path(scratch))
+        found = waits.run(arguments.kernel, arguments.nic, program, arguments.rate, arguments.rounds)
+    waits.show(found)
+    return 0
+
+
 def run_publish(arguments):
     """The command `publish`."""
     if arguments.check:
@@ -304,11 +315,18 @@ def main():
     aggregate.add_argument("--json", type=path, default=LAG_RESULTS, help="where the rows go")
     aggregate.set_defaults(run=run_lag)
 
+    waiting = commands.add_parser("waits", help="latency by the settings of waiting workers")
+    waiting.add_argument("--kernel", default="6.18")
+    waiting.add_argument("--nic", default="virtio", choices=matrix.DEVICES)
+    waiting.add_argument("--rate", type=int, default=waits.RATE, help="frames per second")
+    waiting.add_argument("--rounds", type=int, default=waits.ROUNDS)
+    waiting.set_defaults(run=run_waits)
+
     command = commands.add_parser("cells", help="run cells that share a guest")
     command.add_argument("names", nargs="*")
     command.add_argument("--json", type=path, help="write the results to a file, one a line")
     command.set_defaults(run=run_cells)
-    for one in (command, everything, aggregate):
+    for one in (command, everything, aggregate, waiting):
         built = verifier.ROOT / "target/release/exitmark"
         one.add_argument("--program", type=path, default=built, help="the box")
 

@@ -100,9 +100,10 @@ vm-test: setup
 vm-publish:
 	python3 tests/vm/run.py publish
 
-# All benches, compared with alternatives: packet rates, latency, growth, TCP, ns per decision, the
-# monitor; then target/bench/report.md with its plots. ARGS (--runs, --seconds, --quick) is for all but
-# the decision; PPS_ARGS, LATENCY_ARGS, GROWTH_ARGS, TCP_ARGS and MONITOR_ARGS are for one bench.
+# All benches, compared with alternatives: packet rates, latency, growth, TCP, ns per decision and per
+# packet of a worker, consensus documents, the monitor; then target/bench/report.md with its plots.
+# ARGS (--runs, --seconds, --quick) is for all but the documents; PPS_ARGS, LATENCY_ARGS, GROWTH_ARGS,
+# TCP_ARGS and MONITOR_ARGS are for one bench.
 bench: setup-bench
 	@status=0; run() { echo "$$*"; "$$@" || status=1; }; \
 	run cargo bench --locked --bench pps -- $(ARGS) $(PPS_ARGS); \
@@ -110,7 +111,9 @@ bench: setup-bench
 	run cargo bench --locked --bench pps -- growth $(ARGS) $(GROWTH_ARGS); \
 	run cargo bench --locked --bench tcp -- $(ARGS) $(TCP_ARGS); \
 	run cargo bench --locked --bench kernel -- $(ARGS); \
-	run cargo bench --locked --bench decision; \
+	run cargo bench --locked --bench worker -- $(ARGS); \
+	run cargo bench --locked --bench decision -- $(ARGS); \
+	run cargo bench --locked --bench consensus; \
 	run cargo bench --locked --bench monitor -- $(ARGS) $(MONITOR_ARGS); \
 	run cargo run --locked --quiet --bin bench-report; exit $$status
 
@@ -118,10 +121,13 @@ bench: setup-bench
 bench-publish:
 	cargo run --locked --quiet --bin bench-report -- --publish
 
-# Instructions per decision: fails if they differ from benches/instructions.json by more than 2 %.
-# bench-baseline rewrites that file; commit it with the change that is the reason.
+# Instructions per decision: fails if they differ from benches/instructions.json by more than 2 %. Then
+# one short run of the benches of user space, whose figures `make bench-publish` refuses.
+# bench-baseline rewrites instructions.json; commit it with the change that is the reason.
 bench-check: setup-instructions
 	cargo bench --locked --bench instructions
+	cargo bench --locked --bench worker -- --quick
+	cargo bench --locked --bench decision -- --quick
 bench-baseline: setup-instructions
 	cargo bench --locked --bench instructions -- --write-baseline
 

@@ -6,8 +6,6 @@
     reason = "clippy's exemption of tests ends at their #[test] functions"
 )]
 
-#[path = "../src/tools/bench_report/decision.rs"]
-mod decision;
 #[path = "../src/tools/bench_report/report/mod.rs"]
 mod report;
 
@@ -16,7 +14,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 const README: &str =
@@ -177,7 +174,10 @@ fn machine() -> Value {
 }
 
 fn decisions() -> Value {
-    let row = |kind: &str, set: &str, ns: f64| json!({"kind": kind, "set": set, "ns": ns});
+    let row = |kind: &str, set: &str, ns: f64| {
+        let over = ns - 1.25;
+        json!({"kind": kind, "set": set, "ns": ns, "over_nothing": over, "rounds": vec![ns; 5]})
+    };
     json!([
         row("exit4", "ring", 5.0),
         row("exit6", "ring", 5.5),
@@ -215,6 +215,19 @@ fn kernel() -> Value {
     Value::Array(rows)
 }
 
+fn worker() -> Value {
+    let row = |kind: &str, figures: [f64; 3], cycles: Option<f64>| json!({"kind": kind, "ns": figures[1], "cycles": cycles, "rounds": rounds(figures)});
+    json!([
+        // The ratios are 3, 2, 1.5, 3 and 2; that of the figures shown is 2.
+        row("testpmd-io", [4.0, 8.0, 8.0], Some(20.0)),
+        row("exit4", [12.0, 16.0, 12.0], Some(40.0)),
+        row("exit6", [12.0, 16.0, 12.0], None),
+        row("relay4", [4.0, 8.0, 8.0], None),
+        row("relay6", [10.0, 20.0, 20.0], None),
+        row("arp", [99.0; 3], None),
+    ])
+}
+
 fn results() -> TempDir {
     let directory = TempDir::new().unwrap();
     for (name, content) in [
@@ -225,6 +238,7 @@ fn results() -> TempDir {
         ("machine.json", machine()),
         ("decision.json", decisions()),
         ("kernel.json", kernel()),
+        ("worker.json", worker()),
     ] {
         fs::write(directory.path().join(name), content.to_string()).unwrap();
     }
@@ -273,6 +287,12 @@ fn goals_are_compared_with_ratios_within_rounds() {
         ("one decision, a ring's worth of frames",
          "exit4 5.00, exit6 5.50, relay4 4.50, relay6 5.25", "5.500 ns", "met"),
         ("one decision, no frame in the cache", "exit4 15.00", "-", "not measured"),
+        ("one decision, a ring's worth of frames, over a pass that decides nothing",
+         "exit4 3.75, exit6 4.25, relay4 3.25, relay6 4.00", "4.250 ns", "met"),
+        ("one decision, no frame in the cache, over a pass that decides nothing", "exit4 13.75", "-",
+         "not measured"),
+        ("worker over ports in memory / testpmd's io over net_null, cycles a packet",
+         "exit4 2.00, exit6 2.00, relay4 1.00, relay6 2.50", "2.500", "**not met**"),
         ("TCP upload, exitmark-xdp / wire", "3.00 / 4.00 Gbit/s, 4 streams", "0.750",
          "**not met**"),
         ("TCP download, exitmark-xdp / wire", "-", "-", "not measured"),
@@ -303,6 +323,9 @@ fn the_page_has_every_measurement() {
         "| exitmark-xdp | 64 | IPv4 | 512 | - | - | 1,500 |",
         "| exitmark-xdp | 64 | IPv4 | 20,000 | 6.50 | 20.0 | - | 346 | 15.7 % | 0.2 % | 4,567 |",
         "| exit4 | 64 | ring | +3.2 | - | +8.0 | +99.0 |",
+        "| exit4 | ring | 5.00 | +3.75 |",
+        "| testpmd-io | 8.00 | 20.0 | 1.00 |",
+        "| exit6 | 16.00 | - | 2.00 |",
         "| forwarder | B | family | prefixes of the host |",
         "\n\nThe generators of this many queues use every core",
         "| exitmark-xdp | 8 | 18,250 | 18,250–18,250 | - |",
@@ -414,40 +437,6 @@ fn a_missing_file_is_named_and_a_broken_one_is_an_error() {
     }
     let nothing = Report::of(TempDir::new().unwrap().path()).err().unwrap();
     assert!(nothing.contains("make bench"), "{nothing}");
-}
-
-#[test]
-fn the_decision_is_taken_from_criterion() {
-    let directory = TempDir::new().unwrap();
-    let (criterion, results) = (directory.path().join("c"), directory.path().join("r"));
-    decision::collect(&criterion, &results).unwrap();
-    assert!(!results.exists(), "nothing was measured");
-    for (set, kind, ns) in [("cold", "exit4", 15.5), ("ring", "exit4", 5.25)] {
-        let path = criterion.join(format!("decision_{set}/{kind}/new"));
-        fs::create_dir_all(&path).unwrap();
-        let estimates = json!({"median": {"point_estimate": ns}, "mean": {"point_estimate": 1.0}});
-        fs::write(path.join("estimates.json"), estimates.to_string()).unwrap();
-    }
-    fs::create_dir_all(criterion.join("decision_ring/report")).unwrap();
-    decision::collect(&criterion, &results).unwrap();
-    let path = results.join("decision.json");
-    let text = fs::read_to_string(&path).unwrap();
-    let found: Value = serde_json::from_str(&text).unwrap();
-    let expected = json!([
-        {"kind": "exit4", "set": "ring", "ns": 5.25},
-        {"kind": "exit4", "set": "cold", "ns": 15.5},
-    ]);
-    assert_eq!(found, expected);
-
-    // Measured at another time than the rates.
-    let rates = fs::File::create(results.join("machine.json")).unwrap();
-    decision::collect(&criterion, &results).unwrap();
-    let days = Duration::from_secs(2 * 24 * 60 * 60);
-    for other in [SystemTime::now() - days, SystemTime::now() + days] {
-        rates.set_modified(other).unwrap();
-        let error = decision::collect(&criterion, &results).unwrap_err();
-        assert!(error.contains("cargo bench --bench decision"), "{error}");
-    }
 }
 
 /// The published files of a project that differ from a report on its own results.

@@ -1,5 +1,5 @@
-//! Frames of every kind, and a forwarder for them: `decision` measures its time, `instructions` its
-//! instructions.
+//! Frames of every kind, and a forwarder for them: `decision` and `worker` measure its time,
+//! `instructions` its instructions.
 
 use exitmark_box::settings::Settings;
 use exitmark_datapath::memory::HeapMemory;
@@ -181,12 +181,23 @@ impl Rig {
     pub(crate) fn pass(&mut self) -> Duration {
         self.snapshots.swap(0, 1);
         self.forwarder.follow(Arc::clone(&self.snapshots[0]));
+        self.move_all(Role::Host)
+    }
+
+    /// The same loop without decisions: every frame is forwarded as one that arrives by `uplink`,
+    /// so that its headers are not read.
+    #[allow(dead_code, reason = "instructions are counted of decisions only")]
+    pub(crate) fn pass_undecided(&mut self) -> Duration {
+        self.move_all(Role::Uplink)
+    }
+
+    fn move_all(&mut self, ingress: Role) -> Duration {
         let mut spent = Duration::ZERO;
         for _ in 0..self.waiting.len() / BATCH {
             self.arrived.extend(self.waiting.drain(..BATCH));
             let started = Instant::now();
             self.forwarder.process_batch(
-                Role::Host,
+                ingress,
                 &mut self.arrived,
                 &mut self.memory,
                 &mut self.outbox,

@@ -4,7 +4,6 @@
 
 #![forbid(unsafe_code)]
 
-mod decision;
 mod report;
 
 use clap::Parser;
@@ -38,7 +37,6 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.join("target"), PathBuf::from);
     let results = target.join("bench");
-    decision::collect(&target.join("criterion"), &results)?;
     let report = Report::of(&results)?;
     for name in &report.missing {
         eprintln!("bench-report: {} has no {name}", results.display());

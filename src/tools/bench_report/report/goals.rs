@@ -1,9 +1,9 @@
 //! The project's performance goals, compared with the results of one run.
 
-use super::names::{AF_XDP, SPILL, TESTPMD, TOUCH, WIRE, XDP};
+use super::names::{AF_XDP, SPILL, TESTPMD, TESTPMD_IO, TOUCH, WIRE, XDP};
 use super::point::Point;
 use super::rounds::{difference, median, ratio};
-use super::sources::{Growth, KernelDecision, Latency, Sources, Tcp};
+use super::sources::{Decision, Growth, KernelDecision, Latency, Sources, Tcp};
 use super::table;
 
 /// The kinds of frames with a goal for their decision.
@@ -108,6 +108,7 @@ pub(crate) fn all(sources: &Sources) -> Vec<Goal> {
     goals.extend(rates(sources));
     goals.extend(growth(sources));
     goals.extend(decision(sources));
+    goals.push(worker(sources));
     goals.extend(goodput(sources));
     goals.extend(round_trip(sources));
     goals.extend(idle(sources));
@@ -122,14 +123,6 @@ fn kernel(sources: &Sources) -> Vec<Goal> {
                 && row.program == XDP
         };
         Some(sources.kernel.iter().find(is_it)?.over_redirect)
-    };
-    let worst = |kinds: &[&'static str], of: &dyn Fn(&str) -> Option<f64>| {
-        let known: Vec<_> = kinds.iter().map(|kind| (*kind, of(kind))).collect();
-        let all: Option<Vec<_>> = known.iter().map(|(_, value)| *value).collect();
-        let figure = |(kind, value): &(&str, Option<f64>)| Some(format!("{kind} {:.2}", (*value)?));
-        let figures: Vec<_> = known.iter().filter_map(figure).collect();
-        let from = (!figures.is_empty()).then(|| figures.join(", "));
-        (from, all.and_then(|all| all.into_iter().reduce(f64::max)))
     };
     let decides = |what: &str, kinds: &[&'static str], bytes, most| {
         let (from, measured) = worst(kinds, &|kind| over(kind, bytes, "ring"));
@@ -227,28 +220,61 @@ fn growth(sources: &Sources) -> [Goal; 2] {
     ]
 }
 
-fn decision(sources: &Sources) -> [Goal; 2] {
-    let within = |what: &str, most, set: &str| {
-        let of = |kind: &str| {
+/// Goals for a decision in user space, by the worst kind of frame: its time, and the time more than
+/// that of a pass that decides nothing.
+fn decision(sources: &Sources) -> [Goal; 4] {
+    let within = |what: &str, most, set: &str, figure: fn(&Decision) -> f64| {
+        let is_it = |row: &&Decision, kind: &str| row.set == set && row.kind == kind;
+        let (from, measured) = worst(&KINDS, &|kind| {
             let mut rows = sources.decisions.iter();
-            rows.find(|row| row.set == set && row.kind == kind)
-                .map(|row| row.ns)
-        };
-        let known = KINDS.map(|kind| Some((kind, of(kind)?)));
-        let figure = |(kind, ns): &(&str, f64)| format!("{kind} {ns:.2}");
-        let figures: Vec<_> = known.iter().flatten().map(figure).collect();
-        let all: Option<Vec<_>> = known.into_iter().collect();
-        let worst = all.and_then(|all| all.into_iter().map(|(_, ns)| ns).reduce(f64::max));
+            rows.find(|row| is_it(row, kind)).map(figure)
+        });
         Goal {
             unit: " ns",
-            from: (!figures.is_empty()).then(|| figures.join(", ")),
-            ..Goal::new(what, Bound::AtMost(most), worst)
+            from,
+            ..Goal::new(what, Bound::AtMost(most), measured)
         }
     };
+    let (ring, cold) = (
+        "one decision, a ring's worth of frames",
+        "one decision, no frame in the cache",
+    );
+    let over = |what| format!("{what}, over a pass that decides nothing");
     [
-        within("one decision, a ring's worth of frames", 6.0, "ring"),
-        within("one decision, no frame in the cache", 18.0, "cold"),
+        within(ring, 6.0, "ring", |row| row.ns),
+        within(cold, 18.0, "cold", |row| row.ns),
+        within(&over(ring), 5.0, "ring", |row| row.over_nothing),
+        within(&over(cold), 12.0, "cold", |row| row.over_nothing),
     ]
+}
+
+/// The goal for the cycles of a packet in a worker, by the worst kind of frame.
+fn worker(sources: &Sources) -> Goal {
+    let row = |kind: &str| sources.worker.iter().find(|row| row.kind == kind);
+    let base = row(TESTPMD_IO);
+    let of = |kind: &str| ratio(&row(kind)?.rounds, &base?.rounds);
+    let (from, measured) = worst(&KINDS, &of);
+    Goal {
+        from,
+        ..Goal::new(
+            "worker over ports in memory / testpmd's io over net_null, cycles a packet",
+            Bound::AtMost(2.0),
+            measured,
+        )
+    }
+}
+
+/// The known figures of these kinds of frames, and the largest if all are known.
+fn worst(
+    kinds: &[&'static str],
+    of: &dyn Fn(&str) -> Option<f64>,
+) -> (Option<String>, Option<f64>) {
+    let known: Vec<_> = kinds.iter().map(|kind| (*kind, of(kind))).collect();
+    let all: Option<Vec<_>> = known.iter().map(|(_, value)| *value).collect();
+    let figure = |(kind, value): &(&str, Option<f64>)| Some(format!("{kind} {:.2}", (*value)?));
+    let figures: Vec<_> = known.iter().filter_map(figure).collect();
+    let from = (!figures.is_empty()).then(|| figures.join(", "));
+    (from, all.and_then(|all| all.into_iter().reduce(f64::max)))
 }
 
 /// Goals for TCP goodput, by the worst result over the numbers of streams.

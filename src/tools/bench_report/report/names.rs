@@ -10,6 +10,8 @@ pub(crate) const BARE: &str = "bare-xdp";
 pub(crate) const WIRE: &str = "wire";
 pub(crate) const TOUCH: &str = "touch";
 pub(crate) const TESTPMD: &str = "testpmd-af_xdp";
+/// Not a forwarder of packets that come from somewhere: testpmd over net_null.
+pub(crate) const TESTPMD_IO: &str = "testpmd-io";
 
 /// Name, description, colour. The colours can be distinguished without red and green, and every
 /// forwarder has a shape of its own too.

@@ -20,6 +20,7 @@ pub(crate) struct Sources {
     pub(crate) tcp: Vec<Tcp>,
     pub(crate) decisions: Vec<Decision>,
     pub(crate) kernel: Vec<KernelDecision>,
+    pub(crate) worker: Vec<WorkerPacket>,
     pub(crate) unmeasured: Vec<Missing>,
     /// The names of missing files.
     pub(crate) missing: Vec<&'static str>,
@@ -28,12 +29,14 @@ pub(crate) struct Sources {
 }
 
 /// The benches that describe the machine when they run, and the files of their descriptions.
-const MACHINES: [(&str, &str); 5] = [
+const MACHINES: [(&str, &str); 7] = [
     ("rates", "machine.json"),
     ("latency", "latency-machine.json"),
     ("growth", "growth-machine.json"),
     ("TCP", "tcp-machine.json"),
     ("kernel's decision", "kernel-machine.json"),
+    ("worker", "worker-machine.json"),
+    ("decision", "decision-machine.json"),
 ];
 
 /// A machine as described by a bench; unknown fields are omitted.
@@ -181,11 +184,24 @@ pub(crate) struct Tcp {
 }
 
 /// A row of `decision.json`: one decision in user space.
-#[derive(Clone, Debug, Deserialize, serde::Serialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Decision {
     pub(crate) kind: String,
     pub(crate) set: String,
     pub(crate) ns: f64,
+    /// The ns more than a pass that moves the same frames without reading their headers.
+    pub(crate) over_nothing: f64,
+    pub(crate) rounds: Vec<f64>,
+}
+
+/// A row of `worker.json`: one packet in a worker over ports in memory, or in testpmd.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct WorkerPacket {
+    pub(crate) kind: String,
+    pub(crate) ns: f64,
+    /// Cycles of the time stamp counter; `None` if testpmd was not there to state its frequency.
+    pub(crate) cycles: Option<f64>,
+    pub(crate) rounds: Vec<f64>,
 }
 
 /// A row of `kernel.json`: one decision of an XDP program.
@@ -223,6 +239,7 @@ impl Sources {
         sources.tcp = sources.rows(directory, "tcp.json")?;
         sources.decisions = sources.rows(directory, "decision.json")?;
         sources.kernel = sources.rows(directory, "kernel.json")?;
+        sources.worker = sources.rows(directory, "worker.json")?;
         let unmeasured = sources.file(directory, "missing.json", false)?;
         sources.unmeasured = unmeasured.unwrap_or_default();
         if sources.texts.is_empty() {
@@ -281,18 +298,22 @@ impl Sources {
     }
 
     /// The benches that are measured in rounds, and the smallest number of rounds of their rows.
-    pub(crate) fn fewest_rounds(&self) -> [(&'static str, usize); 5] {
+    pub(crate) fn fewest_rounds(&self) -> [(&'static str, usize); 7] {
         let rates = self.rates.iter().map(|row| row.rounds.len());
         let latency = self.latency.iter().map(|row| row.rounds.len());
         let growth = self.growth.iter().map(|row| row.rounds.len());
         let tcp = self.tcp.iter().map(|row| row.rounds.len());
         let kernel = self.kernel.iter().map(|row| row.rounds.len());
+        let worker = self.worker.iter().map(|row| row.rounds.len());
+        let decision = self.decisions.iter().map(|row| row.rounds.len());
         [
             ("pps.json", rates.min()),
             ("latency.json", latency.min()),
             ("growth.json", growth.min()),
             ("tcp.json", tcp.min()),
             ("kernel.json", kernel.min()),
+            ("worker.json", worker.min()),
+            ("decision.json", decision.min()),
         ]
         .map(|(file, fewest)| (file, fewest.unwrap_or(0)))
     }
@@ -317,6 +338,12 @@ impl Sources {
         }
         for row in &self.kernel {
             rows.push(("kernel.json", &row.program, &row.rounds));
+        }
+        for row in &self.worker {
+            rows.push(("worker.json", &row.kind, &row.rounds));
+        }
+        for row in &self.decisions {
+            rows.push(("decision.json", &row.kind, &row.rounds));
         }
         for (file, forwarder, rounds) in rows {
             let is_bad = |value: &f64| !value.is_finite() || *value < 0.0;

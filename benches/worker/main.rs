@@ -31,7 +31,7 @@ use common::results::{Missing, Series, ratio, rounded};
 use common::rounds::{self, Contest, Options};
 use exitmark_datapath::memory::HeapMemory;
 use exitmark_datapath::{
-    Forwarder, FrameMemory, IncomingLink, Links, PerRole, Role, Worker, WorkerLimits,
+    Forwarder, FrameMemory, IncomingLink, Links, PerRole, Role, SpinLimits, Worker, WorkerLimits,
 };
 use exitmark_lab::site::{INCOMING_MAC, TORNET_MAC};
 use exitmark_lab::{LabError, pin_to};
@@ -135,10 +135,7 @@ fn time(kind: &Kind, snapshots: &[Arc<Snapshot>; 2], length: Duration) -> f64 {
     loaded.into_iter().for_each(|frame| pool.put(frame));
     let ports = PerRole::from_fn(|role| Some(NullPort::new(RING, role == Role::Host)));
     let forwarder = Forwarder::new(Arc::clone(&snapshots[0]), Arc::new(links));
-    let limits = WorkerLimits {
-        batch: usize::from(BATCH),
-        spin: Duration::ZERO,
-    };
+    let limits = WorkerLimits::new(BATCH.into(), SpinLimits::fixed(Duration::ZERO));
     let mut worker = Worker::new(ports, memory, pool, forwarder, limits);
     let begun = Instant::now();
     let mut turns = 0_u32;

@@ -292,6 +292,16 @@ impl Tally {
         self.0[slot!(bytes) + rule as usize] += bytes;
     }
 
+    /// Counts frames of `bytes` bytes together under the rule that they matched.
+    pub(super) const fn all_met(&mut self, rule: Rule, frames: u64, bytes: u64) {
+        self.0[slot!(rules) + rule as usize] += frames;
+        self.0[slot!(bytes) + rule as usize] += bytes;
+    }
+
+    pub(super) const fn marked(&mut self, frames: u64) {
+        self.0[slot!(marked)] += frames;
+    }
+
     /// Counts a frame whose DSCP was changed to this one.
     #[inline]
     pub(super) fn remarked(&mut self, dscp: Dscp) {

@@ -2,6 +2,8 @@
 //!
 //! Uses no ring, makes no system call, and does not allocate. `explain` runs the same code.
 
+mod short_way;
+
 use super::counters::Unrouted;
 use super::groups::{GroupCounts, GroupTallies};
 use super::sent::{NO_HOST, SentBy, SentPacket, replaced, retag, source_end};
@@ -17,6 +19,7 @@ use exitmark_policy::{
     Answers, Class, Egress, FragmentTable, Group, GroupNumber, Rule, Snapshot, Tap, Verdict, judge,
     judge_answer, judge_whole_v4, judge_whole_v6,
 };
+use short_way::ShortWay;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,6 +192,7 @@ impl Forwarder {
                 memory.prefetch(frame);
             }
         }
+        let mut short_way = ShortWay::of(&self.snapshot, &self.links);
         let mut phase = self.phase;
         let mut packets = whole;
         let mut bytes = 0;
@@ -218,6 +222,16 @@ impl Forwarder {
                 queue.extend(frames.by_ref().take(parts - 1));
                 continue;
             }
+            if ingress == Role::Host {
+                let frame = memory.bytes(first);
+                let port = short_way.take(frame, &self.snapshot, self.last_host);
+                if let Some(port) = port {
+                    if let Some(frame) = frames.next() {
+                        outbox.leaving[port].push(frame);
+                    }
+                    continue;
+                }
+            }
             bytes += first.length();
             let queue = self.decide_whole(ingress, memory.bytes(first), now, outbox);
             let Some(frame) = frames.next() else {
@@ -230,6 +244,9 @@ impl Forwarder {
         }
         drop(frames);
         self.phase = phase;
+        if ingress == Role::Host {
+            short_way.count_into(&mut self.tally);
+        }
         self.tally.received(ingress, packets as u64);
         if ingress != Role::Host {
             self.tally.inbound(ingress, bytes as u64);

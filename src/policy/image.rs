@@ -4,7 +4,7 @@
 //! bit from the snapshot: both sides use the same hash and pilots.
 
 use super::endpoint::{EndpointTable, TableKey, halves};
-use super::owners::Owner;
+use super::plain::PlainHop;
 use super::range_map::{Number, Range, RangeMap};
 use super::rules::Marking;
 use super::translation::{ByDirection, Translated};
@@ -270,10 +270,6 @@ impl Draft {
         self.0[at..at + 4].copy_from_slice(&(number as u32).to_ne_bytes());
     }
 
-    fn put_half(&mut self, at: usize, number: u16) {
-        self.0[at..at + 2].copy_from_slice(&number.to_ne_bytes());
-    }
-
     fn push(&mut self, words: impl IntoIterator<Item = u64>) {
         for word in words {
             self.0.extend_from_slice(&word.to_ne_bytes());
@@ -340,72 +336,31 @@ impl Draft {
         self.push_prefixes(at + offset_of!(GroupPolicy, exempt), &group.exempt);
     }
 
-    /// Describes the hosts whose ordinary frames the program may forward in few instructions.
+    /// The plain hosts. The relay tables are in the image already.
     fn put_plain(&mut self, snapshot: &Snapshot) {
-        let rules = &snapshot.rules;
-        let [group] = rules.groups() else {
-            return;
-        };
-        let tap = rules.tap();
-        let of_exits = action(&group.actions, Rule::ExitProtocol);
-        let is_plain = rules.classify_by == ClassifyBy::RelaySet
-            && of_exits == ACTION_SET
-            && !(group.has_both_kinds() || group.translates())
-            && !(tap.copies_out() || tap.copies_answers())
-            && [group.vlan, group.path.vlan].map(VlanTags::to_u32) == [0; 2]
-            && group.exempt.v4().is_empty()
-            && group.exempt.v6().is_empty();
-        if !is_plain {
-            return;
-        }
-        let owners = rules.owners();
-        if let [range] = &owners.v4.ranges[..] {
-            let range = (range.value, range.first.into(), range.last.into());
-            self.put_plain_family(Version::V4, range, group, snapshot);
-        }
-        if let [range] = &owners.v6.ranges[..] {
-            let range = (range.value, range.first, range.last);
-            self.put_plain_family(Version::V6, range, group, snapshot);
-        }
-    }
-
-    /// The only range of a family, from the first to the last address.
-    fn put_plain_family(
-        &mut self,
-        version: Version,
-        (owner, first, last): (Owner, u128, u128),
-        group: &Group,
-        snapshot: &Snapshot,
-    ) {
-        let ([high, first], [last_high, last]) = (halves(first), halves(last));
-        let count = last.checked_sub(first).and_then(|more| more.checked_add(1));
-        let Some(count) = count.filter(|_| owner.to_u8() == 0 && high == last_high) else {
-            return;
-        };
-        let hop = match group.actions.of(Rule::ToListedRelay).egress {
-            Egress::Uplink => HOP_UPLINK,
-            Egress::Incoming if group.actions.intent().steer.routes(version) => {
-                group.path.next_hops[version as usize].into()
+        let plain = snapshot.plain();
+        for version in [Version::V4, Version::V6] {
+            let hosts = plain.hosts(version);
+            let at = offset_of!(Fixed, plain) + version as usize * size_of::<Plain>();
+            self.put(at + offset_of!(Plain, first), &[hosts.first, hosts.count]);
+            let hop = match hosts.hop {
+                PlainHop::Uplink => HOP_UPLINK,
+                PlainHop::Unrouted => HOP_NONE,
+                PlainHop::Number(number) => number.into(),
+            };
+            for (field, number) in [
+                (offset_of!(Plain, hop), hop),
+                (offset_of!(Plain, last_listener), hosts.last_listener),
+                (offset_of!(Plain, mark), tos(plain.mark).into()),
+                (offset_of!(Plain, learns), plain.learns.into()),
+            ] {
+                self.0[at + field..][..2].copy_from_slice(&number.to_ne_bytes());
             }
-            Egress::Incoming | Egress::Unrouted => HOP_NONE,
-        };
-        let ports = &snapshot.listeners.any;
-        let last_listener =
-            (0..=u16::MAX).rfind(|port| ports[usize::from(port / 64)] >> (port % 64) & 1 == 1);
-        let at = offset_of!(Fixed, plain) + version as usize * size_of::<Plain>();
-        self.put(at + offset_of!(Plain, high), &[high]);
-        self.put(at + offset_of!(Plain, first), &[first, count]);
-        self.put_half(at + offset_of!(Plain, hop), hop);
-        self.put_half(
-            at + offset_of!(Plain, last_listener),
-            last_listener.unwrap_or(0),
-        );
-        let mark = tos(group.actions.mark());
-        self.put_half(at + offset_of!(Plain, mark), mark.into());
-        self.put_half(at + offset_of!(Plain, learns), group.mac.is_none().into());
-        let relays = offset_of!(Fixed, relays) + version as usize * size_of::<HashTable>();
-        let relays = relays..relays + size_of::<HashTable>();
-        self.0.copy_within(relays, at + offset_of!(Plain, relays));
+            let relays = offset_of!(Fixed, relays) + version as usize * size_of::<HashTable>();
+            let relays = relays..relays + size_of::<HashTable>();
+            self.0.copy_within(relays, at + offset_of!(Plain, relays));
+            self.put(at + offset_of!(Plain, high), &[hosts.high]);
+        }
     }
 
     fn put_actions(&mut self, group: usize, actions: &Actions) {
@@ -1003,18 +958,17 @@ mod tests {
 
     #[test]
     fn a_snapshot_may_fill_the_image_exactly() {
-        let refused = |count| {
-            // A word for each of these, and four for each of the others.
-            let few = (0..FEW).map(v4);
-            let nets = few.chain((0..count).map(v6)).map(IpNet::from);
+        const WORDS: usize = IMAGE_BYTES / 8;
+        // A word for each of these, and four for each of the others.
+        let refused = |few, count| {
+            let nets = (0..few).map(v4).chain((0..count).map(v6)).map(IpNet::from);
             let snapshot = largest(MAX_ENDPOINTS, PrefixSet::new(nets));
             image(&snapshot).err().map(|error| error.words)
         };
-        const FEW: usize = 1;
-        const WORDS: usize = IMAGE_BYTES / 8;
         let too_many = WORDS / 4;
-        let most = too_many - (refused(too_many).unwrap() - WORDS) / 4;
-        assert_eq!(refused(most), None);
-        assert_eq!(refused(most + 1), Some(WORDS + 4));
+        let beyond = refused(0, too_many).unwrap() - WORDS;
+        let (most, few) = (too_many - beyond.div_ceil(4), (4 - beyond % 4) % 4);
+        assert_eq!(refused(few, most), None);
+        assert_eq!(refused(few + 1, most), Some(WORDS + 1));
     }
 }

@@ -363,7 +363,13 @@ fn answer(tcp: Tcp) -> Option<Rule> {
 
 #[inline(always)]
 fn is_to_resolver<F: Family>(destination: F, ports: Ports, group: &Group) -> bool {
-    matches!(ports.destination, DNS | DNS_OVER_TLS) && group.resolvers.covers(destination)
+    is_dns(ports) && group.resolvers.covers(destination)
+}
+
+/// Whether a resolver may get a packet to this port.
+#[inline(always)]
+pub(super) const fn is_dns(ports: Ports) -> bool {
+    matches!(ports.destination, DNS | DNS_OVER_TLS)
 }
 
 #[inline(always)]

@@ -16,6 +16,7 @@ pub mod image;
 mod judge;
 mod owners;
 pub mod packet;
+mod plain;
 mod prefix;
 mod range_map;
 mod rules;
@@ -33,6 +34,7 @@ pub use groups::{Group, GroupNumber, MAX_GROUPS, MAX_NEXT_HOPS, SteeredPath};
 pub use image::{IMAGE_BYTES, ImageTooLarge, POLICY_BYTES, image};
 pub use judge::{judge, judge_whole_v4, judge_whole_v6};
 pub use owners::{AddressKind, Owner};
+pub use plain::{Plain, PlainFrame, PlainHop, PlainHosts};
 pub use prefix::{MAX_PREFIXES, PrefixSet};
 pub use rules::{
     Actions, AtUplink, ClassifyBy, ExitProtocols, Intent, Listener, MAX_LISTENERS, MAX_RESOLVERS,
@@ -57,6 +59,8 @@ pub struct Snapshot {
     listeners: Listeners,
     /// What is precomputed for each group, and at the end for frames of no group.
     groups: Box<[ForGroup]>,
+    /// The hosts whose most common frames are decided in few steps.
+    plain: Plain,
 }
 
 /// What a snapshot has precomputed for a group.
@@ -86,6 +90,7 @@ impl Snapshot {
         Self {
             generation,
             groups: of_groups.chain([None]).map(for_group).collect(),
+            plain: Plain::of(&rules, &listeners),
             rules,
             relays,
             listeners,

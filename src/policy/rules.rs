@@ -510,6 +510,12 @@ impl Listeners {
         }
     }
 
+    /// Whether something listens on a port, at an address of a host.
+    #[inline(always)]
+    pub(super) fn may_have(&self, port: u16) -> bool {
+        is_set(&self.any, port)
+    }
+
     /// Whether a host of this group accepts connections at this address of its own, and port.
     #[inline]
     pub(super) fn contains<F: Family>(

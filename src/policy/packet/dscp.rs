@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A code point: six bits, 0 to 63.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Dscp(u8);
 
 /// The two ECN bits (RFC 3168), which exitmark never changes.

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Forwards the most common frames of hosts in a third of the instructions: untagged IPv4 without
- * options or IPv6 without extension headers, with a TCP segment that has neither SYN nor RST, from
- * a known host of the only group, in which nothing special is configured (struct exitmark_plain).
- * The result is that of the general way, which also gets each frame that does not fit.
+ * The short ways of the most common frames, which take a fraction of the instructions.
+ *
+ * From host: untagged IPv4 without options or IPv6 without extension headers, with a TCP segment
+ * that has neither SYN nor RST, from a known plain host (see struct exitmark_plain). From incoming:
+ * to such a host. From uplink: all, unless a worker, a tap or a count comes first.
+ *
+ * The result is that of the general way, which gets every frame that does not fit. Same logic as
+ * src/policy/plain.rs.
  */
 #ifndef EXITMARK_PLAIN_H
 #define EXITMARK_PLAIN_H
@@ -14,6 +18,9 @@
 /* An EtherType, and the first two bytes of an IP header without its ToS or traffic class. */
 #define PLAIN_V4 ((__u32)ETH_P_IP << 16 | 0x4500)
 #define PLAIN_V6 ((__u32)ETH_P_IPV6 << 16 | 0x6000)
+
+/* The most bytes of padding behind a packet: that of the shortest Ethernet frame. */
+#define PADDING 46
 
 /* Whether the MAC address of a host is learned, and the source of this frame. */
 static __always_inline bool is_learned(struct exitmark_links *links, __u64 key, const __u8 *data)
@@ -84,6 +91,9 @@ static __always_inline int forward_family(struct xdp_md *ctx, __u8 *data, const 
 	/* An unsigned comparison on both sides: the packet ends in the frame and behind its header. */
 	if (total - (header + TCP_BYTES) > bytes - (ETH_HLEN + header + TCP_BYTES))
 		return NOT_PLAIN;
+	/* There may be more buffers; see measure_packet(). */
+	if (multi_buffer && bytes - ETH_HLEN - total > PADDING)
+		return NOT_PLAIN;
 	if (source.low - plain->first >= plain->count)
 		return NOT_PLAIN;
 	ports = be32(tcp);
@@ -130,26 +140,27 @@ static __always_inline int forward_family(struct xdp_md *ctx, __u8 *data, const 
 }
 
 /*
- * Measures a frame without the helper, if the packet's own length shows that it is in the first
- * buffer; bytes after the packet go unnoticed.
+ * Measures a frame without the helper, if the packet's own length shows that it ends with the first
+ * buffer. Bytes of a trailer that begins there go unnoticed.
  */
 static __always_inline void measure_packet(struct frame *frame)
 {
-	const __u8 *data = frame->data;
+	const __u8 *ip = frame->data + ETH_HLEN;
+	__u64 total = 0;
 	__u32 kind;
 
 	if (!multi_buffer)
 		return;
-	if (data + ETH_HLEN + 6 <= (const __u8 *)frame->end) {
-		kind = *(const __u32 *)(data + 2 * ETH_ALEN) & bpf_htonl(0xfffff000);
-		if (kind == bpf_htonl((__u32)ETH_P_IP << 16 | 0x4000) &&
-		    be16(data + ETH_HLEN + 2) + ETH_HLEN <= frame->bytes)
-			return;
-		if (kind == bpf_htonl(PLAIN_V6) &&
-		    be16(data + ETH_HLEN + 4) + ETH_HLEN + 40 <= frame->bytes)
-			return;
+	if (ip + 6 <= (const __u8 *)frame->end) {
+		kind = *(const __u32 *)(ip - 2) & bpf_htonl(0xfffff000);
+		if (kind == bpf_htonl(PLAIN_V4 & 0xfffff000))
+			total = be16(ip + 2);
+		else if (kind == bpf_htonl(PLAIN_V6))
+			total = be16(ip + 4) + 40;
 	}
-	measure(frame);
+	/* A length of 0 is of a packet beyond 64 KiB. One unsigned comparison bounds both sides. */
+	if (total <= 40 || frame->bytes - ETH_HLEN - total > PADDING)
+		measure(frame);
 }
 
 /* Whether only the policy decides about a frame of this length, and it is not sampled. */
@@ -171,7 +182,6 @@ static __always_inline int forward_plain(struct xdp_md *ctx, const struct exitma
 	const __u8 *end = frame.end;
 	__u32 kind;
 
-	/* The packet's length shows whether there are more buffers; bytes after it go unnoticed. */
 	if (!is_straight(frame.bytes, ROLE_HOST, links, counts) || data + ETH_HLEN + 2 > end)
 		return NOT_PLAIN;
 	kind = *(__u32 *)(data + 2 * ETH_ALEN);

@@ -14,6 +14,12 @@ static __always_inline __u64 word(const struct exitmark_image *image, __u64 inde
 	return image->words[index & (POLICY_WORDS - 1)];
 }
 
+/* Four a word, as the words in the order of the machine. */
+static __always_inline __u64 half(const struct exitmark_image *image, __u64 index)
+{
+	return image->halves[index & (4 * POLICY_WORDS - 1)];
+}
+
 static __always_inline struct address first_of(const struct exitmark_image *image, int family,
 					       __u64 at)
 {
@@ -118,7 +124,7 @@ static __always_inline __u64 range_of(const struct exitmark_image *image,
 	if (family == V6)
 		hash += (address.high & map->masks[0]) * map->multipliers[0];
 	hash = hash >> (map->shift & 63) & map->mask;
-	index = word(image, map->candidates + hash / 4) >> (hash % 4 * 16) & 0xffff;
+	index = half(image, map->candidates * 4ULL + hash);
 	if (is_within(image, family, map->ranges + index * range_words(family), address))
 		return index;
 	if (family == V4)
@@ -186,12 +192,6 @@ __noinline int find_arrival(const struct exitmark_image *image, __u64 family,
 	if (family == V4)
 		return read_change(image, &image->policy.arrivals[V4], V4, *address, change);
 	return read_change(image, &image->policy.arrivals[V6], V6, *address, change);
-}
-
-/* Four a word, as the words in the order of the machine. */
-static __always_inline __u64 half(const struct exitmark_image *image, __u64 index)
-{
-	return image->halves[index & (4 * POLICY_WORDS - 1)];
 }
 
 /* The upper half of a hash, scaled to an index below `count`. */

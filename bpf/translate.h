@@ -176,30 +176,46 @@ static __always_inline int read_source(const struct frame *frame, __u64 place,
 	return V4;
 }
 
-/* The same as depart(), for a segment of this family. */
-static __always_inline int depart_from(struct xdp_md *ctx, const struct exitmark_image *image,
-				       __u64 place, int family, struct address source)
+/* The same as read_source(), for a header that is not in the first buffer. */
+static __always_inline int load_source(struct xdp_md *ctx, __u64 place, struct address *address)
 {
-	struct change change = {};
+	__u64 offset = place & PLACE_OFFSET;
 
-	if (!read_change(image, &image->policy.departures[family], family, source, &change))
+	if (place & PLACE_V6) {
+		if (bpf_xdp_load_bytes(ctx, offset + 8, address, 16))
+			return -1;
+		address->high = bpf_be64_to_cpu(address->high);
+		address->low = bpf_be64_to_cpu(address->low);
+		return V6;
+	}
+	if (bpf_xdp_load_bytes(ctx, offset + 12, address, 4))
 		return -1;
-	return readdress_at(ctx, place, family, &change);
+	address->low = bpf_ntohl(*(__be32 *)address);
+	address->high = 0;
+	return V4;
 }
 
 /* Replaces the source address of a steered segment. Returns 0, or another value if it cannot. */
 __noinline int depart(struct xdp_md *ctx, const struct exitmark_image *image, __u64 place)
 {
-	struct frame frame = frame_of(ctx);
+	/* As little as possible: the frames of all calls on the way here must fit on the stack. */
+	struct frame frame = first_buffer(ctx);
+	struct change change = {};
 	struct address source = {};
 	int family = read_source(&frame, place, &source);
 
 	if (family < 0 && multi_buffer)
-		family = read_scattered_address(&frame, SOURCE, &source);
-	if (!image || (family != V4 && family != V6))
+		family = load_source(ctx, place, &source);
+	if (!image)
 		return -1;
-	return family == V4 ? depart_from(ctx, image, place, V4, source) :
-			      depart_from(ctx, image, place, V6, source);
+	if (family == V4) {
+		if (!read_change(image, &image->policy.departures[V4], V4, source, &change))
+			return -1;
+		return readdress_at(ctx, place, V4, &change);
+	}
+	if (family != V6 || !read_change(image, &image->policy.departures[V6], V6, source, &change))
+		return -1;
+	return readdress_at(ctx, place, V6, &change);
 }
 
 static __always_inline bool is_error_v4(__u8 type)

@@ -140,7 +140,9 @@ impl Links {
     }
 
     /// Sums up for the program which frames only the policy decides about, so that it compares one
-    /// number: those from a port of which no worker gets every frame, and which is not watched.
+    /// number: those from a port of which no worker gets every frame, and which is not watched. For
+    /// the moment until then the program may forward by the former number. One thread at a time
+    /// may call this.
     fn settle_straight(&self) {
         for role in Role::ALL {
             let of_role = |field: usize| self.get(field + role.index());

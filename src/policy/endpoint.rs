@@ -71,9 +71,10 @@ pub enum EndpointSetError {
     /// More than [`MAX_ENDPOINTS`] different endpoints.
     #[error("{0} endpoints, more than the {MAX_ENDPOINTS} that a relay set may hold")]
     TooMany(usize),
-    /// The endpoints collide under every random key that was tried, so they are not random.
+    /// The endpoints fill no table without collisions under any random key that was tried.
     #[error(
-        "the endpoints collide under every one of {ATTEMPTS} random keys; is this a relay set?"
+        "the endpoints fill no table without collisions, with {ATTEMPTS} random keys; is this a \
+         relay set?"
     )]
     Clustered,
 }

@@ -1,6 +1,7 @@
 //! The most common frames of hosts, decided in few steps: untagged IPv4 without options or IPv6
 //! without extension headers, with a TCP segment that has neither SYN nor RST, from a host of the
-//! only group, in which nothing special is configured. Same logic as bpf/plain.h.
+//! only group, if that has no relay addresses, exempt prefixes, tags, translation or tap. Same logic
+//! as bpf/plain.h.
 //!
 //! The verdict is that of [`judge`](super::judge()), or none, and then `judge` decides.
 
@@ -69,6 +70,7 @@ impl Plain {
             && (exit.egress, exit.marking) == (Egress::Uplink, Marking::Set)
             && !(group.has_both_kinds() || group.translates())
             && !(tap.copies_out() || tap.copies_answers())
+            && group.actions.mark() != Dscp::DEFAULT
             && [group.vlan, group.path.vlan] == [VlanTags::UNTAGGED; 2]
             && group.exempt.v4().is_empty()
             && group.exempt.v6().is_empty();

@@ -1,12 +1,18 @@
 //! The short way of the ordinary frames of hosts.
 
 use crate::rig::{Rig, in_namespace};
-use exitmark_datapath::{Buffers, Counter, IncomingLink, Role};
+use exitmark_datapath::memory::HeapMemory;
+use exitmark_datapath::{
+    Buffers, Counter, Forwarder, FrameMemory, IncomingLink, Links, Outbox, Outcome, PerRole, Role,
+};
+use exitmark_lab::Random;
 use exitmark_lab::cases::WEB4;
-use exitmark_lab::differential::Scenario;
+use exitmark_lab::differential::{Generator, Scenario};
 use exitmark_lab::frames::tcp;
 use exitmark_lab::site::{INCOMING_MAC, TORNET_MAC};
-use exitmark_policy::{Class, Snapshot};
+use exitmark_policy::packet::Version;
+use exitmark_policy::{Class, PlainHosts, Snapshot};
+use std::sync::Arc;
 use std::time::Duration;
 
 const RELAY: &str = "198.18.0.1:9001";
@@ -37,6 +43,26 @@ fn an_address_that_has_left_the_policy_is_of_no_host() {
             let (_, counted) = rig.run(Role::Host, &frame);
             assert_eq!(counted.of(Counter::Class(Class::Exit)), 0, "{others}");
             assert_eq!(counted.of(Counter::Class(Class::Foreign)), 1, "{others}");
+        }
+    });
+}
+
+/// Far behind the packet, and in other buffers, bytes count too.
+#[test]
+fn a_trailer_is_counted() {
+    in_namespace(|| {
+        let mut rig = Rig::new(Buffers::Several, &snapshot("192.0.2.10/32"), None);
+        let host = tcp("192.0.2.10:40000", WEB4).padding(1900).build();
+        let uplink = tcp(WEB4, "192.0.2.10:40000").padding(1900).build();
+        for first in [60, 1200] {
+            let (_, counted) = rig.run_split(Role::Uplink, &uplink, first);
+            let bytes = counted.of(Counter::ReceivedBytes(Role::Uplink));
+            assert_eq!((first, bytes), (first, uplink.len() as u64));
+        }
+        for _ in 0..2 {
+            let (_, counted) = rig.run_split(Role::Host, &host, 1200);
+            let bytes = counted.of(Counter::ClassBytes(Class::Exit));
+            assert_eq!(bytes, host.len() as u64);
         }
     });
 }
@@ -99,4 +125,61 @@ fn a_frame_from_uplink_is_counted_with_all_its_buffers() {
             assert_eq!(bytes, frame.len() as u64, "{first}");
         }
     });
+}
+
+/// A batch has a short way; a frame alone, which `explain` and the fuzzer decide, has not.
+#[test]
+fn a_batch_is_decided_as_its_frames_one_by_one() {
+    const FRAMES: u32 = 64;
+    let mut random = Random::new(5);
+    let mut short = 0;
+    for _ in 0..400 {
+        let scenario = Scenario::some(&mut random);
+        let snapshot = Arc::new(scenario.snapshot().unwrap());
+        let forwarder = || {
+            let links = Arc::new(Links::new(scenario.incoming));
+            links.drop_unsteered(scenario.drops_unsteered);
+            for (number, mac) in (1..).zip(&scenario.next_hops) {
+                links.steer_to(number, *mac);
+            }
+            Forwarder::new(Arc::clone(&snapshot), links)
+        };
+        let [mut one_by_one, mut batch] = [forwarder(), forwarder()];
+        let (mut memory, mut pool) = HeapMemory::new(FRAMES, 16_384);
+        let mut generator = Generator::new(&scenario);
+        let mut expected: PerRole<Vec<Vec<u8>>> = PerRole::from_fn(|_| Vec::new());
+        let (mut arrived, mut frame) = (Vec::new(), Vec::new());
+        while arrived.len() < FRAMES as usize {
+            // Twice each: the host of the second one is known.
+            if arrived.len() % 2 == 0 {
+                while generator.next(&mut random, &mut frame) != Role::Host {}
+            }
+            arrived.extend(memory.load(&frame, &mut pool));
+            let (mut after, bytes) = (frame.clone(), frame.len());
+            let (outcome, _) = one_by_one.forward(Role::Host, &mut after, bytes, Duration::ZERO);
+            if let Outcome::Forward(role) = outcome {
+                expected[role].push(after);
+            }
+        }
+        let mut outbox = Outbox::default();
+        let now = Duration::ZERO;
+        batch.process_batch(Role::Host, &mut arrived, &mut memory, &mut outbox, now);
+        for (role, leaving) in outbox.leaving.iter() {
+            let bytes = leaving.iter().map(|frame| memory.view(frame).to_vec());
+            assert_eq!(bytes.collect::<Vec<_>>(), expected[role], "{scenario}");
+        }
+        let counted = [one_by_one.tally(), batch.tally()].map(|tally| {
+            let classes = Class::ALL.map(|class| {
+                [Counter::Class(class), Counter::ClassBytes(class)].map(|what| tally.of(what))
+            });
+            (
+                classes,
+                [Counter::Marked, Counter::Cleared, Counter::Unsteered].map(|what| tally.of(what)),
+            )
+        });
+        assert_eq!(counted[0], counted[1], "{scenario}");
+        let plain = snapshot.plain();
+        short += u32::from(*plain.hosts(Version::V4) != PlainHosts::default());
+    }
+    assert!(short > 20, "{short} scenarios with plain hosts");
 }

@@ -15,7 +15,7 @@ CLANGS = ("14", "16", "19")
 # Instructions that the verifier may process for one program, of its 1,000,000.
 LIMIT = 60_000
 # The flags of bpf/compile.rs.
-FLAGS = ("-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-D__TARGET_ARCH_x86")
+FLAGS = ("-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", "-D__TARGET_ARCH_x86")
 # Constants that user space sets before it loads an object, with the most work for the verifier. The
 # monitor's are multi_buffer, the mark, both directions, ERSPAN, the port of VXLAN, and the number of
 # ranges of the host's addresses of each family, as in src/monitor/tap/program.rs.

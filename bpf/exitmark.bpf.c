@@ -245,7 +245,11 @@ static __always_inline __u64 steer(const struct frame *frame, __u64 known, __u32
 	if (!next_hop || links->incoming_port >= ROLES)
 		return ROLES;
 	if (group->translates) {
-		if (depart(frame->ctx, image, place))
+		int result = depart(frame->ctx, image, place);
+
+		if (multi_buffer && result == BEYOND)
+			result = depart_scattered(frame->ctx, image, place);
+		if (result)
 			return ROLES;
 		counts->translated++;
 	}

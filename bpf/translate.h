@@ -81,15 +81,14 @@ static __always_inline __u64 tcp_offset(const __u8 *ip, __u64 place)
 }
 
 /* The same as readdress(), for headers that are not all in the first buffer. */
-__noinline int readdress_scattered(struct xdp_md *ctx, __u64 place, const struct change *change)
+static __always_inline int readdress_copy(struct xdp_md *ctx, __u64 place,
+					  const struct change *change)
 {
 	__u64 offset = place & PLACE_OFFSET, sum_at;
 	__u64 ip[5] = {};
 	__u8 *header = (__u8 *)ip;
 	__be16 sum = 0;
 
-	if (!change)
-		return -1;
 	if (place & PLACE_V6 ? bpf_xdp_load_bytes(ctx, offset, header, 40) :
 			       bpf_xdp_load_bytes(ctx, offset, header, 20))
 		return -1;
@@ -118,9 +117,18 @@ __noinline int readdress_scattered(struct xdp_md *ctx, __u64 place, const struct
 	return bpf_xdp_store_bytes(ctx, sum_at, &sum, sizeof(sum));
 }
 
+/* The same as a function of its own, which needs the stack only while it runs. */
+__noinline int readdress_scattered(struct xdp_md *ctx, __u64 place, const struct change *change)
+{
+	return change ? readdress_copy(ctx, place, change) : -1;
+}
+
+/* The headers are not all in the first buffer. */
+#define BEYOND 1
+
 /*
  * Changes the source or destination address of a TCP segment of this family, and the checksums that
- * cover it. Returns 0, or another value if its headers cannot be reached.
+ * cover it. Returns 0, BEYOND, or another value if there is no such segment.
  */
 static __always_inline int readdress_at(struct xdp_md *ctx, __u64 place, int family,
 					const struct change *change)
@@ -130,14 +138,14 @@ static __always_inline int readdress_at(struct xdp_md *ctx, __u64 place, int fam
 	__u64 offset;
 
 	if (ip + (family == V6 ? 40 : 20) > end)
-		return multi_buffer ? readdress_scattered(ctx, place, change) : -1;
+		return BEYOND;
 	offset = tcp_offset(ip, family == V6 ? PLACE_V6 : 0);
 	if (!offset)
 		return -1;
 	tcp = ip + offset;
 	barrier_var(tcp);
 	if (tcp + TCP_SUM_END > end)
-		return multi_buffer ? readdress_scattered(ctx, place, change) : -1;
+		return BEYOND;
 	if (family == V6) {
 		flip_v6(place & PLACE_DESTINATION ? ip + 24 : ip + 8, change);
 	} else {
@@ -151,10 +159,15 @@ static __always_inline int readdress_at(struct xdp_md *ctx, __u64 place, int fam
 /* A global function: the verifier checks it once, not once per state of its callers. */
 __noinline int readdress(struct xdp_md *ctx, __u64 place, const struct change *change)
 {
+	int result;
+
 	if (!change)
 		return -1;
-	return place & PLACE_V6 ? readdress_at(ctx, place, V6, change) :
-				  readdress_at(ctx, place, V4, change);
+	result = place & PLACE_V6 ? readdress_at(ctx, place, V6, change) :
+				    readdress_at(ctx, place, V4, change);
+	if (multi_buffer && result == BEYOND)
+		return readdress_scattered(ctx, place, change);
+	return result;
 }
 
 static __always_inline int read_source(const struct frame *frame, __u64 place,
@@ -195,27 +208,47 @@ static __always_inline int load_source(struct xdp_md *ctx, __u64 place, struct a
 	return V4;
 }
 
-/* Replaces the source address of a steered segment. Returns 0, or another value if it cannot. */
+/* Finds how the source address of this family is translated: 1 if it is. */
+static __always_inline int read_departure(const struct exitmark_image *image, int family,
+					  struct address source, struct change *change)
+{
+	if (family == V4)
+		return read_change(image, &image->policy.departures[V4], V4, source, change);
+	return read_change(image, &image->policy.departures[V6], V6, source, change);
+}
+
+/*
+ * Replaces the source address of a steered segment. Returns 0, BEYOND, or another value if it
+ * cannot.
+ */
 __noinline int depart(struct xdp_md *ctx, const struct exitmark_image *image, __u64 place)
 {
-	/* As little as possible: the frames of all calls on the way here must fit on the stack. */
 	struct frame frame = first_buffer(ctx);
 	struct change change = {};
 	struct address source = {};
 	int family = read_source(&frame, place, &source);
 
-	if (family < 0 && multi_buffer)
-		family = load_source(ctx, place, &source);
-	if (!image)
+	if (family < 0)
+		return BEYOND;
+	if (!image || !read_departure(image, family, source, &change))
 		return -1;
-	if (family == V4) {
-		if (!read_change(image, &image->policy.departures[V4], V4, source, &change))
-			return -1;
-		return readdress_at(ctx, place, V4, &change);
-	}
-	if (family != V6 || !read_change(image, &image->policy.departures[V6], V6, source, &change))
+	return family == V4 ? readdress_at(ctx, place, V4, &change) :
+			      readdress_at(ctx, place, V6, &change);
+}
+
+/*
+ * The same for headers that are not all in the first buffer. Not called by depart(): Linux before
+ * 6.8 allows 512 bytes of stack to all functions on the way, each rounded up to 32.
+ */
+__noinline int depart_scattered(struct xdp_md *ctx, const struct exitmark_image *image, __u64 place)
+{
+	struct change change = {};
+	struct address source = {};
+	int family = load_source(ctx, place, &source);
+
+	if (family < 0 || !image || !read_departure(image, family, source, &change))
 		return -1;
-	return readdress_at(ctx, place, V6, &change);
+	return readdress_copy(ctx, place, &change);
 }
 
 static __always_inline bool is_error_v4(__u8 type)

@@ -126,7 +126,8 @@ fn decision(sources: &Sources) -> Option<String> {
             row.kind.clone(),
             row.set.clone(),
             format!("{:.2}", row.ns),
-            format!("{:+.2}", row.over_nothing),
+            row.over_nothing
+                .map_or_else(|| "-".to_owned(), |more| format!("{more:+.2}")),
         ]
     });
     Some(format!(

@@ -25,6 +25,7 @@ pub mod mirror;
 pub mod pcap;
 pub mod period;
 pub mod places;
+mod prefetch;
 pub mod publish;
 pub mod report;
 pub mod row;

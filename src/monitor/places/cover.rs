@@ -1,21 +1,47 @@
 //! Ranges that cover all addresses of an IP version. Every database is first converted to them.
 
 use super::super::cell::{Country, Place};
+use std::fmt;
 
 /// An IPv4 or IPv6 address as a number.
 pub(in super::super) trait Address: Copy + Default + Ord {
+    /// The part of an address that selects a range, or ranges, of a tree.
+    type Key: Copy + Ord + fmt::Debug;
+
     const MIN: Self;
     const MAX: Self;
+    const LAST_KEY: Self::Key;
 
+    fn key(self) -> Self::Key;
+    fn key_before(key: Self::Key) -> Option<Self::Key>;
+    /// Whether it is the last address with its key.
+    fn is_last_of_key(self) -> bool;
     fn next(self) -> Option<Self>;
     fn before(self) -> Option<Self>;
 }
 
 macro_rules! address {
-    ($($number:ty),*) => {$(
+    ($($number:ty: $key:ty),*) => {$(
         impl Address for $number {
+            type Key = $key;
+
             const MIN: Self = <$number>::MIN;
             const MAX: Self = <$number>::MAX;
+            const LAST_KEY: $key = <$key>::MAX;
+
+            #[inline(always)]
+            #[allow(clippy::cast_possible_truncation, reason = "the upper bits remain")]
+            fn key(self) -> $key {
+                (self >> (<$number>::BITS - <$key>::BITS)) as $key
+            }
+
+            fn key_before(key: $key) -> Option<$key> {
+                key.checked_sub(1)
+            }
+
+            fn is_last_of_key(self) -> bool {
+                self.next().is_none_or(|next| next.key() != self.key())
+            }
 
             fn next(self) -> Option<Self> {
                 self.checked_add(1)
@@ -28,7 +54,8 @@ macro_rules! address {
     )*};
 }
 
-address!(u32, u128);
+// An IPv6 range seldom ends within a /64.
+address!(u32: u32, u128: u64);
 
 /// Ranges of a database at most, after merging neighbours of equal value. Bounds the memory that a
 /// file can consume; current databases have half a million.

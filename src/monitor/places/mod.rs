@@ -60,8 +60,8 @@ pub struct Described {
 /// The look-up tables, one for each IP version, and the names of autonomous systems.
 #[derive(Debug)]
 pub struct Places {
-    pub(super) v4: Tree<u32, 16>,
-    pub(super) v6: Tree<u128, 8>,
+    pub(super) v4: Tree<u32, 16, 8>,
+    pub(super) v6: Tree<u128, 8, 5>,
     /// Places by number; number 0 is [`Place::UNKNOWN`].
     places: Vec<Place>,
     names: Names,

@@ -1,6 +1,7 @@
 //! The table of cells: open addressing in one array, never resized.
 
 use super::super::cell::{Cell, Counts, Place};
+use super::super::prefetch::prefetch;
 use super::hash::Hash;
 use super::lane::{Lane, STAGED};
 use exitmark_policy::packet::Version;
@@ -108,8 +109,7 @@ impl Cells {
         self.hash.of(key.0) as usize & (self.slots.len() - 1)
     }
 
-    /// The keys of packets and their first slots. Loads all of these slots into the cache; the
-    /// loads are independent of each other.
+    /// The keys of packets and their first slots, which are prefetched.
     #[inline]
     pub(super) fn locate<A: DefaultIsZeroes>(
         &self,
@@ -117,13 +117,14 @@ impl Cells {
         version: Version,
     ) -> ([PackedKey; STAGED], [usize; STAGED]) {
         let (mut keys, mut slots) = ([PackedKey::default(); STAGED], [0; STAGED]);
-        let mut touched = 0;
         for ((port, place), (key, slot)) in lane.found().zip(keys.iter_mut().zip(&mut slots)) {
             *key = PackedKey::new(port, version, place);
             *slot = self.slot(*key);
-            touched |= self.slots[*slot][0];
+            prefetch(&self.slots[*slot]);
+            if let Some(down) = self.down.get(*slot) {
+                prefetch(down);
+            }
         }
-        std::hint::black_box(touched);
         (keys, slots)
     }
 

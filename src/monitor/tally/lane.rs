@@ -84,7 +84,10 @@ impl<A: DefaultIsZeroes> Lane<A> {
 
 impl<A: Address + DefaultIsZeroes> Lane<A> {
     #[inline]
-    pub(super) fn look_up<const FANOUT: usize>(&mut self, tree: &Tree<A, FANOUT>) {
+    pub(super) fn look_up<const NODE: usize, const LEAF: usize>(
+        &mut self,
+        tree: &Tree<A, NODE, LEAF>,
+    ) {
         let len = self.len;
         tree.find(&self.remotes[..len], &mut self.places[..len]);
     }

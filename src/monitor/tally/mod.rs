@@ -22,6 +22,7 @@ pub use super::cell::{DEFAULT_CELLS, MAX_CELLS};
 use super::filter::{Arrived, CountedPacket, Filter, Refusals};
 use super::ledger::Ledger;
 use super::places::Places;
+use super::prefetch::prefetch;
 use cells::{Cells, PackedKey};
 use exitmark_policy::packet::{Ecn, Version};
 use lane::{Lane, STAGED};
@@ -96,8 +97,10 @@ impl Counter {
         for part in batch.chunks(STAGED) {
             self.read(part);
             self.look_up();
-            self.tally.add(&self.v4, Version::V4);
-            self.tally.add(&self.v6, Version::V6);
+            let v4 = self.tally.cells.locate(&self.v4, Version::V4);
+            let v6 = self.tally.cells.locate(&self.v6, Version::V6);
+            self.tally.add(&self.v4, v4, Version::V4);
+            self.tally.add(&self.v6, v6, Version::V6);
             self.v4.wipe();
             self.v6.wipe();
         }
@@ -317,8 +320,12 @@ impl Tally {
 
     /// Stage 3: adds up the packets of one IP version.
     #[inline(never)]
-    fn add<A: DefaultIsZeroes>(&mut self, lane: &Lane<A>, version: Version) {
-        let (keys, slots) = self.cells.locate(lane, version);
+    fn add<A: DefaultIsZeroes>(
+        &mut self,
+        lane: &Lane<A>,
+        (keys, slots): ([PackedKey; STAGED], [usize; STAGED]),
+        version: Version,
+    ) {
         let mut total = Counts::default();
         for (index, (key, slot)) in keys.into_iter().zip(slots).take(lane.len).enumerate() {
             let counts = lane.counts(index);
@@ -371,16 +378,13 @@ impl Tally {
     }
 }
 
-/// Loads what will be read of the packets into the cache; the loads are independent of each other,
-/// and this core has not read the packets before.
+/// Prefetches what will be read of packets: this core has not read them before.
 #[inline]
 fn fetch(part: &[Arrived<'_>]) {
-    let mut touched = 0;
     for arrived in part {
-        let [first, second] = TOUCHED.map(|at| arrived.bytes.get(at).copied().unwrap_or(0));
-        touched |= first | second;
+        let touched = TOUCHED.map(|at| arrived.bytes.get(at));
+        touched.into_iter().flatten().for_each(prefetch);
     }
-    std::hint::black_box(touched);
 }
 
 const fn by_version(counts: [Counts; 2]) -> [(Version, Counts); 2] {

@@ -228,6 +228,17 @@ fn worker() -> Value {
     ])
 }
 
+fn monitor() -> Value {
+    let row = |name: &str, mpps: f64| json!({"name": name, "unit": "ns/packet", "mpps": mpps, "rounds": vec![1e3 / mpps; 5]});
+    json!({
+        "machine": machine(), "missing": [],
+        "rows": [
+            row("mix-cached", 30.0), row("mix-cold", 12.5), row("mix-worst-cold", 9.75),
+            {"name": "memory-now", "unit": "MiB", "rounds": vec![54.0; 5]},
+        ],
+    })
+}
+
 fn results() -> TempDir {
     let directory = TempDir::new().unwrap();
     for (name, content) in [
@@ -239,6 +250,7 @@ fn results() -> TempDir {
         ("decision.json", decisions()),
         ("kernel.json", kernel()),
         ("worker.json", worker()),
+        ("monitor.json", monitor()),
     ] {
         fs::write(directory.path().join(name), content.to_string()).unwrap();
     }
@@ -293,6 +305,7 @@ fn goals_are_compared_with_ratios_within_rounds() {
          "not measured"),
         ("worker over ports in memory / testpmd's io over net_null, cycles a packet",
          "exit4 2.00, exit6 2.00, relay4 1.00, relay6 2.50", "2.500", "**not met**"),
+        ("monitor, cold", "mix-cold 12.50, mix-worst-cold 9.75", "9.750 Mpps", "**not met**"),
         ("TCP upload, exitmark-xdp / wire", "3.00 / 4.00 Gbit/s, 4 streams", "0.750",
          "**not met**"),
         ("TCP download, exitmark-xdp / wire", "-", "-", "not measured"),

@@ -10,6 +10,9 @@ use super::table;
 pub(crate) const KINDS: [&str; 4] = ["exit4", "exit6", "relay4", "relay6"];
 /// Those that only cross the box.
 const INBOUND: [&str; 3] = ["from uplink", "from uplink, IPv6", "from a relay by uplink"];
+/// The monitor's rows without a packet in the cache: with a few destinations, and with a cache miss
+/// in every table too.
+const COLD: [&str; 2] = ["mix-cold", "mix-worst-cold"];
 /// The fraction of frames that may be lost if the goal requires a rate without loss.
 const LOSS: f64 = 0.000_1;
 
@@ -109,6 +112,7 @@ pub(crate) fn all(sources: &Sources) -> Vec<Goal> {
     goals.extend(growth(sources));
     goals.extend(decision(sources));
     goals.push(worker(sources));
+    goals.push(monitor(sources));
     goals.extend(goodput(sources));
     goals.extend(round_trip(sources));
     goals.extend(idle(sources));
@@ -260,6 +264,27 @@ fn worker(sources: &Sources) -> Goal {
             "worker over ports in memory / testpmd's io over net_null, cycles a packet",
             Bound::AtMost(2.0),
             measured,
+        )
+    }
+}
+
+/// The goal for the packets per second of one core of the monitor if no packet is in its cache, by
+/// the slower kind of packets.
+fn monitor(sources: &Sources) -> Goal {
+    let mut known = Vec::new();
+    for kind in COLD {
+        let row = sources.monitor.iter().find(|row| row.name == kind);
+        known.extend(row.and_then(|row| Some((kind, row.mpps?))));
+    }
+    let from = known.iter().map(|(kind, mpps)| format!("{kind} {mpps:.2}"));
+    let least = known.iter().map(|(_, mpps)| *mpps).reduce(f64::min);
+    Goal {
+        unit: " Mpps",
+        from: (!known.is_empty()).then(|| from.collect::<Vec<_>>().join(", ")),
+        ..Goal::new(
+            "monitor, cold",
+            Bound::AtLeast(10.0),
+            least.filter(|_| known.len() == COLD.len()),
         )
     }
 }

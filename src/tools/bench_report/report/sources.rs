@@ -21,6 +21,7 @@ pub(crate) struct Sources {
     pub(crate) decisions: Vec<Decision>,
     pub(crate) kernel: Vec<KernelDecision>,
     pub(crate) worker: Vec<WorkerPacket>,
+    pub(crate) monitor: Vec<Counted>,
     pub(crate) unmeasured: Vec<Missing>,
     /// The names of missing files.
     pub(crate) missing: Vec<&'static str>,
@@ -217,6 +218,22 @@ pub(crate) struct KernelDecision {
     pub(crate) rounds: Vec<f64>,
 }
 
+/// `monitor.json`.
+#[derive(Debug, Deserialize)]
+struct Monitor {
+    machine: Machine,
+    rows: Vec<Counted>,
+}
+
+/// A row of `monitor.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Counted {
+    pub(crate) name: String,
+    /// Absent if the row is about memory, or about a tap.
+    pub(crate) mpps: Option<f64>,
+    pub(crate) rounds: Vec<f64>,
+}
+
 /// A row of `missing.json`: a measurement that failed.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Missing {
@@ -241,6 +258,10 @@ impl Sources {
         sources.decisions = sources.rows(directory, "decision.json")?;
         sources.kernel = sources.rows(directory, "kernel.json")?;
         sources.worker = sources.rows(directory, "worker.json")?;
+        if let Some(monitor) = sources.file::<Monitor>(directory, "monitor.json", true)? {
+            sources.machines.push(("monitor", monitor.machine));
+            sources.monitor = monitor.rows;
+        }
         let unmeasured = sources.file(directory, "missing.json", false)?;
         sources.unmeasured = unmeasured.unwrap_or_default();
         if sources.texts.is_empty() {
@@ -299,7 +320,7 @@ impl Sources {
     }
 
     /// The benches that are measured in rounds, and the smallest number of rounds of their rows.
-    pub(crate) fn fewest_rounds(&self) -> [(&'static str, usize); 7] {
+    pub(crate) fn fewest_rounds(&self) -> [(&'static str, usize); 8] {
         let rates = self.rates.iter().map(|row| row.rounds.len());
         let latency = self.latency.iter().map(|row| row.rounds.len());
         let growth = self.growth.iter().map(|row| row.rounds.len());
@@ -307,6 +328,7 @@ impl Sources {
         let kernel = self.kernel.iter().map(|row| row.rounds.len());
         let worker = self.worker.iter().map(|row| row.rounds.len());
         let decision = self.decisions.iter().map(|row| row.rounds.len());
+        let monitor = self.monitor.iter().map(|row| row.rounds.len());
         [
             ("pps.json", rates.min()),
             ("latency.json", latency.min()),
@@ -315,6 +337,7 @@ impl Sources {
             ("kernel.json", kernel.min()),
             ("worker.json", worker.min()),
             ("decision.json", decision.min()),
+            ("monitor.json", monitor.min()),
         ]
         .map(|(file, fewest)| (file, fewest.unwrap_or(0)))
     }
@@ -345,6 +368,9 @@ impl Sources {
         }
         for row in &self.decisions {
             rows.push(("decision.json", &row.kind, &row.rounds));
+        }
+        for row in &self.monitor {
+            rows.push(("monitor.json", &row.name, &row.rounds));
         }
         for (file, forwarder, rounds) in rows {
             let is_bad = |value: &f64| !value.is_finite() || *value < 0.0;

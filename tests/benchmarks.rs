@@ -52,6 +52,14 @@ fn rates() -> Value {
         rate("exitmark-xdp", 1514, [2.0, 2.0, 2.0], 0.0),
         rate("nftables", 1514, [0.5, 0.5, 0.5], 0.0),
         rate("bridge-nft", 1514, [0.25, 0.25, 0.25], 0.0),
+        with(
+            rate("exitmark-xdp", 64, [2.5; 3], 0.0),
+            json!({"relay_share": 0.0})
+        ),
+        with(
+            rate("touch", 64, [2.5; 3], 0.0),
+            json!({"relay_share": 0.0})
+        ),
         // Not a load of the goals, although it is this forwarder's only one.
         with(
             rate("testpmd-af_xdp", 64, [9.0; 3], 0.0),
@@ -287,6 +295,7 @@ fn goals_are_compared_with_ratios_within_rounds() {
         ("the same, 64 B, 65,536 flows and endpoints / 1,024",
          "exit4 2.00, exit6 1.67, relay4 1.40, relay6 1.18", "2.000", "**not met**"),
         ("exitmark-xdp / touch, 64 B", "2.000 / 2.200 Mpps", "0.938", "**not met**"),
+        ("exitmark-xdp / touch, 64 B, exit traffic only", "2.500 / 2.500 Mpps", "1.000", "met"),
         ("exitmark-xdp / touch, 1514 B", "-", "-", "not measured"),
         ("exitmark-xdp / wire, 64 B", "2.000 / 4.000 Mpps", "0.750", "**not met**"),
         ("exitmark-af_xdp / testpmd-af_xdp, 64 B", "-", "-", "not measured"),

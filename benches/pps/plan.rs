@@ -107,6 +107,7 @@ fn star() -> Vec<(Load, Whom)> {
     for share in [0, 10] {
         one(&|load| load.relay_percent = share);
     }
+    one(&|load| (load.size, load.relay_percent) = (1514, 0));
     one(&|load| load.family = Family::Ipv6);
     one(&|load| load.queues = 2);
     one(&|load| load.flows = 65_536);

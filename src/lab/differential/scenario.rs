@@ -355,7 +355,7 @@ pub(super) fn read_mark(text: &str) -> Result<Dscp, LabError> {
 
 impl Scenario {
     /// Every kind of rule, around the endpoints of the table of cases, as text.
-    pub const EVERY_RULE: &str = "mode=Enforce host_mark=none \
+    pub const EVERY_RULE: &str = "mode=Enforce tap=Both host_mark=none \
         relays=198.18.0.1:9001,[2001:db8:18::1]:9001,192.0.2.10:9030 \
         incoming=incoming,02:00:00:00:03:01,02:00:00:00:03:02 next_hops= drops_unsteered=false \
         seeks_host=false longest=9014 hand_over= mark=10 at_uplink=Keep steer=Both \

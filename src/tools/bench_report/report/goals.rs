@@ -162,29 +162,36 @@ fn kernel(sources: &Sources) -> Vec<Goal> {
 
 fn rates(sources: &Sources) -> Vec<Goal> {
     let rates = &sources.rates;
-    let goal = |mine: &str, its: &str, bytes, least| {
-        let point = Point::base(rates, bytes);
+    let at = |point: Option<Point>, what: String, [mine, its]: [&str; 2], least| {
         let row = |name| point.as_ref().and_then(|point| point.row(rates, name));
         let both = row(mine).zip(row(its));
         Goal {
             from: both.map(|(mine, its)| format!("{:.3} / {:.3} Mpps", mine.mpps, its.mpps)),
             ..Goal::new(
-                format!("{mine} / {its}, {bytes} B"),
+                what,
                 Bound::AtLeast(least),
                 both.and_then(|(mine, its)| ratio(&mine.rounds, &its.rounds)),
             )
         }
     };
-    let mut goals: Vec<_> = [
-        (XDP, TOUCH, 64, 0.97),
-        (XDP, TOUCH, 1514, 0.97),
-        (XDP, WIRE, 64, 0.93),
-        (XDP, WIRE, 1514, 0.85),
-        (AF_XDP, TESTPMD, 64, 1.1),
-    ]
-    .into_iter()
-    .map(|(mine, its, bytes, least)| goal(mine, its, bytes, least))
-    .collect();
+    let goal = |mine: &str, its: &str, bytes, least| {
+        let what = format!("{mine} / {its}, {bytes} B");
+        at(Point::base(rates, bytes), what, [mine, its], least)
+    };
+    let mut goals = Vec::new();
+    for (its, bytes, least) in [
+        (TOUCH, 64, 0.97),
+        (TOUCH, 1514, 0.97),
+        (WIRE, 64, 0.93),
+        (WIRE, 1514, 0.85),
+    ] {
+        goals.push(goal(XDP, its, bytes, least));
+        // The rivals have one egress NIC. So has exitmark with this traffic.
+        let what = format!("{XDP} / {its}, {bytes} B, exit traffic only");
+        let point = Point::of_share(rates, bytes, 0.0);
+        goals.push(at(point, what, [XDP, its], least));
+    }
+    goals.push(goal(AF_XDP, TESTPMD, 64, 1.1));
     for (bytes, least) in [(64, 0.9), (1514, 0.8)] {
         let spilling = Point::base(rates, bytes).and_then(|point| point.row(rates, SPILL));
         goals.push(Goal {

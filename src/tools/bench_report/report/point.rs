@@ -42,15 +42,20 @@ impl Point {
 
     /// The point of the goals, if it was measured.
     pub(crate) fn base(rates: &[Rate], frame_bytes: u32) -> Option<Self> {
-        let base = Self {
+        Self::of_share(rates, frame_bytes, 0.5)
+    }
+
+    /// The same with this fraction of flows to relays.
+    pub(crate) fn of_share(rates: &[Rate], frame_bytes: u32, relay_share: f64) -> Option<Self> {
+        let point = Self {
             frame_bytes,
-            relay_share: 0.5,
+            relay_share,
             queues: 1,
             family: "ipv4".to_owned(),
             flows: 1024,
             relays: 10_000,
         };
-        rates.iter().any(|row| row.point == base).then_some(base)
+        rates.iter().any(|row| row.point == point).then_some(point)
     }
 
     pub(crate) fn rows<'r>(&self, rates: &'r [Rate]) -> impl Iterator<Item = &'r Rate> {

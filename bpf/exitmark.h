@@ -180,9 +180,9 @@ struct exitmark_group {
 
 /*
  * The hosts of the only group, if it marks exit traffic and has no tags, exempt prefixes,
- * translation or tap, and the relay set classifies: the addresses high:first to
- * high:(first + count - 1), IPv4 addresses with a `high` of 0. A `count` of 0: there are none. What
- * the program reads for a frame of them is in two cache lines.
+ * translation or tap, and the relay set classifies. They have `count` addresses, whose upper 64 bits
+ * are `high` (0 for IPv4), and whose lower ones begin with `first`. Without such hosts `count` is 0.
+ * The fields are together, so that a frame touches few cache lines.
  */
 struct exitmark_plain {
 	__u64 first;
@@ -273,12 +273,8 @@ struct exitmark_host {
  * hosts' MAC addresses.
  */
 struct exitmark_links {
-	/* What the short ways read comes first, in one or two cache lines. */
-	/*
-	 * bytes: the longest frame from this role that only the policy and its headers decide about;
-	 * 0: workers or special counters come first.
-	 */
-	__u64 straight[ROLES];
+	/* The first fields are those of the short ways, so that they are in one or two cache lines. */
+	__u64 straight[ROLES]; /* bytes: the longest frame of a short way; 0: none takes one */
 	__u64 sample; /* sampling rate of the decisions, in units of 1 / (1 << 64); 0: none */
 	__u64 incoming_mac;
 	__u64 incoming_port; /* the role whose NIC is incoming; ROLES: none */
@@ -368,10 +364,10 @@ struct exitmark_group_counts {
 enum exitmark_short {
 	SHORT_MARKED, /* from host: exit frames that got the mark */
 	SHORT_EXIT, /* exit frames that had it */
-	SHORT_BY_UPLINK, /* frames to relays, which left by uplink ... */
-	SHORT_BY_INCOMING, /* ... and by incoming */
-	SHORT_FROM_UPLINK, /* to host, unchanged */
-	SHORT_FROM_INCOMING, /* to host, with its MAC address */
+	SHORT_BY_UPLINK, /* frames from host to relays that left by uplink */
+	SHORT_BY_INCOMING, /* frames from host to relays that left by incoming */
+	SHORT_FROM_UPLINK, /* frames from uplink that left by host unchanged */
+	SHORT_FROM_INCOMING, /* frames from incoming that left by host with its MAC address */
 	SHORTS,
 };
 
@@ -413,7 +409,7 @@ struct exitmark_counts {
 	struct exitmark_short_counts {
 		__u64 frames;
 		__u64 bytes;
-	} shorts[SHORTS]; /* one pair of numbers a frame, in one cache line */
+	} shorts[SHORTS]; /* a frame changes one pair, and no other counter */
 	struct exitmark_group_counts groups[MAX_GROUPS];
 };
 

@@ -48,8 +48,8 @@ static __always_inline int take_short_way(enum exitmark_short way, enum exitmark
 	return action;
 }
 
-static __always_inline int forward_family(struct xdp_md *ctx, __u8 *data, const __u8 *end,
-					  __u64 bytes, int family,
+/* Forwards a frame of a host with an untagged packet of this family, if it is plain. */
+static __always_inline int forward_family(__u8 *data, const __u8 *end, __u64 bytes, int family,
 					  const struct exitmark_image *image,
 					  struct exitmark_links *links,
 					  struct exitmark_counts *counts)
@@ -60,12 +60,10 @@ static __always_inline int forward_family(struct xdp_md *ctx, __u8 *data, const 
 	__u8 *ip = data + ETH_HLEN, *tcp = ip + header;
 	struct address source = {}, destination = {};
 	__u64 ports, total;
-	__u16 *first = (__u16 *)ip, old;
 	__u8 tos;
 
 	if (tcp + TCP_BYTES > end)
 		return NOT_PLAIN;
-	old = *first;
 	if (family == V4) {
 		/* More fragments, or an offset; time to live; protocol. */
 		if ((*(__u32 *)(ip + 6) & bpf_htonl(0x3fff00ff)) != bpf_htonl(PROTOCOL_TCP))
@@ -126,16 +124,7 @@ static __always_inline int forward_family(struct xdp_md *ctx, __u8 *data, const 
 	}
 	if ((tos & DSCP_BITS) == plain->mark)
 		return take_short_way(SHORT_EXIT, ROLE_UPLINK, bytes, counts);
-	tos = plain->mark | (tos & ~DSCP_BITS);
-	if (family == V4) {
-		__u16 *checksum = (__u16 *)(ip + 10);
-		__u16 new = bpf_htons(0x4500 | tos);
-
-		*first = new;
-		*checksum = replace_word(*checksum, old, new);
-	} else {
-		*first = bpf_htons((bpf_ntohs(old) & 0xf00f) | tos << 4);
-	}
+	write_tos_of(family, ip, plain->mark | (tos & ~DSCP_BITS));
 	return take_short_way(SHORT_MARKED, ROLE_UPLINK, bytes, counts);
 }
 
@@ -158,7 +147,10 @@ static __always_inline void measure_packet(struct frame *frame)
 		else if (kind == bpf_htonl(PLAIN_V6))
 			total = be16(ip + 4) + 40;
 	}
-	/* A length of 0 is of a packet beyond 64 KiB. One unsigned comparison bounds both sides. */
+	/*
+	 * A packet beyond 64 KiB has a length of 0, which is 40 here for IPv6. One unsigned comparison
+	 * bounds both sides.
+	 */
 	if (total <= 40 || frame->bytes - ETH_HLEN - total > PADDING)
 		measure(frame);
 }
@@ -186,9 +178,9 @@ static __always_inline int forward_plain(struct xdp_md *ctx, const struct exitma
 		return NOT_PLAIN;
 	kind = *(__u32 *)(data + 2 * ETH_ALEN);
 	if ((kind & bpf_htonl(0xffffff00)) == bpf_htonl(PLAIN_V4))
-		return forward_family(ctx, data, end, frame.bytes, V4, image, links, counts);
+		return forward_family(data, end, frame.bytes, V4, image, links, counts);
 	if ((kind & bpf_htonl(0xfffff000)) == bpf_htonl(PLAIN_V6))
-		return forward_family(ctx, data, end, frame.bytes, V6, image, links, counts);
+		return forward_family(data, end, frame.bytes, V6, image, links, counts);
 	return NOT_PLAIN;
 }
 

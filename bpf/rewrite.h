@@ -20,12 +20,12 @@ static __always_inline __u16 replace_word(__u16 checksum, __u16 old, __u16 new)
 
 #define TOS_REACH 12 /* from the beginning of an IP header to the end of IPv4's checksum */
 
-static __always_inline void write_tos(__u8 *ip, __u8 tos)
+static __always_inline void write_tos_of(int family, __u8 *ip, __u8 tos)
 {
 	__u16 *first = (__u16 *)ip;
 	__u16 old = *first;
 
-	if (ip[0] >> 4 == 4) {
+	if (family == V4) {
 		__u16 *checksum = (__u16 *)(ip + 10);
 
 		ip[1] = tos;
@@ -34,6 +34,11 @@ static __always_inline void write_tos(__u8 *ip, __u8 tos)
 		/* Version (4 bits), traffic class (8), flow label (20). */
 		*first = bpf_htons((bpf_ntohs(old) & 0xf00f) | tos << 4);
 	}
+}
+
+static __always_inline void write_tos(__u8 *ip, __u8 tos)
+{
+	write_tos_of(ip[0] >> 4 == 4 ? V4 : V6, ip, tos);
 }
 
 /* The same as set_tos(), for a header that is not in the first buffer. */

@@ -128,7 +128,7 @@ __noinline int readdress_scattered(struct xdp_md *ctx, __u64 place, const struct
 
 /*
  * Changes the source or destination address of a TCP segment of this family, and the checksums that
- * cover it. Returns 0, BEYOND, or another value if there is no such segment.
+ * cover it. Returns 0, BEYOND, or -1 if the packet has no whole TCP header.
  */
 static __always_inline int readdress_at(struct xdp_md *ctx, __u64 place, int family,
 					const struct change *change)
@@ -218,8 +218,8 @@ static __always_inline int read_departure(const struct exitmark_image *image, in
 }
 
 /*
- * Replaces the source address of a steered segment. Returns 0, BEYOND, or another value if it
- * cannot.
+ * Replaces the source address of a steered segment. Returns 0, BEYOND, or -1 if it is not
+ * translated or has no whole TCP header.
  */
 __noinline int depart(struct xdp_md *ctx, const struct exitmark_image *image, __u64 place)
 {

@@ -31,7 +31,7 @@ pub struct PlainHosts {
     pub(super) high: u64,
     /// The lower 64 bits of the first address.
     pub(super) first: u64,
-    /// The number of addresses; 0 if there is no plain host.
+    /// The number of addresses; 0 without plain hosts.
     pub(super) count: u64,
     /// The highest port on which something listens; 0 for none.
     pub(super) last_listener: u16,

@@ -73,7 +73,7 @@ impl Delays {
         (self.count() >= BEYOND * u64::from(frames)).then(|| self.quantile(part))
     }
 
-    /// The times of all of these together; `None` if there are none.
+    /// The distribution of all delays of several distributions; `None` without any.
     pub(super) fn sum<'d>(each: impl IntoIterator<Item = &'d Self>) -> Option<Self> {
         let mut each = each.into_iter();
         let first = each.next()?;

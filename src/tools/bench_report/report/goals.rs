@@ -234,11 +234,11 @@ fn growth(sources: &Sources) -> [Goal; 2] {
 /// Goals for a decision in user space, by the worst kind of frame: its time, and the time more than
 /// that of a pass that decides nothing.
 fn decision(sources: &Sources) -> [Goal; 4] {
-    let within = |what: &str, most, set: &str, figure: fn(&Decision) -> Option<f64>| {
+    let within = |what: &str, most, set: &str, figure: fn(&Decision) -> f64| {
         let is_it = |row: &&Decision, kind: &str| row.set == set && row.kind == kind;
         let (from, measured) = worst(&KINDS, &|kind| {
             let mut rows = sources.decisions.iter();
-            rows.find(|row| is_it(row, kind)).and_then(figure)
+            rows.find(|row| is_it(row, kind)).map(figure)
         });
         Goal {
             unit: " ns",
@@ -252,8 +252,8 @@ fn decision(sources: &Sources) -> [Goal; 4] {
     );
     let over = |what| format!("{what}, over a pass that decides nothing");
     [
-        within(ring, 6.0, "ring", |row| Some(row.ns)),
-        within(cold, 18.0, "cold", |row| Some(row.ns)),
+        within(ring, 6.0, "ring", |row| row.ns),
+        within(cold, 18.0, "cold", |row| row.ns),
         within(&over(ring), 5.0, "ring", |row| row.over_nothing),
         within(&over(cold), 12.0, "cold", |row| row.over_nothing),
     ]

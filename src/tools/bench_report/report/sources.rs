@@ -191,8 +191,7 @@ pub(crate) struct Decision {
     pub(crate) set: String,
     pub(crate) ns: f64,
     /// The ns more than a pass that moves the same frames without reading their headers.
-    #[serde(default)]
-    pub(crate) over_nothing: Option<f64>,
+    pub(crate) over_nothing: f64,
     pub(crate) rounds: Vec<f64>,
 }
 

@@ -126,8 +126,7 @@ fn decision(sources: &Sources) -> Option<String> {
             row.kind.clone(),
             row.set.clone(),
             format!("{:.2}", row.ns),
-            row.over_nothing
-                .map_or_else(|| "-".to_owned(), |more| format!("{more:+.2}")),
+            format!("{:+.2}", row.over_nothing),
         ]
     });
     Some(format!(

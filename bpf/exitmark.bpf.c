@@ -454,7 +454,7 @@ int exitmark_uplink(struct xdp_md *ctx)
 	if (!find_state(&links, &counts))
 		return XDP_DROP;
 	measure_packet(&frame);
-	if (has_tap || !is_straight(frame.bytes, ROLE_UPLINK, links, counts))
+	if (copies_answers() || !is_straight(frame.bytes, ROLE_UPLINK, links, counts))
 		return decide_uplink(ctx);
 	return take_short_way(SHORT_FROM_UPLINK, ROLE_HOST, frame.bytes, counts);
 }

@@ -184,6 +184,14 @@ static __always_inline int forward_plain(struct xdp_md *ctx, const struct exitma
 	return NOT_PLAIN;
 }
 
+/* Whether answers to hosts are copied for the tap. */
+static __always_inline bool copies_answers(void)
+{
+	const struct exitmark_image *image = has_tap ? current_image() : NULL;
+
+	return image && image->policy.tap & TAP_IN;
+}
+
 /* The learned MAC address of a host, if it is in the first entry for its address; otherwise 0. */
 static __always_inline __u64 first_learned(struct exitmark_links *links, __u64 key)
 {
@@ -207,7 +215,7 @@ static __always_inline int deliver_plain(struct frame *frame, struct exitmark_li
 	__u64 mac = 0;
 	__u32 kind;
 
-	if (has_tap || !image || ip + 40 > (__u8 *)frame->end ||
+	if (!image || ip + 40 > (__u8 *)frame->end ||
 	    links->incoming_port != ROLE_INCOMING || be64(data) >> 16 != links->incoming_mac)
 		return NOT_PLAIN;
 	measure_packet(frame);

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 1]);
 const NEXT_HOP: MacAddr = MacAddr::new([2, 0, 0, 0, 3, 2]);
-const FIRST: &str = "10.0.0.1";
+pub(crate) const FIRST: &str = "10.0.0.1";
 
 fn mac(number: u64) -> MacAddr {
     MacAddr::from_u64(0x0200_0000_0100 + number).unwrap()
@@ -128,7 +128,7 @@ impl Both {
 }
 
 /// Other addresses whose first entry is that of [`FIRST`].
-fn colliding() -> impl Iterator<Item = String> {
+pub(crate) fn colliding() -> impl Iterator<Item = String> {
     let slot =
         |address: u32| (u64::from(address) | 1 << 32).wrapping_mul(GOLDEN) >> (64 - HOST_SLOT_BITS);
     let first: Ipv4Addr = FIRST.parse().unwrap();

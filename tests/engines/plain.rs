@@ -1,16 +1,17 @@
 //! The short way of the ordinary frames of hosts.
 
+use crate::hosts::{FIRST, colliding};
 use crate::rig::{Rig, in_namespace};
 use exitmark_datapath::memory::HeapMemory;
 use exitmark_datapath::{
     Buffers, Counter, Forwarder, FrameMemory, IncomingLink, Links, Outbox, Outcome, PerRole, Role,
 };
 use exitmark_lab::Random;
-use exitmark_lab::cases::WEB4;
+use exitmark_lab::cases::{WEB4, WEB6};
 use exitmark_lab::differential::{Generator, Scenario};
 use exitmark_lab::frames::tcp;
 use exitmark_lab::site::{INCOMING_MAC, TORNET_MAC};
-use exitmark_policy::packet::Version;
+use exitmark_policy::packet::{MacAddr, Version};
 use exitmark_policy::{Class, PlainHosts, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,13 @@ fn a_trailer_is_counted() {
             let bytes = counted.of(Counter::ReceivedBytes(Role::Uplink));
             assert_eq!((first, bytes), (first, uplink.len() as u64));
         }
+        let longer = tcp(WEB4, "192.0.2.10:40000")
+            .payload(100)
+            .padding(1900)
+            .build();
+        let (_, counted) = rig.run_split(Role::Uplink, &longer, 1200);
+        let bytes = counted.of(Counter::ReceivedBytes(Role::Uplink));
+        assert_eq!(bytes, longer.len() as u64);
         for _ in 0..2 {
             let (_, counted) = rig.run_split(Role::Host, &host, 1200);
             let bytes = counted.of(Counter::ClassBytes(Class::Exit));
@@ -89,6 +97,50 @@ fn a_relay_frame_without_a_known_next_hop_leaves_by_uplink() {
         assert_eq!(of(None, Role::Uplink), (true, 1));
         let known = Some(TORNET_MAC.parse().unwrap());
         assert_eq!(of(known, Role::Incoming), (false, 0));
+    });
+}
+
+/// The MAC address of a host is not that of another address with the same entry, or one that the
+/// policy had before.
+#[test]
+fn a_frame_from_incoming_gets_the_mac_address_of_its_own_host() {
+    in_namespace(|| {
+        let own: MacAddr = INCOMING_MAC.parse().unwrap();
+        let router: MacAddr = TORNET_MAC.parse().unwrap();
+        let link = IncomingLink {
+            port: Role::Incoming,
+            own,
+            next_hop: Some(router),
+        };
+        let host = |number| MacAddr::new([2, 0, 0, 0, 1, number]);
+        let to = |address: &str| {
+            let source = if address.contains('[') { WEB6 } else { WEB4 };
+            tcp(source, &format!("{address}:40000"))
+                .macs(own, router)
+                .build()
+        };
+        let sends = |rig: &mut Rig, address: &str, mac| {
+            let web = if address.contains('[') { WEB6 } else { WEB4 };
+            let frame = tcp(&format!("{address}:40000"), web)
+                .macs(router, mac)
+                .build();
+            rig.run(Role::Host, &frame);
+        };
+        let mut rig = Rig::new(Buffers::One, &snapshot("10.0.0.0/8"), Some(link));
+        let second = colliding().next().unwrap();
+        sends(&mut rig, FIRST, host(1));
+        sends(&mut rig, &second, host(2));
+        for (address, mac) in [(FIRST, host(1)), (&second, host(2))] {
+            let (ran, counted) = rig.run(Role::Incoming, &to(address));
+            assert_eq!(MacAddr::destination_of(&ran.frame), Some(mac), "{address}");
+            assert_eq!(counted.of(Counter::Forwarded(Role::Host)), 1);
+        }
+        let before = "[2001:db8:1::10]";
+        rig.kernel.publish(&snapshot("2001:db8:1::10/128")).unwrap();
+        sends(&mut rig, before, host(3));
+        rig.kernel.publish(&snapshot("2001:db8:2::10/128")).unwrap();
+        let (ran, _) = rig.run(Role::Incoming, &to(before));
+        assert!(ran.passed, "it is of no host now");
     });
 }
 
